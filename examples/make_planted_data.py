@@ -1,0 +1,117 @@
+"""Write the planted world's prompt files and ground truth next to this script.
+
+    python examples/make_planted_data.py
+
+planted_memorized.jsonl      48 planted captions (24 verbatim, 24 template) with ten paraphrases each
+planted_nonmemorized.jsonl   48 captions of the same grammar that were never trained on
+planted_near_miss.jsonl      48 captions one word away from a planted one, never trained on
+planted_mem_groundtruth/     the planted captions with their training images and true masks
+"""
+
+import json
+import random
+import shutil
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from planted_scenes import (
+    clutter_scene,
+    held_out_captions,
+    near_miss,
+    planted_items,
+    shapes_scene,
+    template_color,
+    template_scene,
+    verbatim_scene,
+)
+from train_planted import make_scenes
+
+HERE = Path(__file__).parent
+TRAINING_SEED = 7
+NUM_EACH = 24
+TEMPLATE_IMAGES = 4  # training images kept per template, to show its free region vary
+
+
+def planted_rows(with_paraphrases):
+    rows = []
+    for item in planted_items():
+        color = template_color(item) if item.kind == "template" else None
+        row = {
+            "caption": item.caption(color),
+            "index": item.number,
+            "url": None,
+            "kind": item.kind,
+            "is_memorized": True,
+        }
+        if with_paraphrases:
+            row |= {f"caption{k}": text for k, text in enumerate(item.paraphrases(color), 1)}
+        rows.append(row)
+    return rows
+
+
+def unseen_rows():
+    """Half shape captions and half clutter captions, none of them in the training set."""
+    rng = random.Random(4711)
+    trained = {s.caption for family in make_scenes(TRAINING_SEED).values() for s in family}
+    held_out = held_out_captions()
+    captions = [
+        *fresh_captions(lambda: shapes_scene(rng).caption, trained),
+        *fresh_captions(lambda: clutter_scene(rng, held_out).caption, trained),
+    ]
+    kinds = ["shapes"] * NUM_EACH + ["clutter"] * NUM_EACH
+    return [
+        {"caption": c, "index": i, "url": None, "kind": k, "is_memorized": False}
+        for i, (c, k) in enumerate(zip(captions, kinds, strict=True))
+    ]
+
+
+def fresh_captions(draw, trained):
+    captions = []
+    while len(captions) < NUM_EACH:
+        caption = draw()
+        if caption not in trained and caption not in captions:
+            captions.append(caption)
+    return captions
+
+
+def near_miss_rows():
+    return [
+        {"caption": near_miss(i), "index": i.number, "url": None, "kind": "near_miss", "is_memorized": False}
+        for i in planted_items()
+    ]
+
+
+def write_rows(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def write_ground_truth(folder):
+    """Training images and masks; a template's first image has the colour its prompt asks for."""
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "gt_masks").mkdir(parents=True)
+    write_rows(folder / f"{folder.name}_repeated.jsonl", planted_rows(False))
+    write_rows(folder / f"{folder.name}_repeated_withss.jsonl", planted_rows(True))
+    for item in planted_items():
+        rng = random.Random(item.number)
+        if item.kind == "verbatim":
+            scenes = [verbatim_scene(item)]
+        else:
+            scenes = [template_scene(item, rng, template_color(item)) for _ in range(TEMPLATE_IMAGES)]
+        images = folder / "gt_images" / str(item.number)
+        images.mkdir(parents=True)
+        for k, scene in enumerate(scenes):
+            Image.fromarray(scene.image).save(images / f"{k}.png")
+        Image.fromarray(scenes[0].mask.astype(np.uint8) * 255).save(folder / "gt_masks" / f"{item.number}.png")
+
+
+def main():
+    write_rows(HERE / "planted_memorized.jsonl", planted_rows(True))
+    write_rows(HERE / "planted_nonmemorized.jsonl", unseen_rows())
+    write_rows(HERE / "planted_near_miss.jsonl", near_miss_rows())
+    write_ground_truth(HERE / "planted_mem_groundtruth")
+
+
+if __name__ == "__main__":
+    main()
