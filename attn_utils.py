@@ -1,0 +1,123 @@
+"""Cross-attention recording for Stable Diffusion UNets.
+
+`record_cross_attention` swaps recording processors in for the length of a `with` block and puts the
+originals back on the way out, whatever happens inside. The image is bit for bit the one the unhooked
+model makes: each recorder hands the layer to the processor it replaced and reads the attention map
+on the side, for the layers, the step, the branch and the token that were asked for and no others.
+"""
+
+from contextlib import contextmanager
+
+import torch
+
+
+class AttentionStore:
+    """Keeps text-branch attention of `layers` while `recording` is on; the latest step wins.
+
+    The store never counts layers or steps: whoever drives the denoising loop sets `recording`.
+
+    Attributes:
+        maps: layer name to float32 tensor on the UNet's device: (images, height * width), the column
+            of each image's own token, or (images, height * width, tokens) when `tokens` is None.
+    """
+
+    def __init__(self, layers, tokens=None, text_branch=1):
+        """
+        Args:
+            layers: names out of `cross_attention_layers`.
+            tokens: index of the token to keep for every image, int64 (images,); None keeps all.
+            text_branch: place of the prompt among the branches of a UNet call, uncond being 0.
+        """
+        self.layers, self.tokens, self.text_branch = tuple(layers), tokens, text_branch
+        self.recording = False
+        self.num_branches = 2
+        self.maps = {}
+
+    def wants(self, name):
+        return self.recording and name in self.layers
+
+    def add(self, name, attn, hidden_states, encoder_hidden_states):
+        text = slice_branch(hidden_states, self.text_branch, self.num_branches)
+        probs = cross_attention_probs(
+            attn, text, slice_branch(encoder_hidden_states, self.text_branch, self.num_branches)
+        )
+        if self.tokens is not None:
+            index = self.tokens.to(probs.device).view(-1, 1, 1).expand(-1, probs.shape[1], 1)
+            probs = probs.gather(2, index).squeeze(2)
+        self.maps[name] = probs
+
+
+def slice_branch(tensor, branch, num_branches):
+    return tensor.chunk(num_branches)[branch]
+
+
+class AttentionRecorder:
+    """Attention processor that runs `inner` unchanged and lets the store read the layer's inputs."""
+
+    def __init__(self, inner, name, store):
+        self.inner, self.name, self.store = inner, name, store
+
+    def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, *args, **kwargs):
+        if encoder_hidden_states is not None and self.store.wants(self.name):
+            self.store.add(self.name, attn, hidden_states, encoder_hidden_states)
+        return self.inner(attn, hidden_states, encoder_hidden_states, attention_mask, *args, **kwargs)
+
+
+@torch.no_grad()
+def cross_attention_probs(attn, hidden_states, encoder_hidden_states):
+    """Softmax attention of image positions over prompt tokens, averaged over heads.
+
+    Args:
+        attn: diffusers `Attention` module of a Stable Diffusion 1.x or 2.x transformer block.
+        hidden_states: image features, shape (images, height * width, channels).
+        encoder_hidden_states: text features, shape (images, tokens, channels_text).
+
+    Returns:
+        float32 tensor (images, height * width, tokens); each row sums to 1.
+
+    Raises:
+        ValueError: if the layer normalises its inputs in ways these models do not.
+    """
+    if attn.group_norm is not None or attn.spatial_norm is not None or attn.norm_cross:
+        raise ValueError("this attention layer is not that of a Stable Diffusion 1.x or 2.x UNet")
+    query = attn.head_to_batch_dim(attn.to_q(hidden_states))
+    key = attn.head_to_batch_dim(attn.to_k(encoder_hidden_states))
+    # In float32 throughout: end-token values near 1e-3 would lose digits in half precision.
+    scores = attn.scale * query.float() @ key.float().transpose(1, 2)
+    return scores.softmax(-1).unflatten(0, (-1, attn.heads)).mean(1)
+
+
+def cross_attention_layers(unet):
+    """Names of all cross-attention layers, in the order of `unet.attn_processors`."""
+    return [name for name in unet.attn_processors if name.endswith("attn2.processor")]
+
+
+def down_cross_layers(unet, block=0):
+    """Names of the cross-attention layers of down block `block` (0 is the finest resolution).
+
+    Raises:
+        ValueError: if that block has none.
+    """
+    layers = [n for n in cross_attention_layers(unet) if n.startswith(f"down_blocks.{block}.")]
+    if not layers:
+        raise ValueError(f"down block {block} of this UNet has no cross-attention layers")
+    return layers
+
+
+@contextmanager
+def record_cross_attention(unet, store):
+    """Record into `store` for the duration of the block; the processors are restored on exit.
+
+    Raises:
+        KeyError: if the UNet has no layer of a name the store asks for.
+    """
+    original = unet.attn_processors
+    missing = sorted(set(store.layers) - set(original))
+    if missing:
+        raise KeyError(f"no such attention layers: {missing}; this UNet has {cross_attention_layers(unet)}")
+    try:
+        wrapped = {n: AttentionRecorder(p, n, store) if n in store.layers else p for n, p in original.items()}
+        unet.set_attn_processor(wrapped)
+        yield store
+    finally:
+        unet.set_attn_processor(dict(original))

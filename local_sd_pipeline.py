@@ -1,0 +1,296 @@
+"""Stable Diffusion with its denoising loop in the open: written once, observed from outside.
+
+`predict_noise` is the only place that calls the UNet and the only one that knows how guidance branches
+are stacked; `denoise` is the only loop. Guidance is a function that is passed in, and whoever wants to
+measure something iterates over the steps.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+
+from attn_utils import record_cross_attention
+
+
+@dataclass(frozen=True)
+class NoisePrediction:
+    """The UNet's outputs for all branches at one timestep.
+
+    The detection scores are defined on the predicted noise, guidance on whatever the UNet predicts.
+    For `epsilon` models these are the same. For `v_prediction` eps = sqrt(a) v + sqrt(1 - a) x_t, and
+    for `sample` eps = (x_t - sqrt(a) x_0) / sqrt(1 - a), with a = alphas_cumprod[t] (Salimans and Ho,
+    ICLR 2022, appendix D): linear in the output, so that a difference of noises is the difference of
+    outputs times `noise_scale`, and guidance in either space gives the same image.
+
+    Attributes:
+        outputs: one tensor (images, channels, height, width) per branch, uncond first.
+        latents: x_t, same shape.
+        noise_scale: d eps / d output, a 0-d tensor.
+        latents_scale: d eps / d x_t, a 0-d tensor; 0 for epsilon models.
+    """
+
+    outputs: tuple
+    latents: torch.Tensor
+    noise_scale: torch.Tensor
+    latents_scale: torch.Tensor
+
+    def noise(self, branch):
+        """Predicted noise of one branch."""
+        return self.noise_scale * self.outputs[branch] + self.latents_scale * self.latents
+
+    def diff(self, branch=1, other=0):
+        """Predicted noise of `branch` less that of `other` (uncond)."""
+        return self.noise_scale * (self.outputs[branch] - self.outputs[other])
+
+
+@dataclass(frozen=True)
+class DenoiseStep:
+    """One finished step. Tensors are (images, channels, height, width)."""
+
+    index: int  # 0 is the noisiest
+    timestep: torch.Tensor
+    latents: torch.Tensor  # x_t, what the UNet saw
+    prediction: NoisePrediction
+    noise_pred: torch.Tensor  # model output after guidance
+    next_latents: torch.Tensor  # x_{t-1}
+
+    @property
+    def noise_diff(self):
+        """Text-conditional part of the predicted noise."""
+        return self.prediction.diff(1, 0)
+
+    @property
+    def noise_pred_uncond(self):
+        return self.prediction.noise(0)
+
+
+def classifier_free_guidance(prediction, guidance_scale):
+    """Classifier-free guidance (Ho and Salimans, 2022) in the form Stable Diffusion uses."""
+    uncond, text = prediction.outputs[:2]
+    return uncond + guidance_scale * (text - uncond)
+
+
+class LocalStableDiffusionPipeline(StableDiffusionPipeline):
+    """Stable Diffusion 1.x and 2.x with `denoise`, the loop as a generator, and what it needs around it.
+
+    Attributes:
+        num_unet_evals: UNet evaluations of single samples since loading (a guided step on one image is
+            two). Read it before and after a piece of work to know its cost.
+    """
+
+    num_unet_evals = 0
+
+    def predict_noise(self, latents, t, embeds):
+        """One UNet call for all branches.
+
+        Args:
+            latents: x_t, shape (images, channels, height, width).
+            t: timestep, 0-d tensor.
+            embeds: text features per branch, uncond first, each (images, tokens, dim).
+
+        Returns:
+            `NoisePrediction` with the branches in the order of `embeds`.
+        """
+        sample = self.scheduler.scale_model_input(torch.cat([latents] * len(embeds)), t)
+        self.num_unet_evals += len(sample)
+        output = self.unet(sample, t, encoder_hidden_states=torch.cat(tuple(embeds)), return_dict=False)[0]
+        return NoisePrediction(output.chunk(len(embeds)), latents, *self.noise_scales(t))
+
+    def noise_scales(self, t):
+        """(d eps / d output, d eps / d x_t) at timestep t; see `NoisePrediction`.
+
+        Raises:
+            ValueError: for a scheduler with another prediction type.
+        """
+        alpha = self.scheduler.alphas_cumprod[int(t)]
+        kind = self.scheduler.config.prediction_type
+        if kind == "epsilon":
+            return torch.tensor(1.0), torch.tensor(0.0)
+        if kind == "v_prediction":
+            return alpha.sqrt(), (1 - alpha).sqrt()
+        if kind == "sample":
+            return -(alpha / (1 - alpha)).sqrt(), 1 / (1 - alpha).sqrt()
+        raise ValueError(f"prediction_type {kind!r} of the scheduler is not epsilon, v_prediction or sample")
+
+    @torch.no_grad()
+    def denoise(self, latents, embeds, num_inference_steps=50, guidance=None, on_step_start=None):
+        """Run the reverse process, yielding a `DenoiseStep` after each step.
+
+        A caller that needs only the first step stops iterating.
+
+        Args:
+            latents: initial noise, shape (images, channels, height, width).
+            embeds: text features per branch, uncond first, each (images, tokens, dim). A third branch
+                reaches `guidance` as a third output.
+            guidance: maps a `NoisePrediction` to the model output the scheduler gets; default is
+                classifier-free guidance at 7.5.
+            on_step_start: called with (index, is_last) before each UNet call.
+        """
+        guidance = guidance or partial(classifier_free_guidance, guidance_scale=7.5)
+        self.scheduler.set_timesteps(num_inference_steps, device=latents.device)
+        timesteps = self.scheduler.timesteps
+        for index, t in enumerate(timesteps):
+            if on_step_start is not None:
+                on_step_start(index, index == len(timesteps) - 1)
+            prediction = self.predict_noise(latents, t, embeds)
+            noise_pred = guidance(prediction)
+            next_latents = self.scheduler.step(noise_pred, t, latents, return_dict=False)[0]
+            yield DenoiseStep(index, t, latents, prediction, noise_pred, next_latents)
+            latents = next_latents
+
+    def generate(self, latents, embeds, store=None, callback=None, **denoise_kwargs):
+        """Denoise to the end; `store` records the last step's attention, `callback` sees every step.
+
+        Returns:
+            Final latents, shape (images, channels, height, width).
+        """
+        if store is None:
+            return self.run_steps(latents, embeds, callback, **denoise_kwargs)
+
+        def record_last(index, is_last):
+            store.recording, store.num_branches = is_last, len(embeds)
+
+        with record_cross_attention(self.unet, store):
+            final = self.run_steps(latents, embeds, callback, on_step_start=record_last, **denoise_kwargs)
+        store.recording = False
+        return final
+
+    def run_steps(self, latents, embeds, callback, **denoise_kwargs):
+        for step in self.denoise(latents, embeds, **denoise_kwargs):
+            if callback is not None:
+                callback(step)
+        return step.next_latents
+
+    @torch.no_grad()
+    def encode(self, prompts):
+        """Text features of the prompts and of the empty prompt, each (prompts, tokens, dim)."""
+        return self.encode_prompt(prompts, self.device, 1, True)
+
+    @torch.no_grad()
+    def decode(self, latents):
+        """Images of final latents, uint8 array (images, height, width, 3)."""
+        images = self.vae.decode(latents / self.vae.config.scaling_factor, return_dict=False)[0]
+        images = self.image_processor.postprocess(images, output_type="np")
+        return (images * 255).round().astype("uint8")
+
+    def initial_latents(self, seeds, image_length=None, joint_seed=None):
+        """Starting noise, one CPU generator per image: image k depends on `seeds[k]` alone.
+
+        Args:
+            seeds: one integer per image.
+            image_length: height and width in pixels; None takes the model's own.
+            joint_seed: draw all images in one call from a generator with this seed instead, as the
+                released code does; image k then depends on the number of images.
+
+        Raises:
+            ValueError: if `image_length` is not a multiple of what the UNet can halve.
+        """
+        size = image_length or self.unet.config.sample_size * self.vae_scale_factor
+        multiple = self.vae_scale_factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
+        if size % multiple:
+            raise ValueError(f"image_length {size} is not a multiple of {multiple}")
+        generators = [torch.Generator().manual_seed(s) for s in seeds]
+        if joint_seed is not None:
+            generators = torch.Generator().manual_seed(joint_seed)
+        channels, dtype = self.unet.config.in_channels, self.unet.dtype
+        return self.prepare_latents(len(seeds), channels, size, size, dtype, self.device, generators)
+
+    def end_token(self, prompt):
+        """Index of the prompt's first end token, the one that bright endings are read at."""
+        return min(len(self.tokenizer(prompt).input_ids), self.tokenizer.model_max_length) - 1
+
+    def truncated_text(self, prompt):
+        """The end of the prompt that does not fit into the model's limit; empty when all of it does."""
+        ids = self.tokenizer(prompt).input_ids
+        kept = self.tokenizer.model_max_length - 1
+        return self.tokenizer.decode(ids[kept:-1]).strip() if len(ids) - 1 > kept else ""
+
+
+def load_pipeline(model_id, unet_id=None, device="auto", dtype="auto"):
+    """Load a Stable Diffusion 1.x or 2.x pipeline for measurement: DDIM, no safety checker, no gradients.
+
+    Args:
+        model_id: folder in diffusers' layout, or hub id.
+        unet_id: folder or hub id of another UNet for it (a folder with a `unet` subfolder works too).
+        device: "auto" takes CUDA, then MPS, then the CPU.
+        dtype: "auto" is float16 on CUDA and float32 elsewhere.
+
+    Raises:
+        ValueError: one line that names the fault: not there, not Stable Diffusion, half precision on a
+            device that lacks it.
+    """
+    device = pick_device(device)
+    dtype = pick_dtype(dtype, device)
+    kwargs = dict(safety_checker=None, requires_safety_checker=False, dtype=dtype)
+    if unet_id is not None:
+        kwargs["unet"] = load_unet(unet_id, dtype)
+    check_model_folder(model_id)
+    try:
+        pipe = LocalStableDiffusionPipeline.from_pretrained(model_id, **kwargs)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(
+            f"cannot load {model_id} as a Stable Diffusion pipeline: {first_line(error)}"
+        ) from error
+    if not isinstance(pipe.unet, UNet2DConditionModel):
+        raise ValueError(
+            f"{model_id} is not a Stable Diffusion 1.x or 2.x model: it has no UNet2DConditionModel"
+        )
+    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
+    pipe.set_progress_bar_config(disable=True)
+    for module in (pipe.unet, pipe.vae, pipe.text_encoder):
+        module.eval().requires_grad_(False)
+    return pipe.to(device)
+
+
+def check_model_folder(model_id):
+    """Say early, and in one line, why a local path cannot be a Stable Diffusion folder."""
+    path = Path(model_id)
+    looks_local = path.exists() or model_id.startswith((".", "/", "~")) or model_id.count("/") != 1
+    if not looks_local:
+        return
+    if not path.is_dir():
+        raise ValueError(f"model folder {model_id} does not exist; give a diffusers folder or a hub id")
+    index = path / "model_index.json"
+    if not index.exists():
+        raise ValueError(f"{model_id} is not a Stable Diffusion folder: it has no model_index.json")
+    if '"StableDiffusionPipeline"' not in index.read_text():
+        raise ValueError(f"{model_id} is not a Stable Diffusion 1.x or 2.x folder: see its model_index.json")
+
+
+def load_unet(unet_id, dtype):
+    subfolder = "unet" if (Path(unet_id) / "unet").is_dir() else None
+    try:
+        return UNet2DConditionModel.from_pretrained(unet_id, subfolder=subfolder, dtype=dtype)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot load a UNet from {unet_id}: {first_line(error)}") from error
+
+
+def pick_device(device):
+    if device != "auto":
+        return device
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def pick_dtype(dtype, device):
+    if dtype == "auto":
+        return torch.float16 if device.startswith("cuda") else torch.float32
+    dtype = getattr(torch, dtype)
+    try:
+        torch.nn.functional.conv2d(
+            torch.ones(1, 1, 3, 3, dtype=dtype, device=device),
+            torch.ones(1, 1, 3, 3, dtype=dtype, device=device),
+        )
+    except RuntimeError as error:
+        raise ValueError(
+            f"{device} cannot compute in {dtype} ({first_line(error)}); use --dtype float32"
+        ) from error
+    return dtype
+
+
+def first_line(error):
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

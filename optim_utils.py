@@ -1,0 +1,236 @@
+"""Mitigations: prompt-embedding optimisation (PE), semantic search (SS), prompt re-anchoring (PR), noise.
+
+All of them decide for every image on its own: no norm runs over a batch, so thresholds do not depend on
+how many images are made at once. None contains a loop over timesteps. PE and SS work at the first step
+and return prompt embeddings; PR is a guidance function for `denoise`.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from metrics import fit_mask, noise_diff_norm
+
+
+@dataclass(frozen=True)
+class PromptOptimResult:
+    """Optimised embeddings (images, tokens, dim) and, per image, the losses in the order they were seen."""
+
+    prompt_embeds: torch.Tensor
+    losses: list  # losses[k]: magnitude of image k before each iteration's update
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """Outcome of `semantic_search`; candidate 0 is the original prompt.
+
+    Attributes:
+        choice: index of the chosen candidate, int64 (images,).
+        magnitudes: magnitude of every candidate evaluated, float32 (images, candidates evaluated).
+        triggered: whether the original prompt's magnitude exceeds the target, bool (images,).
+    """
+
+    choice: torch.Tensor
+    magnitudes: torch.Tensor
+    triggered: torch.Tensor
+
+
+def first_timestep(pipe, num_inference_steps):
+    """The noisiest timestep of a run, where PE and SS measure."""
+    pipe.scheduler.set_timesteps(num_inference_steps, device=pipe.device)
+    return pipe.scheduler.timesteps[0]
+
+
+@torch.no_grad()
+def predict_uncond(pipe, latents, t, negative_prompt_embeds):
+    """The unconditional branch alone: one evaluation per image, shared by all that compares with it."""
+    return pipe.predict_noise(latents, t, (negative_prompt_embeds,)).outputs[0]
+
+
+def text_magnitude(pipe, latents, t, prompt_embeds, uncond, mask=None):
+    """D_0, or LD_0 with a mask, given the unconditional output: one text evaluation per image.
+
+    Gradients flow to `prompt_embeds` where they are enabled.
+
+    Returns:
+        float32 tensor (images,).
+    """
+    prediction = pipe.predict_noise(latents, t, (prompt_embeds,))
+    noise_diff = prediction.noise_scale * (prediction.outputs[0] - uncond)
+    return noise_diff_norm(noise_diff, mask)
+
+
+def optimize_prompt_embeds(
+    pipe,
+    latents,
+    t,
+    prompt_embeds,
+    negative_prompt_embeds,
+    mask=None,
+    lr=0.05,
+    num_iters=10,
+    target_loss=None,
+):
+    """Lower the magnitude at the first step by gradient descent on the prompt embedding.
+
+    Wen et al. (ICLR 2024), section 5; with `mask` the loss is LD_0 of Chen et al. (ICLR 2025). AdamW with
+    its default weight decay; the gradient at position 0 (BOS) is zeroed, so only weight decay moves it.
+    Each image has its own embedding and leaves the batch once its loss is at or below the target: k
+    iterations cost 1 + k evaluations.
+
+    Args:
+        latents: initial noise, shape (images, channels, height, width).
+        t: first timestep.
+        prompt_embeds: shape (images, tokens, dim).
+        negative_prompt_embeds: same shape.
+        mask: optional bright-ending mask (images, 1, height, width).
+        target_loss: stop an image at or below it; None makes all iterations.
+
+    Returns:
+        `PromptOptimResult`; the embeddings have the dtype of `prompt_embeds`.
+    """
+    uncond = predict_uncond(pipe, latents, t, negative_prompt_embeds)
+    leaves = [e.detach().float().clone().requires_grad_() for e in prompt_embeds.split(1)]
+    optimizer = torch.optim.AdamW(leaves, lr=lr)
+    losses = [[] for _ in leaves]
+    active = list(range(len(leaves)))
+    with torch.enable_grad():
+        for _ in range(num_iters):
+            stacked = torch.cat([leaves[k] for k in active]).to(prompt_embeds.dtype)
+            some_mask = None if mask is None else mask[active]
+            loss = text_magnitude(pipe, latents[active], t, stacked, uncond[active], some_mask)
+            for k, value in zip(active, loss.tolist(), strict=True):
+                losses[k].append(value)
+            keep = [target_loss is None or losses[k][-1] > target_loss for k in active]
+            active = [k for k, kept in zip(active, keep, strict=True) if kept]
+            if not active:
+                break
+            # Images that stopped get no gradient, and AdamW leaves parameters without one alone.
+            optimizer.zero_grad(set_to_none=True)
+            grads = torch.autograd.grad(
+                loss[torch.tensor(keep, device=loss.device)].sum(), [leaves[k] for k in active]
+            )
+            for k, grad in zip(active, grads, strict=True):
+                grad[:, 0] = 0
+                leaves[k].grad = grad
+            optimizer.step()
+    return PromptOptimResult(torch.cat(leaves).detach().to(prompt_embeds.dtype), losses)
+
+
+@torch.no_grad()
+def semantic_search(pipe, latents, t, candidates, negative_prompt_embeds, target, mask=None, batch_size=16):
+    """Choose the first candidate prompt whose magnitude at the first step is at or below `target`.
+
+    SS of Chen et al. (CVPR 2025). Where none is, the smallest of the alternatives is chosen, never the
+    original itself, which would turn re-anchoring into plain generation without guidance. Candidates
+    are looked at in batches until every image has found its own: c candidates cost 1 + c evaluations.
+
+    Args:
+        latents: initial noise, shape (images, channels, height, width).
+        candidates: embeddings, the original first, shape (candidates, tokens, dim).
+        negative_prompt_embeds: shape (1, tokens, dim).
+        mask: optional bright-ending mask (images, 1, height, width).
+        batch_size: samples per UNet call.
+
+    Returns:
+        `SearchResult`.
+    """
+    num_images = len(latents)
+    uncond = predict_uncond(pipe, latents, t, negative_prompt_embeds.expand(num_images, -1, -1))
+    columns = []
+    # The original alone comes first: most prompts are not memorized and need nothing else.
+    per_call = max(1, batch_size // num_images)
+    starts = [0, *range(1, len(candidates), per_call)]
+    for start, stop in zip(starts, [*starts[1:], len(candidates)], strict=True):
+        columns += candidate_magnitudes(pipe, latents, t, candidates[start:stop], uncond, mask)
+        if (torch.stack(columns, 1) <= target).any(1).all():
+            break
+    magnitudes = torch.stack(columns, 1)
+    return SearchResult(choose_candidate(magnitudes, target), magnitudes, magnitudes[:, 0] > target)
+
+
+def candidate_magnitudes(pipe, latents, t, candidates, uncond, mask):
+    """Magnitudes of some candidates for all images: a list over candidates of (images,)."""
+    count = len(candidates)
+    repeated_mask = None if mask is None else mask.repeat(count, 1, 1, 1)
+    embeds = candidates.repeat_interleave(len(latents), 0)
+    flat = text_magnitude(
+        pipe, latents.repeat(count, 1, 1, 1), t, embeds, uncond.repeat(count, 1, 1, 1), repeated_mask
+    )
+    return list(flat.view(count, len(latents)))
+
+
+def choose_candidate(magnitudes, target):
+    """Index of the first magnitude at or below target, else of the smallest behind the first, (images,)."""
+    below = magnitudes <= target
+    first = below.float().argmax(1)
+    if magnitudes.shape[1] == 1:
+        return torch.zeros_like(first)
+    return torch.where(below.any(1), first, magnitudes[:, 1:].argmin(1) + 1)
+
+
+class PromptReanchoring:
+    """Guidance that uses the memorized prompt as the anchor to move away from (PR).
+
+    Chen et al. (CVPR 2025), with the ramp of the released code, decided at every step and for every
+    image: with M the magnitude of the modified prompt, l the target and h the trigger norm,
+
+        M <= l:  ordinary guidance with the modified prompt
+        M > l:   eps = eps(e_p) + s_PR (eps(e_mod) - eps(e_p)) + (s - s_PR) (eps(e_mod) - eps(e_0)),
+                 s_PR = min(1 + (s - 1) (M - l) / (h - l), s)
+
+    which is continuous at l and at h. Branches: uncond, original prompt, modified prompt.
+
+    With a mask (ours, unpublished) the result is used where the mask is bright and ordinary guidance
+    with the ORIGINAL prompt elsewhere, in proportion to the mask over its maximum: what is not
+    memorized stays what was asked for.
+    """
+
+    def __init__(self, guidance_scale, target_norm, trigger_norm, mask=None):
+        """
+        Args:
+            target_norm: l, magnitude at or below which nothing is re-anchored.
+            trigger_norm: h, magnitude from which on re-anchoring is full.
+            mask: optional bright-ending mask (images, 1, height, width).
+
+        Raises:
+            ValueError: if `trigger_norm` does not exceed `target_norm`.
+        """
+        if trigger_norm <= target_norm:
+            raise ValueError(f"trigger_norm {trigger_norm} must exceed target_norm {target_norm}")
+        self.guidance_scale, self.target_norm, self.trigger_norm = guidance_scale, target_norm, trigger_norm
+        self.mask = mask
+
+    def __call__(self, prediction):
+        uncond, original, modified = prediction.outputs
+        s = self.guidance_scale
+        magnitude = noise_diff_norm(prediction.diff(2, 0)).view(-1, 1, 1, 1)
+        ramp = (magnitude - self.target_norm) / (self.trigger_norm - self.target_norm)
+        s_pr = (1 + (s - 1) * ramp).clamp(max=s).to(uncond.dtype)
+        ordinary = uncond + s * (modified - uncond)
+        reanchored = original + s_pr * (modified - original) + (s - s_pr) * (modified - uncond)
+        guided = torch.where(magnitude <= self.target_norm, ordinary, reanchored)
+        if self.mask is None:
+            return guided
+        weight = relative_mask(self.mask, uncond.shape[-2:]).to(uncond.dtype)
+        as_asked = uncond + s * (original - uncond)
+        return weight * guided + (1 - weight) * as_asked
+
+
+def relative_mask(mask, size):
+    """The mask over its maximum, in [0, 1], at the latent's size."""
+    mask = fit_mask(mask, size)
+    return mask / mask.amax((1, 2, 3), keepdim=True).clamp(min=torch.finfo(mask.dtype).tiny)
+
+
+def add_embedding_noise(prompt_embeds, scale, seeds):
+    """Gaussian noise on the prompt embedding (GNI; Somepalli et al., NeurIPS 2023).
+
+    Args:
+        prompt_embeds: shape (images, tokens, dim).
+        scale: standard deviation, in the embedding's units.
+        seeds: one integer per image; the noise of an image depends on its seed alone.
+    """
+    shape = prompt_embeds.shape[1:]
+    noise = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(s)) for s in seeds])
+    return prompt_embeds + scale * noise.to(prompt_embeds)
