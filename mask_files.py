@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-MASK_SETTINGS = ("model_id", "unet_id", "guidance_scale", "num_inference_steps", "image_length", "layers")
+MASK_SETTINGS = ("model_id", "unet_id", "guidance_scale", "num_inference_steps", "image_length", "layers", "seed_mode")
 
 
 @dataclass
@@ -79,12 +79,12 @@ class MaskStore:
             for name in MASK_SETTINGS:
                 if stored.get(name) != settings[name]:
                     raise ValueError(
-                        f"masks in {path} are of {name} {stored.get(name)!r}, this run's is {settings[name]!r}; {remedy}"
+                        f"masks in {path} are of {name} {stored.get(name)!r}, this run's is {settings[name]!r}; "
+                        + remedy
                     )
             store = cls(settings)
-            for index, seed, prompt, mask in zip(
-                file["index"].tolist(), file["seed"].tolist(), file["prompt"].tolist(), file["attention_scores"], strict=True
-            ):
+            keys = [file[name].tolist() for name in ("index", "seed", "prompt")]
+            for index, seed, prompt, mask in zip(*keys, file["attention_scores"], strict=True):
                 store.prompts[index] = prompt
                 store.masks[index, seed] = mask
         for record in records:
@@ -95,6 +95,14 @@ class MaskStore:
                     f"this run's is {record.prompt!r}; {remedy}"
                 )
         return store
+
+
+def save_whole_tokens(path, parts):
+    """Write a file in the original's layout out of one .npy a prompt, (layers, images, positions, tokens)."""
+    temporary = Path(f"{path}.tmp")
+    with temporary.open("wb") as file:
+        np.savez_compressed(file, attention_scores=np.stack([np.load(part) for part in parts]))
+    os.replace(temporary, path)
 
 
 def open_npz(path):
@@ -140,7 +148,8 @@ def load_original_layout(path, end_tokens, num_images, position=0):
     wanted = position + len(end_tokens)
     if scores.ndim != 5:
         raise ValueError(
-            f"attention_scores in {path} has shape {scores.shape}; expected (prompts, layers, images, positions, tokens)"
+            f"attention_scores in {path} has shape {scores.shape}; "
+            "expected (prompts, layers, images, positions, tokens)"
         )
     if scores.shape[0] < wanted or scores.shape[2] != num_images or scores.shape[4] <= max(end_tokens):
         raise ValueError(

@@ -4,6 +4,7 @@
 
 planted_memorized.jsonl      48 planted captions (24 verbatim, 24 template) with ten paraphrases each
 planted_nonmemorized.jsonl   48 captions of the same grammar that were never trained on
+planted_prompts.jsonl        both of the above, the default data set of detect_mem.py
 planted_near_miss.jsonl      48 captions one word away from a planted one, never trained on
 planted_mem_groundtruth/     the planted captions with their training images and true masks
 """
@@ -107,8 +108,11 @@ def write_ground_truth(folder):
 
 
 def main():
-    write_rows(HERE / "planted_memorized.jsonl", planted_rows(True))
-    write_rows(HERE / "planted_nonmemorized.jsonl", unseen_rows())
+    planted, unseen = planted_rows(True), unseen_rows()
+    write_rows(HERE / "planted_memorized.jsonl", planted)
+    write_rows(HERE / "planted_nonmemorized.jsonl", unseen)
+    both = [*planted_rows(False), *unseen]
+    write_rows(HERE / "planted_prompts.jsonl", [row | {"index": i} for i, row in enumerate(both)])
     write_rows(HERE / "planted_near_miss.jsonl", near_miss_rows())
     write_ground_truth(HERE / "planted_mem_groundtruth")
 

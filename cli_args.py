@@ -1,0 +1,177 @@
+"""Command lines of the two scripts: the original's words, with every flag doing what its help says."""
+
+import argparse
+from pathlib import Path
+
+from prompt_aug import AUGMENTATIONS
+from run_utils import ROOT, InputError
+
+PLANTED = ROOT / "examples"
+TRUE_WORDS, FALSE_WORDS = {"true", "yes", "1"}, {"false", "no", "0"}
+
+
+class Switch(argparse.Action):
+    """A boolean as `--flag`, `--no-flag`, `--flag True` or `--flag False`, as the original's users type it."""
+
+    def __init__(self, option_strings, dest, **kwargs):
+        negated = [f"--no-{o[2:]}" for o in option_strings]
+        super().__init__([*option_strings, *negated], dest, nargs="?", metavar="BOOL", **kwargs)
+
+    def __call__(self, parser, namespace, value, option_string=None):
+        if option_string.startswith("--no-"):
+            if value is not None:
+                parser.error(f"{option_string} takes no value, not {value!r}")
+            setattr(namespace, self.dest, False)
+        elif value is None or value.lower() in TRUE_WORDS:
+            setattr(namespace, self.dest, True)
+        elif value.lower() in FALSE_WORDS:
+            setattr(namespace, self.dest, False)
+        else:
+            parser.error(f"{option_string} takes true or false, not {value!r}")
+
+
+def positive_int(text):
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return value
+
+
+def natural_int(text):
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is negative")
+    return value
+
+
+def positive_float(text):
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
+    return value
+
+
+def common_parser():
+    """Arguments of both scripts; use with `ArgumentParser(parents=[common_parser()])`."""
+    parser = argparse.ArgumentParser(add_help=False)
+    group = parser.add_argument_group("run")
+    group.add_argument("--run_name", default="test", help="names the result files")
+    group.add_argument("--dataset", help=".jsonl, *_groundtruth folder, folder of NNN.jpg + NNN.txt, `random`, hub id")
+    group.add_argument("--prompt_key", help="column of the prompt in a Hugging Face data set")
+    group.add_argument("--start", type=natural_int, default=0, help="first prompt by position")
+    group.add_argument("--end", type=natural_int, default=500, help="one past the last prompt")
+    group.add_argument("--clean_prompts", action=Switch, default=True, help="mend mojibake and HTML entities")
+    group.add_argument("--overwrite", action=Switch, default=False, help="replace results of this run name")
+    group.add_argument("--output_dir", type=Path, default=Path("."), help="where the three output folders are")
+    group.add_argument(
+        "--with_tracking", action=Switch, default=False, help="log time and running means to <rows>.tracking.jsonl"
+    )
+    group = parser.add_argument_group("model")
+    group.add_argument("--model_id", default=str(PLANTED / "planted_sd"), help="diffusers folder or hub id")
+    group.add_argument("--unet_id", help="folder or hub id of a fine-tuned UNet")
+    group.add_argument("--device", default="auto", help="auto (CUDA, MPS, CPU), cuda, cuda:1, mps, cpu")
+    group.add_argument("--dtype", default="auto", choices=("auto", "float32", "float16", "bfloat16"))
+    group = parser.add_argument_group("sampling")
+    group.add_argument("--gen_seed", type=natural_int, default=0, help="image k of prompt i depends on this, i and k")
+    group.add_argument(
+        "--seed_mode", default="per_image", choices=("per_image", "original"),
+        help="original: all images of a prompt from one generator seeded gen_seed + index, as the released code",
+    )  # fmt: skip
+    group.add_argument("--image_length", type=positive_int, help="pixels; default is the model's own (512 for SD 1.x)")
+    group.add_argument("--guidance_scale", type=float, default=7.5)
+    group.add_argument("--num_inference_steps", type=positive_int, default=50)
+    group.add_argument("--batch_size", type=positive_int, default=16, help="images per UNet call")
+    group = parser.add_argument_group("output")
+    group.add_argument("--store_img_npz", action=Switch, default=True, help="all images as one npz")
+    group.add_argument("--store_img_png", action=Switch, default=True, help="each image as PNG")
+    return parser
+
+
+def detect_parser(description):
+    parser = make_parser(description)
+    parser.set_defaults(dataset=str(PLANTED / "planted_prompts.jsonl"))
+    parser.add_argument("--num_images_per_prompt", type=positive_int, default=4)
+    group = parser.add_argument_group("detection")
+    group.add_argument(
+        "--run_version", default="ours", choices=("baseline", "ours"),
+        help="baseline: the global score D; ours: also LD and its two controls",
+    )  # fmt: skip
+    group.add_argument("--attn_scores", type=Path, help="take the masks from this npz: the original's two passes")
+    group.add_argument("--store_attn_npz", action=Switch, default=True, help="bright-ending masks as npz")
+    group.add_argument(
+        "--store_all_tokens", action=Switch, default=False, help="every token's attention, in the original's layout"
+    )
+    return parser
+
+
+def inference_parser(description):
+    parser = make_parser(description)
+    parser.set_defaults(dataset=str(PLANTED / "planted_mem_groundtruth"))
+    parser.add_argument("--num_images_per_prompt", type=positive_int, default=1)
+    group = parser.add_argument_group("mitigation")
+    group.add_argument(
+        "--run_version", default="baseline", choices=("baseline", "ours_A"),
+        help="ours_A: magnitudes are weighted by the bright-ending mask",
+    )  # fmt: skip
+    group.add_argument("--attn_scores", type=Path, help="masks for ours_A; default attn_data/mit_attn_scores.npz")
+    group.add_argument("--optim_target_steps", type=natural_int, default=0, help="step that is measured; must be 0")
+    group.add_argument("--optim_target_loss", type=positive_float, help="PE: optimise down to this magnitude")
+    group.add_argument("--optim_lr", type=positive_float, default=0.05)
+    group.add_argument("--optim_iters", type=positive_int, default=10)
+    group.add_argument("--l_target_ss", type=positive_float, help="SS: search for a prompt at or below this")
+    group.add_argument("--l_target_pr", type=positive_float, help="PR: re-anchor above this magnitude")
+    group.add_argument("--mag_thres_pr", type=positive_float, help="PR: magnitude of full re-anchoring")
+    group.add_argument("--pr_mask", action=Switch, default=False, help="PR only where the mask is bright (ours)")
+    group.add_argument("--prompt_aug_style", choices=tuple(AUGMENTATIONS), help="perturb the prompt at random")
+    group.add_argument("--repeat_num", type=natural_int, default=1, help="words that --prompt_aug_style adds")
+    group.add_argument("--rand_noise_lam", type=positive_float, help="GNI: scale of noise on the embedding")
+    group = parser.add_argument_group("evaluation")
+    group.add_argument("--reference_model", help="open_clip model for CLIP similarity, with --with_tracking")
+    group.add_argument("--reference_model_pretrain", default="laion2b_s12b_b42k", help="its weights: tag or file")
+    return parser
+
+
+def make_parser(description):
+    return argparse.ArgumentParser(
+        description=description, parents=[common_parser()], formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+
+
+def check_inference_args(args):
+    """Refuse combinations that mean nothing.
+
+    Raises:
+        InputError: one line per fault, the first found.
+    """
+    if args.optim_target_steps != 0:
+        raise InputError("--optim_target_steps must be 0: the methods are defined at the first step")
+    if (args.l_target_pr is None) != (args.mag_thres_pr is None):
+        raise InputError("--l_target_pr and --mag_thres_pr go together")
+    if args.l_target_pr is not None and args.mag_thres_pr <= args.l_target_pr:
+        raise InputError(f"--mag_thres_pr {args.mag_thres_pr} must exceed --l_target_pr {args.l_target_pr}")
+    if args.l_target_pr is not None and args.l_target_ss is None and args.optim_target_loss is None:
+        raise InputError("--l_target_pr needs a modified prompt: add --l_target_ss or --optim_target_loss")
+    if args.pr_mask and args.l_target_pr is None:
+        raise InputError("--pr_mask restricts re-anchoring: add --l_target_pr and --mag_thres_pr")
+    perturbed = args.prompt_aug_style is not None or args.rand_noise_lam is not None
+    if perturbed and (args.l_target_ss is not None or args.optim_target_loss is not None):
+        raise InputError("--prompt_aug_style and --rand_noise_lam do not combine with PE, SS or PR")
+
+
+def method_name(args):
+    """Short name of the mitigation that the arguments ask for, part of its file names."""
+    perturbations = {"rand_numb_add": "rna", "rand_word_add": "rt", "rand_word_repeat": "cwr"}
+    parts = []
+    if args.prompt_aug_style is not None:
+        parts.append(f"{perturbations[args.prompt_aug_style]}{args.repeat_num}")
+    if args.rand_noise_lam is not None:
+        parts.append("gni")
+    if args.l_target_ss is not None:
+        parts.append("ss")
+    if args.optim_target_loss is not None:
+        parts.append("pe")
+    if args.l_target_pr is not None:
+        parts.append("pr")
+    name = "_".join(parts).replace("ss_pr", "prss") or "none"
+    masked = "_be" if args.run_version == "ours_A" and parts else ""
+    return name + masked + ("_prmask" if args.pr_mask else "")

@@ -1,0 +1,200 @@
+"""Detect memorized prompts: one pass gives D, LD, LD's two controls and the bright-ending masks.
+
+    python detect_mem.py
+    python detect_mem.py --dataset prompts.jsonl --model_id CompVis/stable-diffusion-v1-4
+
+Rows go to det_outputs/, masks to attn_data/, images to images_data/. The same command after an
+interruption goes on where it stopped.
+"""
+
+import shutil
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from cli_args import detect_parser
+from generation import observe
+from mask_files import MaskStore, is_original_layout, load_original_layout, save_whole_tokens
+from metrics import leading_mean, norms_from_maps, shuffle_mask
+from run_utils import InputError, exit_on_input_error, format_table, input_errors, rank_auc
+from session import Session, chunked
+
+HORIZONS = (1, 10, None)
+SCORES = {
+    "D": "text_noise_norm",
+    "LD": "text_noise_norm_masked",
+    "LD shuffled mask": "text_noise_norm_shuffled",
+    "LD rms": "text_noise_norm_rms",
+}
+
+
+class Detection:
+    """Scores a group of prompts from one generation each and writes what came of it."""
+
+    def __init__(self, args):
+        self.args = args
+        self.session = Session(args, self.key(args), self.key(args), ("run_version", "attn_scores"))
+        self.stored_masks = self.read_masks() if args.attn_scores else None
+        self.parts = self.session.attention / f"{self.key(args)}_parts"
+        if args.overwrite:
+            shutil.rmtree(self.parts, ignore_errors=True)
+
+    @staticmethod
+    def key(args):
+        return f"{args.run_name}_{args.run_version}"
+
+    def read_masks(self):
+        """Masks of an earlier pass by prompt index, (images, 1, height, width)."""
+        session, path = self.session, self.args.attn_scores
+        remedy = "give the file that was made with these settings, or none for a single pass"
+        with input_errors():
+            if is_original_layout(path):
+                ends = [session.pipe.end_token(r.prompt) for r in session.records]
+                images = self.args.num_images_per_prompt
+                masks = load_original_layout(path, ends, images, self.args.start)
+                return {r.index: m for r, m in zip(session.records, masks, strict=True)}
+            store = MaskStore.load(path, session.mask_settings, session.records, remedy)
+        for record in session.records:
+            if not store.has(record.index, session.seeds(record)):
+                raise InputError(f"{path} has no mask of prompt {record.index} at this run's seeds; {remedy}")
+        return {r.index: store.get(r.index, session.seeds(r)) for r in session.records}
+
+    def run(self):
+        session = self.session
+        done = len(session.records) - len(session.todo)
+        with tqdm(total=len(session.records), initial=done, desc="detect", unit="prompt") as bar:
+            for group in session.groups():
+                for record, observed in zip(group, self.observe_group(group), strict=True):
+                    self.write(record, observed)
+                    bar.update()
+
+    def observe_group(self, group):
+        """One observation dict per prompt, made in shared UNet calls of at most --batch_size images."""
+        session, pipe, count = self.session, self.session.pipe, self.args.num_images_per_prompt
+        prompt_embeds, negative = pipe.encode([r.prompt for r in group])
+        inputs = {
+            "latents": torch.cat([session.latents(r) for r in group]),
+            "negative": negative.repeat_interleave(count, 0),
+            "text": prompt_embeds.repeat_interleave(count, 0),
+            "tokens": torch.cat([session.end_tokens(r) for r in group]),
+        }
+        before = pipe.num_unet_evals
+        pieces = [self.observe_chunk(**chunk) for chunk in chunked(inputs, self.args.batch_size)]
+        evals = (pipe.num_unet_evals - before) // len(inputs["latents"])
+        whole = {k: torch.cat([p[k] for p in pieces]) for k in pieces[0]}
+        return [chunk | {"evals": evals} for chunk in chunked(whole, count)]
+
+    def observe_chunk(self, latents, negative, text, tokens):
+        observed = observe(
+            self.session.pipe, latents, (negative, text), tokens,
+            layers=self.session.layers, all_tokens=self.args.store_all_tokens,
+            num_inference_steps=self.args.num_inference_steps, guidance=self.session.guidance,
+        )  # fmt: skip
+        piece = {
+            "maps": observed.diff_maps.transpose(0, 1),
+            "uncond": observed.uncond_norms,
+            "mask": observed.mask,
+        }
+        if self.session.wants_images:
+            piece["images"] = torch.from_numpy(self.session.pipe.decode(observed.latents))
+        if observed.attention:
+            piece["attention"] = torch.stack([a.half().cpu() for a in observed.attention.values()], 1)
+        return piece
+
+    def write(self, record, observed):
+        """Images and masks first and the row last: a row says that everything of its prompt is there."""
+        session = self.session
+        if session.wants_images:
+            session.save_images(record, observed["images"].numpy())
+        if self.args.store_attn_npz:
+            self.parts.mkdir(exist_ok=True)
+            array = observed["attention"].transpose(0, 1) if "attention" in observed else observed["mask"].cpu()
+            np.save(self.parts / f"{record.index}.npy", array.numpy())
+        session.add_row(self.make_row(record, observed))
+
+    def make_row(self, record, observed):
+        seeds = self.session.seeds(record)
+        maps = observed["maps"].transpose(0, 1)
+        mask = observed["mask"] if self.stored_masks is None else self.stored_masks[record.index].to(maps.device)
+        norms = {"text_noise_norm": norms_from_maps(maps)}
+        if self.args.run_version == "ours":
+            with input_errors():
+                norms["text_noise_norm_masked"] = norms_from_maps(maps, mask)
+                norms["text_noise_norm_shuffled"] = norms_from_maps(maps, shuffle_mask(mask, seeds))
+                norms["text_noise_norm_rms"] = norms_from_maps(maps, mask, "rms")
+        means = {f"mean_{k}": v.mean().item() for k, v in norms.items()}
+        return {
+            "index": record.index, "prompt": record.prompt, "seeds": seeds,
+            "is_memorized": record.is_memorized, "kind": record.kind,
+            "uncond_noise_norm": observed["uncond"].tolist(), **{k: v.tolist() for k, v in norms.items()},
+            "end_token_attention": observed["mask"].mean((1, 2, 3)).tolist(),
+            **means, "unet_evals_per_image": observed["evals"],
+        }  # fmt: skip
+
+    def finish(self):
+        """Gather masks and images of all prompts and print the table."""
+        session = self.session
+        npz = self.args.output_dir / "images_data" / f"{self.key(self.args)}_generated_images.npz"
+        files = [session.results.path, session.finish_images(npz), self.finish_masks()]
+        print(summary(session.rows()))
+        print("\n".join(str(f) for f in files if f))
+        if self.args.store_img_png:
+            print(session.images)
+
+    def finish_masks(self):
+        """Gather the prompts' parts into one npz; a part outlives its run, so that a kill loses none."""
+        if not self.args.store_attn_npz:
+            return None
+        session = self.session
+        path = session.attention / f"{self.key(self.args)}_attention_scores.npz"
+        parts = [self.parts / f"{r.index}.npy" for r in session.records]
+        if self.args.store_all_tokens:
+            save_whole_tokens(path, parts)
+            return path
+        store = MaskStore(session.mask_settings)
+        for record, part in zip(session.records, parts, strict=True):
+            store.add(record.index, record.prompt, session.seeds(record), torch.from_numpy(np.load(part)))
+        store.save(path)
+        return path
+
+
+def score(row, key, horizon):
+    """Per-image scores of one row, (images,)."""
+    return leading_mean(torch.tensor(row[key]), horizon).numpy()
+
+
+def summary(rows):
+    """Markdown table: mean of each score per class and, with labels, AUC per image and per prompt."""
+    labelled = all(row["is_memorized"] is not None for row in rows)
+    memorized = [r for r in rows if r["is_memorized"]] if labelled else []
+    others = [r for r in rows if not r["is_memorized"]]
+    with_auc = bool(memorized) and bool(others)
+    headers = ["score", "T", "memorized", "not memorized", "AUC per image", "AUC per prompt"]
+    if not with_auc:
+        headers = ["score", "T", "mean"]
+    table = []
+    for name, key in SCORES.items():
+        for horizon in HORIZONS if key in rows[0] else ():
+            label = "all" if horizon is None else horizon
+            if with_auc:
+                a, b = ([score(r, key, horizon) for r in group] for group in (memorized, others))
+                per_prompt = rank_auc([x.mean() for x in a], [x.mean() for x in b])
+                a, b = np.concatenate(a), np.concatenate(b)
+                table.append([name, label, float(a.mean()), float(b.mean()), rank_auc(a, b), per_prompt])
+            else:
+                table.append([name, label, float(np.mean([score(r, key, horizon) for r in rows]))])
+    counts = f"{len(memorized)} memorized and {len(others)} other prompts" if with_auc else f"{len(rows)} prompts"
+    return f"{format_table(headers, table)}\n{counts}; higher = memorized"
+
+
+def main(argv=None):
+    args = detect_parser(__doc__).parse_args(argv)
+    with exit_on_input_error():
+        detection = Detection(args)
+        detection.run()
+        detection.finish()
+
+
+if __name__ == "__main__":
+    main()

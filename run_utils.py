@@ -1,0 +1,183 @@
+"""What both scripts share: results files, resume, versions, output folders, tables."""
+
+import contextlib
+import errno
+import io
+import json
+import os
+import platform
+import subprocess
+import sys
+import zipfile
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent
+
+
+class InputError(Exception):
+    """Something the user gave cannot be used; the message is one line and says what to do."""
+
+
+@contextlib.contextmanager
+def exit_on_input_error():
+    """End the program with one line and exit code 2 on bad input or an output that cannot be written."""
+    try:
+        yield
+    except InputError as error:
+        fail(str(error))
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EROFS, errno.ENOSPC, errno.ENOTDIR, errno.EEXIST, errno.EPERM):
+            raise
+        fail(f"cannot write {error.filename or 'output'}: {error.strerror}; what is finished is kept")
+
+
+def fail(message):
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    raise SystemExit(2)
+
+
+@contextlib.contextmanager
+def input_errors():
+    """Turn the ValueErrors of library modules into InputError, where the user's input is their cause."""
+    try:
+        yield
+    except ValueError as error:
+        raise InputError(str(error)) from error
+
+
+def image_seed(gen_seed, index, k):
+    """Seed of image k of the prompt with this index; readable as gen_seed, index, k in decimal."""
+    return gen_seed * 10**8 + index * 10**3 + k
+
+
+def make_folder(path):
+    """Create an output folder and make sure that files can be written to it.
+
+    Raises:
+        InputError: if not.
+    """
+    path = Path(path)
+    probe = path / ".write_test"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(f"cannot write to {path}: {error.strerror}; choose another --output_dir") from error
+    return path
+
+
+def write_text(path, text):
+    """Write through a temporary file, so that a kill leaves the old file or the new one."""
+    temporary = Path(f"{path}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def save_png(path, image):
+    """Save a uint8 array (height, width, 3) as PNG, through a temporary file."""
+    temporary = Path(f"{path}.tmp")
+    Image.fromarray(image).save(temporary, format="PNG")
+    os.replace(temporary, path)
+
+
+def stream_images_npz(path, png_paths):
+    """Collect PNGs into one npz with key `images`, uint8 (images, height, width, 3), one image at a time."""
+    first = np.asarray(Image.open(png_paths[0]))
+    header = {"descr": "|u1", "fortran_order": False, "shape": (len(png_paths), *first.shape)}
+    temporary = Path(f"{path}.tmp")
+    with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+        with archive.open("images.npy", "w", force_zip64=True) as out:
+            buffer = io.BytesIO()
+            np.lib.format.write_array_header_1_0(buffer, header)
+            out.write(buffer.getvalue())
+            for png in png_paths:
+                out.write(np.ascontiguousarray(Image.open(png)).tobytes())
+    os.replace(temporary, path)
+
+
+def versions():
+    """Versions of what the numbers depend on, for the record; they are not compared."""
+    packages = {}
+    for name in ("torch", "diffusers", "transformers", "numpy"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            packages[name] = metadata.version(name)
+    git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    return {"python": platform.python_version(), **packages, "commit": git.stdout.strip() or None}
+
+
+class ResultsFile:
+    """Append-only JSON lines, one row per prompt; a run that was cut off goes on.
+
+    The settings that decide the numbers sit beside it in `<name>.config.json`. A file made under other
+    settings is refused rather than mixed.
+    """
+
+    def __init__(self, path, settings, key="index", overwrite=False):
+        """
+        Raises:
+            InputError: if the file holds rows of other settings, naming each difference.
+        """
+        self.path, self.key = Path(path), key
+        config = self.path.with_suffix(".config.json")
+        make_folder(self.path.parent)
+        if overwrite:
+            self.path.unlink(missing_ok=True)
+            config.unlink(missing_ok=True)
+        if config.exists():
+            refuse_other_settings(self.path, json.loads(config.read_text()).get("settings", {}), settings)
+        elif self.path.exists():
+            raise InputError(f"{self.path} has no {config.name} that says how it was made; {WAY_OUT}")
+        record = {"settings": settings, "versions": versions(), "higher_is_memorized": True}
+        if not config.exists():
+            write_text(config, json.dumps(record, indent=2) + "\n")
+        self.done = {row[key] for row in self.rows()}
+
+    def rows(self):
+        """Rows written so far; a half-written last line, left by a kill, is cut off the file."""
+        if not self.path.exists():
+            return []
+        with self.path.open("rb+") as file:
+            data = file.read()
+            whole = data.rfind(b"\n") + 1
+            file.truncate(whole)
+        return [json.loads(line) for line in data[:whole].splitlines()]
+
+    def add(self, row):
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        self.done.add(row[self.key])
+
+
+WAY_OUT = "choose another --run_name or pass --overwrite"
+
+
+def refuse_other_settings(path, old, new):
+    differences = [
+        f"{name} {old.get(name)!r} -> {new.get(name)!r}"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name)
+    ]
+    if differences:
+        raise InputError(f"{path} was made with other settings ({', '.join(differences)}); {WAY_OUT}")
+
+
+def format_table(headers, rows):
+    """A Markdown table with aligned columns; floats with three decimals."""
+    cells = [[f"{c:.3f}" if isinstance(c, float) else str(c) for c in row] for row in [headers, *rows]]
+    widths = [max(len(row[k]) for row in cells) for k in range(len(headers))]
+    lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in cells]
+    lines.insert(1, "|" + "|".join("-" * (w + 2) for w in widths) + "|")
+    return "\n".join(lines)
+
+
+def rank_auc(positives, negatives):
+    """Area under the ROC curve: the chance that a positive scores above a negative, ties counting half."""
+    positives, negatives = np.asarray(positives, float), np.sort(np.asarray(negatives, float))
+    below = np.searchsorted(negatives, positives, "left")
+    up_to = np.searchsorted(negatives, positives, "right")
+    return float((below + up_to).mean() / (2 * len(negatives)))
