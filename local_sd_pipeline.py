@@ -231,13 +231,9 @@ def load_pipeline(model_id, unet_id=None, device="auto", dtype="auto"):
     try:
         pipe = LocalStableDiffusionPipeline.from_pretrained(model_id, **kwargs)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(
-            f"cannot load {model_id} as a Stable Diffusion pipeline: {first_line(error)}"
-        ) from error
+        raise ValueError(f"cannot load {model_id} as a Stable Diffusion pipeline: {first_line(error)}") from error
     if not isinstance(pipe.unet, UNet2DConditionModel):
-        raise ValueError(
-            f"{model_id} is not a Stable Diffusion 1.x or 2.x model: it has no UNet2DConditionModel"
-        )
+        raise ValueError(f"{model_id} is not a Stable Diffusion 1.x or 2.x model: it has no UNet2DConditionModel")
     pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
     pipe.set_progress_bar_config(disable=True)
     for module in (pipe.unet, pipe.vae, pipe.text_encoder):
@@ -286,9 +282,7 @@ def pick_dtype(dtype, device):
             torch.ones(1, 1, 3, 3, dtype=dtype, device=device),
         )
     except RuntimeError as error:
-        raise ValueError(
-            f"{device} cannot compute in {dtype} ({first_line(error)}); use --dtype float32"
-        ) from error
+        raise ValueError(f"{device} cannot compute in {dtype} ({first_line(error)}); use --dtype float32") from error
     return dtype
 
 

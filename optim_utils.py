@@ -65,7 +65,7 @@ def optimize_prompt_embeds(
     latents,
     t,
     prompt_embeds,
-    negative_prompt_embeds,
+    uncond,
     mask=None,
     lr=0.05,
     num_iters=10,
@@ -76,20 +76,19 @@ def optimize_prompt_embeds(
     Wen et al. (ICLR 2024), section 5; with `mask` the loss is LD_0 of Chen et al. (ICLR 2025). AdamW with
     its default weight decay; the gradient at position 0 (BOS) is zeroed, so only weight decay moves it.
     Each image has its own embedding and leaves the batch once its loss is at or below the target: k
-    iterations cost 1 + k evaluations.
+    iterations cost k evaluations, and one before for `uncond`.
 
     Args:
         latents: initial noise, shape (images, channels, height, width).
         t: first timestep.
         prompt_embeds: shape (images, tokens, dim).
-        negative_prompt_embeds: same shape.
+        uncond: result of `predict_uncond`.
         mask: optional bright-ending mask (images, 1, height, width).
         target_loss: stop an image at or below it; None makes all iterations.
 
     Returns:
         `PromptOptimResult`; the embeddings have the dtype of `prompt_embeds`.
     """
-    uncond = predict_uncond(pipe, latents, t, negative_prompt_embeds)
     leaves = [e.detach().float().clone().requires_grad_() for e in prompt_embeds.split(1)]
     optimizer = torch.optim.AdamW(leaves, lr=lr)
     losses = [[] for _ in leaves]
@@ -107,9 +106,7 @@ def optimize_prompt_embeds(
                 break
             # Images that stopped get no gradient, and AdamW leaves parameters without one alone.
             optimizer.zero_grad(set_to_none=True)
-            grads = torch.autograd.grad(
-                loss[torch.tensor(keep, device=loss.device)].sum(), [leaves[k] for k in active]
-            )
+            grads = torch.autograd.grad(loss[torch.tensor(keep, device=loss.device)].sum(), [leaves[k] for k in active])
             for k, grad in zip(active, grads, strict=True):
                 grad[:, 0] = 0
                 leaves[k].grad = grad
@@ -118,28 +115,27 @@ def optimize_prompt_embeds(
 
 
 @torch.no_grad()
-def semantic_search(pipe, latents, t, candidates, negative_prompt_embeds, target, mask=None, batch_size=16):
+def semantic_search(pipe, latents, t, candidates, uncond, target, mask=None, batch_size=16):
     """Choose the first candidate prompt whose magnitude at the first step is at or below `target`.
 
     SS of Chen et al. (CVPR 2025). Where none is, the smallest of the alternatives is chosen, never the
     original itself, which would turn re-anchoring into plain generation without guidance. Candidates
-    are looked at in batches until every image has found its own: c candidates cost 1 + c evaluations.
+    are looked at in batches until every image has found its own: c candidates cost c evaluations, and
+    one before for `uncond`.
 
     Args:
         latents: initial noise, shape (images, channels, height, width).
         candidates: embeddings, the original first, shape (candidates, tokens, dim).
-        negative_prompt_embeds: shape (1, tokens, dim).
+        uncond: result of `predict_uncond`.
         mask: optional bright-ending mask (images, 1, height, width).
         batch_size: samples per UNet call.
 
     Returns:
         `SearchResult`.
     """
-    num_images = len(latents)
-    uncond = predict_uncond(pipe, latents, t, negative_prompt_embeds.expand(num_images, -1, -1))
     columns = []
     # The original alone comes first: most prompts are not memorized and need nothing else.
-    per_call = max(1, batch_size // num_images)
+    per_call = max(1, batch_size // len(latents))
     starts = [0, *range(1, len(candidates), per_call)]
     for start, stop in zip(starts, [*starts[1:], len(candidates)], strict=True):
         columns += candidate_magnitudes(pipe, latents, t, candidates[start:stop], uncond, mask)
@@ -154,9 +150,7 @@ def candidate_magnitudes(pipe, latents, t, candidates, uncond, mask):
     count = len(candidates)
     repeated_mask = None if mask is None else mask.repeat(count, 1, 1, 1)
     embeds = candidates.repeat_interleave(len(latents), 0)
-    flat = text_magnitude(
-        pipe, latents.repeat(count, 1, 1, 1), t, embeds, uncond.repeat(count, 1, 1, 1), repeated_mask
-    )
+    flat = text_magnitude(pipe, latents.repeat(count, 1, 1, 1), t, embeds, uncond.repeat(count, 1, 1, 1), repeated_mask)
     return list(flat.view(count, len(latents)))
 
 

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -98,6 +99,18 @@ def stream_images_npz(path, png_paths):
             for png in png_paths:
                 out.write(np.ascontiguousarray(Image.open(png)).tobytes())
     os.replace(temporary, path)
+
+
+def replace_link(path, name):
+    """Make `name` another name of the file at `path`, replacing what it named; a copy where links are not to be had."""
+    temporary = Path(f"{name}.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(path, temporary)
+    except OSError:
+        shutil.copyfile(path, temporary)
+    os.replace(temporary, name)
+    return name
 
 
 def versions():

@@ -75,9 +75,7 @@ class Session:
 
     def load_records(self):
         args = self.args
-        return load_prompts(
-            args.dataset, args.start, args.end, args.prompt_key, args.clean_prompts, self.random_prompt
-        )
+        return load_prompts(args.dataset, args.start, args.end, args.prompt_key, args.clean_prompts, self.random_prompt)
 
     def random_prompt(self, rng):
         return " ".join(rng.choice(self.random_words) for _ in range(RANDOM_PROMPT_WORDS))
