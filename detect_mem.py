@@ -153,8 +153,9 @@ class Detection:
             save_whole_tokens(path, parts)
             return path
         store = MaskStore(session.mask_settings)
-        for record, part in zip(session.records, parts, strict=True):
-            store.add(record.index, record.prompt, session.seeds(record), torch.from_numpy(np.load(part)))
+        for record, part, row in zip(session.records, parts, session.rows(), strict=True):
+            masks, evals = torch.from_numpy(np.load(part)), row["unet_evals_per_image"]
+            store.add(record.index, record.prompt, session.seeds(record), masks, evals)
         store.save(path)
         return path
 

@@ -26,6 +26,7 @@ METHOD_SETTINGS = (
     "run_version", "optim_target_loss", "optim_lr", "optim_iters", "l_target_ss", "l_target_pr", "mag_thres_pr",
     "pr_mask", "prompt_aug_style", "repeat_num", "rand_noise_lam", "attn_scores",
 )  # fmt: skip
+SAVE_MASKS_EVERY = 25  # prompts; every save writes the whole file
 MEASURES = ("magnitude_before", "magnitude_after", "pixel_similarity", "clip_similarity")
 
 
@@ -40,7 +41,7 @@ class Mitigation:
         self.pipe = self.session.pipe
         self.needs_masks = (args.run_version == "ours_A" and self.measures) or args.pr_mask
         self.mask_path = args.attn_scores or self.session.attention / "mit_attn_scores.npz"
-        self.positional_masks, self.masks = {}, None
+        self.positional_masks, self.masks, self.made_masks = {}, MaskStore(self.session.mask_settings), 0
         self.options = MitigationOptions.from_args(args)
         self.clip = self.open_clip()
         if self.needs_masks:
@@ -65,7 +66,6 @@ class Mitigation:
     def open_masks(self):
         """Read --attn_scores, or the file that earlier runs left; refuse masks of anything else."""
         session, explicit = self.session, self.args.attn_scores is not None
-        self.masks = MaskStore(session.mask_settings)
         if not explicit and not self.mask_path.exists():
             return
         remedy = "move the file away, or give another by --attn_scores"
@@ -84,19 +84,30 @@ class Mitigation:
     def run(self):
         session = self.session
         done = len(session.records) - len(session.todo)
-        with tqdm(total=len(session.records), initial=done, desc=self.method, unit="prompt") as bar:
-            for record in session.todo:
+        bar = tqdm(session.todo, total=len(session.records), initial=done, desc=self.method, unit="prompt")
+        try:
+            for count, record in enumerate(bar, 1):
                 self.run_prompt(record)
-                bar.update()
+                if count % SAVE_MASKS_EVERY == 0:
+                    self.save_masks()
+        finally:
+            self.save_masks()
+
+    def save_masks(self):
+        """Keep the masks made so far for other runs; one that a kill loses is made again when needed."""
+        if self.made_masks:
+            self.masks.save(self.mask_path)
+            self.made_masks = 0
 
     def run_prompt(self, record):
         """One prompt from its noise to its row, in chunks of at most --batch_size images."""
-        session, before = self.session, self.pipe.num_unet_evals
+        session = self.session
         prompt = self.perturbed_prompt(record)
         candidates, negative = self.pipe.encode([prompt, *self.alternatives(record)])
         inputs = {"latents": session.latents(record), "seeds": torch.tensor(session.seeds(record))}
         if self.needs_masks:
             inputs["mask"] = self.masks_of(record, candidates[:1], negative[:1]).to(self.pipe.device)
+        before = self.pipe.num_unet_evals
         pieces = [
             mitigate(self.pipe, self.options, candidates, negative[:1], **chunk)
             for chunk in chunked(inputs, self.args.batch_size)
@@ -105,6 +116,8 @@ class Mitigation:
         if "choice" in row:
             row["prompts_chosen"] = [[prompt, *self.alternatives(record)][c] for c in row["choice"]]
         row["unet_evals_per_image"] = (self.pipe.num_unet_evals - before) / len(inputs["latents"])
+        if record.index in self.masks.evals:
+            row["mask_evals_per_image"] = self.masks.evals[record.index]
         images = np.concatenate([self.pipe.decode(piece.latents) for piece in pieces])
         self.write(record, prompt, images, row)
 
@@ -142,9 +155,11 @@ class Mitigation:
         if not self.masks.has(record.index, seeds):
             inputs = {"latents": session.latents(record), "tokens": session.end_tokens(record)}
             chunks = chunked(inputs, self.args.batch_size)
+            before = self.pipe.num_unet_evals
             masks = [self.unmitigated_mask(c["latents"], c["tokens"], prompt_embeds, negative) for c in chunks]
-            self.masks.add(record.index, record.prompt, seeds, torch.cat(masks))
-            self.masks.save(self.mask_path)
+            evals = (self.pipe.num_unet_evals - before) / len(seeds)
+            self.masks.add(record.index, record.prompt, seeds, torch.cat(masks), evals)
+            self.made_masks += 1
         return self.masks.get(record.index, seeds)
 
     def unmitigated_mask(self, latents, tokens, prompt_embeds, negative):

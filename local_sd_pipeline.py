@@ -5,6 +5,7 @@ are stacked; `denoise` is the only loop. Guidance is a function that is passed i
 measure something iterates over the steps.
 """
 
+import json
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -252,7 +253,12 @@ def check_model_folder(model_id):
     index = path / "model_index.json"
     if not index.exists():
         raise ValueError(f"{model_id} is not a Stable Diffusion folder: it has no model_index.json")
-    if '"StableDiffusionPipeline"' not in index.read_text():
+    try:
+        parts = json.loads(index.read_text())
+        kinds = parts["unet"][1], parts["text_encoder"][1], "text_encoder_2" in parts
+    except (ValueError, KeyError, TypeError, IndexError):
+        kinds = None
+    if kinds != ("UNet2DConditionModel", "CLIPTextModel", False):
         raise ValueError(f"{model_id} is not a Stable Diffusion 1.x or 2.x folder: see its model_index.json")
 
 

@@ -25,15 +25,17 @@ class MaskStore:
         settings: the `MASK_SETTINGS` of the generation; masks of others are refused.
         prompts: prompt index to prompt.
         masks: (prompt index, seed) to float16 array (height, width).
+        evals: prompt index to the UNet evaluations that an image's mask cost when it was made.
     """
 
     settings: dict
     prompts: dict = field(default_factory=dict)
     masks: dict = field(default_factory=dict)
+    evals: dict = field(default_factory=dict)
 
-    def add(self, index, prompt, seeds, masks):
-        """Keep the masks of one prompt, a tensor (images, 1, height, width)."""
-        self.prompts[index] = prompt
+    def add(self, index, prompt, seeds, masks, evals):
+        """Keep the masks of one prompt, a tensor (images, 1, height, width), and what each cost."""
+        self.prompts[index], self.evals[index] = prompt, evals
         for seed, mask in zip(seeds, masks[:, 0].cpu().numpy().astype(np.float16), strict=True):
             self.masks[index, seed] = mask
 
@@ -57,6 +59,7 @@ class MaskStore:
                 index=np.array([k[0] for k in keys]),
                 seed=np.array([k[1] for k in keys]),
                 prompt=np.array([self.prompts[k[0]] for k in keys]),
+                evals=np.array([self.evals[k[0]] for k in keys], float),
                 settings=np.array(json.dumps(self.settings, sort_keys=True)),
             )
         os.replace(temporary, path)
@@ -83,9 +86,9 @@ class MaskStore:
                         + remedy
                     )
             store = cls(settings)
-            keys = [file[name].tolist() for name in ("index", "seed", "prompt")]
-            for index, seed, prompt, mask in zip(*keys, file["attention_scores"], strict=True):
-                store.prompts[index] = prompt
+            keys = [file[name].tolist() for name in ("index", "seed", "prompt", "evals")]
+            for index, seed, prompt, evals, mask in zip(*keys, file["attention_scores"], strict=True):
+                store.prompts[index], store.evals[index] = prompt, evals
                 store.masks[index, seed] = mask
         for record in records:
             stored_prompt = store.prompts.get(record.index, record.prompt)

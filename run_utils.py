@@ -135,24 +135,19 @@ class ResultsFile:
         Raises:
             InputError: if the file holds rows of other settings, naming each difference.
         """
-        self.path, self.key = Path(path), key
-        config = self.path.with_suffix(".config.json")
+        self.path, self.key, self.settings = Path(path), key, settings
+        self.config = self.path.with_suffix(".config.json")
+        self.replace = overwrite  # done with the first row, so that a run refused before it loses nothing
         make_folder(self.path.parent)
-        if overwrite:
-            self.path.unlink(missing_ok=True)
-            config.unlink(missing_ok=True)
-        if config.exists():
-            refuse_other_settings(self.path, json.loads(config.read_text()).get("settings", {}), settings)
-        elif self.path.exists():
-            raise InputError(f"{self.path} has no {config.name} that says how it was made; {WAY_OUT}")
-        record = {"settings": settings, "versions": versions(), "higher_is_memorized": True}
-        if not config.exists():
-            write_text(config, json.dumps(record, indent=2) + "\n")
+        if self.config.exists() and not overwrite:
+            refuse_other_settings(self.path, json.loads(self.config.read_text()).get("settings", {}), settings)
+        elif self.path.exists() and not overwrite:
+            raise InputError(f"{self.path} has no {self.config.name} that says how it was made; {WAY_OUT}")
         self.done = {row[key] for row in self.rows()}
 
     def rows(self):
         """Rows written so far; a half-written last line, left by a kill, is cut off the file."""
-        if not self.path.exists():
+        if self.replace or not self.path.exists():
             return []
         with self.path.open("rb+") as file:
             data = file.read()
@@ -161,6 +156,13 @@ class ResultsFile:
         return [json.loads(line) for line in data[:whole].splitlines()]
 
     def add(self, row):
+        """Append a row; the first one brings the settings file with it."""
+        if self.replace:
+            self.path.unlink(missing_ok=True)
+        if self.replace or not self.config.exists():
+            record = {"settings": self.settings, "versions": versions(), "higher_is_memorized": True}
+            write_text(self.config, json.dumps(record, indent=2) + "\n")
+            self.replace = False
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         self.done.add(row[self.key])

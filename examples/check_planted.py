@@ -18,9 +18,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from planted_probe import probe_accuracy, train_probe
 from sklearn.metrics import roc_auc_score
 from tqdm import tqdm
+
+from planted_probe import probe_accuracy, train_probe
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))

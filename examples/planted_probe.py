@@ -5,9 +5,10 @@ import random
 import numpy as np
 import torch
 import torch.nn.functional as F
-from planted_scenes import COLORS, SHAPES, SIZE, shapes_scene
 from torch import nn
 from tqdm import trange
+
+from planted_scenes import COLORS, SHAPES, SIZE, shapes_scene
 
 COLOR_NAMES = list(COLORS)
 HEADS = {"shape": len(SHAPES), "color": len(COLOR_NAMES), "background_color": len(COLOR_NAMES)}

@@ -1,0 +1,28 @@
+"""Imports go one way."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+LAYERS = {
+    "metrics": 0, "run_utils": 0, "prompt_aug": 0, "attn_utils": 0, "mask_files": 0, "data_utils": 1, "cli_args": 1,
+    "local_sd_pipeline": 1, "eval_utils": 2, "generation": 2, "optim_utils": 2, "mitigation": 3, "session": 3,
+    "detect_mem": 4, "inference_mem": 4,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("module", LAYERS)
+def test_imports_go_down(module):
+    tree = ast.parse((ROOT / f"{module}.py").read_text())
+    names = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
+    names |= {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
+    assert all(LAYERS[n] < LAYERS[module] for n in names & LAYERS.keys())
+
+
+def test_every_module_has_its_layer_and_the_unet_one_call_site():
+    modules = {p.stem: p.read_text() for p in ROOT.glob("*.py")}
+    assert modules.keys() == LAYERS.keys()
+    calls = [(name, text.count(".unet(")) for name, text in modules.items() if ".unet(" in text]
+    assert calls == [("local_sd_pipeline", 1)]
