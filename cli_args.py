@@ -1,12 +1,16 @@
 """Command lines of the two scripts: the original's words, with every flag doing what its help says."""
 
 import argparse
+import math
+import re
 from pathlib import Path
 
 from prompt_aug import AUGMENTATIONS
 from run_utils import ROOT, InputError
 
 PLANTED = ROOT / "examples"
+LARGEST_SEED = 2**32 - 1
+MAX_IMAGES = 1000  # run_utils.image_seed gives k three digits
 TRUE_WORDS, FALSE_WORDS = {"true", "yes", "1"}, {"false", "no", "0"}
 
 
@@ -44,6 +48,33 @@ def natural_int(text):
     return value
 
 
+def seed_int(text):
+    value = natural_int(text)
+    if value > LARGEST_SEED:
+        raise argparse.ArgumentTypeError(f"{text} is above {LARGEST_SEED}")
+    return value
+
+
+def image_count(text):
+    value = positive_int(text)
+    if value > MAX_IMAGES:
+        raise argparse.ArgumentTypeError(f"{text} is above {MAX_IMAGES}, where image seeds would repeat")
+    return value
+
+
+def finite_float(text):
+    value = float(text)
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text} is not a finite number")
+    return value
+
+
+def device_name(text):
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is none of auto, cpu, cuda, cuda:N, mps")
+    return text
+
+
 def positive_float(text):
     value = float(text)
     if not 0 < value < float("inf"):
@@ -69,16 +100,18 @@ def common_parser():
     group = parser.add_argument_group("model")
     group.add_argument("--model_id", default=str(PLANTED / "planted_sd"), help="diffusers folder or hub id")
     group.add_argument("--unet_id", help="folder or hub id of a fine-tuned UNet")
-    group.add_argument("--device", default="auto", help="auto (CUDA, MPS, CPU), cuda, cuda:1, mps, cpu")
+    group.add_argument(
+        "--device", type=device_name, default="auto", help="auto (CUDA, MPS, CPU), cuda, cuda:N, mps, cpu"
+    )
     group.add_argument("--dtype", default="auto", choices=("auto", "float32", "float16", "bfloat16"))
     group = parser.add_argument_group("sampling")
-    group.add_argument("--gen_seed", type=natural_int, default=0, help="image k of prompt i depends on this, i and k")
+    group.add_argument("--gen_seed", type=seed_int, default=0, help="image k of prompt i depends on this, i and k")
     group.add_argument(
         "--seed_mode", default="per_image", choices=("per_image", "original"),
         help="original: all images of a prompt from one generator seeded gen_seed + index, as the released code",
     )  # fmt: skip
     group.add_argument("--image_length", type=positive_int, help="pixels; default is the model's own (512 for SD 1.x)")
-    group.add_argument("--guidance_scale", type=float, default=7.5)
+    group.add_argument("--guidance_scale", type=finite_float, default=7.5)
     group.add_argument("--num_inference_steps", type=positive_int, default=50)
     group.add_argument("--batch_size", type=positive_int, default=16, help="images per UNet call")
     group = parser.add_argument_group("output")
@@ -90,7 +123,7 @@ def common_parser():
 def detect_parser(description):
     parser = make_parser(description)
     parser.set_defaults(dataset=str(PLANTED / "planted_prompts.jsonl"))
-    parser.add_argument("--num_images_per_prompt", type=positive_int, default=4)
+    parser.add_argument("--num_images_per_prompt", type=image_count, default=4)
     group = parser.add_argument_group("detection")
     group.add_argument(
         "--run_version", default="ours", choices=("baseline", "ours"),
@@ -107,7 +140,7 @@ def detect_parser(description):
 def inference_parser(description):
     parser = make_parser(description)
     parser.set_defaults(dataset=str(PLANTED / "planted_mem_groundtruth"))
-    parser.add_argument("--num_images_per_prompt", type=positive_int, default=1)
+    parser.add_argument("--num_images_per_prompt", type=image_count, default=1)
     group = parser.add_argument_group("mitigation")
     group.add_argument(
         "--run_version", default="baseline", choices=("baseline", "ours_A"),

@@ -3,13 +3,14 @@
 import html
 import json
 import random
+import string
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 
 import ftfy
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from run_utils import ROOT, InputError
 
@@ -21,6 +22,7 @@ NOT_SHIPPED = {
     "sdv1_500_memorized.jsonl": "Webster's 500 prompts memorized by Stable Diffusion v1 (arXiv 2305.08694)",
     "sdv1_500_mem_groundtruth": "Webster's 500 prompts with their training images (arXiv 2305.08694)",
 }
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 HOW_TO_GET = (
     "it is not ours to ship: take it from the repository of Wen et al. (github.com/YuxinWenRick/"
     "diffusion_memorization, folder examples and the links in its README) and put it at this path. "
@@ -35,14 +37,23 @@ class PromptRecord:
     index: int
     prompt: str  # as the tokenizer gets it
     raw_prompt: str  # as the file has it
-    alternatives: tuple = ()  # paraphrases for semantic search
+    alternatives: tuple[str, ...] = ()  # paraphrases for semantic search
     is_memorized: bool | None = None
     kind: str | None = None
-    reference_images: tuple = ()  # paths of training images
+    reference_images: tuple[Path, ...] = ()  # training images
     mask_path: Path | None = None  # true mask of the copied region
+    url: str | None = None  # where the training image was
 
 
-def load_prompts(dataset, start=0, end=None, prompt_key=None, clean_prompts=True, random_prompt=None):
+def load_prompts(
+    dataset: str,
+    start: int = 0,
+    end: int | None = None,
+    prompt_key: str | None = None,
+    clean_prompts: bool = True,
+    random_prompt=None,
+    seed: int = 0,
+) -> list[PromptRecord]:
     """Read a data set into records.
 
     Args:
@@ -52,7 +63,9 @@ def load_prompts(dataset, start=0, end=None, prompt_key=None, clean_prompts=True
         prompt_key: column of the prompt in a Hugging Face data set.
         clean_prompts: mend mojibake and HTML entities, as the CLIP tokenizer of 2023 did with ftfy. The
             current one does not, and the end token moves with such text.
-        random_prompt: function from a `random.Random` to a prompt, for `random`.
+        random_prompt: function from a `random.Random` to a prompt, for `random`; words of random
+            lowercase letters by default.
+        seed: of the prompts of `random`; another seed gives other prompts.
 
     Returns:
         List of `PromptRecord`.
@@ -62,18 +75,19 @@ def load_prompts(dataset, start=0, end=None, prompt_key=None, clean_prompts=True
     """
     if end is not None and start >= end:
         raise InputError(f"--start {start} must be smaller than --end {end}")
-    rows = read_rows(dataset, end, prompt_key, random_prompt)
-    records = [make_record(row, clean_prompts) for row in islice(rows, start, end)]
+    rows = read_rows(dataset, end, prompt_key, random_prompt or random_letters, seed)
+    skipped = sum(1 for _ in islice(rows, start))
+    records = [make_record(row, clean_prompts) for row in islice(rows, end and end - start)]
     if not records:
-        raise InputError(f"{dataset} has no prompts from --start {start} on")
+        raise InputError(f"{dataset} has no prompts from --start {start} on: it has {skipped}")
     refuse_repeated_indices(dataset, records)
     return records
 
 
-def read_rows(dataset, end, prompt_key, random_prompt):
+def read_rows(dataset, end, prompt_key, random_prompt, seed):
     """Iterate over raw rows: dicts with caption, index and whatever else is known."""
     if dataset == "random":
-        return random_rows(random_prompt)
+        return random_rows(random_prompt, seed)
     path = find_path(dataset)
     if path is None:
         return hub_rows(dataset, dataset, end, prompt_key)
@@ -88,6 +102,8 @@ def read_rows(dataset, end, prompt_key, random_prompt):
 
 def find_path(dataset):
     """The data set's path, as given or under examples/; None when it can only be a hub id."""
+    if not dataset:
+        raise InputError("--dataset is empty; give a .jsonl, a folder, `random` or a hub id")
     for path in (Path(dataset), ROOT / dataset, ROOT / "examples" / dataset):
         if path.exists():
             return path
@@ -101,10 +117,8 @@ def find_path(dataset):
 
 def jsonl_rows(path):
     """Rows of a .jsonl file; each error names the file and line."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from error
+    # Not splitlines: captions may hold U+2028 and other characters that it takes for line ends.
+    lines = read_utf8(path).split("\n")
     if not any(line.strip() for line in lines):
         raise InputError(f"{path} is empty; expected one JSON object a line with a caption")
     position = 0
@@ -112,6 +126,17 @@ def jsonl_rows(path):
         if line.strip():
             yield {"index": position, **parse_line(path, number, line)}
             position += 1
+
+
+def read_utf8(path):
+    """Text of a file, without the byte order mark that some editors put first."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        where = f"{error.reason} at byte {error.start}"
+        raise InputError(f"{path} is not UTF-8 text: {where}") from error
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
 
 
 def parse_line(path, number, line):
@@ -127,6 +152,11 @@ def parse_line(path, number, line):
     index = row.get("index", 0)
     if not isinstance(index, int) or isinstance(index, bool) or index < 0:
         raise InputError(f"{path}, line {number}: index {index!r} is not a whole number from 0 on")
+    for key, expected in (("is_memorized", bool), ("kind", str), ("url", str)):
+        if not isinstance(row.get(key), expected | None):
+            kinds = {bool: "true or false", str: "text"}
+            problem = f"{key} {row[key]!r} is neither {kinds[expected]} nor null"
+            raise InputError(f"{path}, line {number}: {problem}")
     return {**row, "caption": caption}
 
 
@@ -139,7 +169,8 @@ def ground_truth_rows(folder):
     if not (folder / "gt_images").is_dir():
         raise InputError(f"{folder} has no folder gt_images with the training images, gt_images/INDEX/*.png")
     for row in jsonl_rows(files[0]):
-        images = sorted(p for p in (folder / "gt_images" / str(row["index"])).glob("*") if p.is_file())
+        files_of_row = (folder / "gt_images" / str(row["index"])).glob("*")
+        images = sorted(p for p in files_of_row if p.suffix.lower() in IMAGE_SUFFIXES)
         if not images:
             raise InputError(f"{folder} has no images in gt_images/{row['index']}")
         mask = folder / "gt_masks" / f"{row['index']}.png"
@@ -149,19 +180,24 @@ def ground_truth_rows(folder):
 def pair_rows(folder):
     """Rows of a folder of images with a text file each."""
     for position, text in enumerate(sorted(folder.glob("*.txt"))):
-        images = tuple(p for p in (text.with_suffix(s) for s in (".jpg", ".jpeg", ".png")) if p.is_file())
+        images = tuple(p for p in (text.with_suffix(s) for s in IMAGE_SUFFIXES) if p.is_file())
         if not images:
             raise InputError(f"{text} has no image of the same name beside it (.jpg, .jpeg or .png)")
-        index = int(text.stem) if text.stem.isdigit() else position
-        yield {"caption": text.read_text(encoding="utf-8").strip(), "index": index, "reference_images": images}
+        index = int(text.stem) if text.stem.isdecimal() else position
+        yield {"caption": read_utf8(text).strip(), "index": index, "reference_images": images}
 
 
-def random_rows(random_prompt):
-    """An endless set of random prompts; prompt i is always the same."""
-    index = 0
-    while True:
-        yield {"caption": random_prompt(random.Random(index)), "index": index, "is_memorized": False}
-        index += 1
+def random_rows(random_prompt, seed):
+    """An endless set of random prompts; prompt i depends on i and the seed only."""
+    for index in count():
+        rng = random.Random(seed * 10**9 + index)
+        yield {"caption": random_prompt(rng), "index": index, "is_memorized": False}
+
+
+def random_letters(rng):
+    """Ten words of three to eight random letters: a prompt where there is no tokenizer to draw from."""
+    lengths = [rng.randint(3, 8) for _ in range(10)]
+    return " ".join("".join(rng.choices(string.ascii_lowercase, k=k)) for k in lengths)
 
 
 def hub_rows(location, name, end, prompt_key):
@@ -174,11 +210,14 @@ def hub_rows(location, name, end, prompt_key):
     except Exception as error:  # the loader raises a dozen kinds, all of which mean the same to the user
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"cannot load data set {name}: {reason}") from error
-    table = splits[split if split in splits else next(iter(splits))]
+    table = splits[next((s for s in (split, "train") if s in splits), next(iter(splits)))]
     column = prompt_key or column
     if column not in table.column_names:
         raise InputError(f"data set {name} needs --prompt_key, one of: {', '.join(table.column_names)}")
     texts = table.select(range(min(end or len(table), len(table))))[column]
+    wrong = next((i for i, text in enumerate(texts) if not isinstance(text, str)), None)
+    if wrong is not None:
+        raise InputError(f"data set {name}: column {column} holds no text in row {wrong}")
     return ({"caption": text, "index": i} for i, text in enumerate(texts))
 
 
@@ -196,6 +235,7 @@ def make_record(row, clean_prompts):
         kind=row.get("kind"),
         reference_images=row.get("reference_images", ()),
         mask_path=row.get("mask_path"),
+        url=row.get("url"),
     )
 
 
@@ -218,15 +258,24 @@ def read_image(path):
     Raises:
         InputError: if it cannot be read, or is all black: a placeholder that would be a false reference.
     """
-    try:
-        image = np.asarray(Image.open(path).convert("RGB"))
-    except (OSError, UnidentifiedImageError) as error:
-        raise InputError(f"{path} is not a readable image") from error
+    image = read_pixels(path, "RGB")
     if not image.any():
         raise InputError(f"{path} is all black, a placeholder; remove it or put the training image there")
     return image
 
 
 def read_mask(path):
-    """A true mask as bool array (height, width)."""
-    return np.asarray(Image.open(path).convert("L")) > 127
+    """A true mask as bool array (height, width).
+
+    Raises:
+        InputError: if it cannot be read.
+    """
+    return read_pixels(path, "L") > 127
+
+
+def read_pixels(path, mode):
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert(mode))
+    except (OSError, SyntaxError, ValueError) as error:  # Pillow raises all three on damaged files
+        raise InputError(f"{path} is not a readable image") from error

@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import io
 import json
 import os
 import platform
@@ -17,6 +16,13 @@ import numpy as np
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent
+WAY_OUT = "choose another --run_name or pass --overwrite"
+
+
+WRITE_ERRORS = (
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR,
+    errno.EEXIST, errno.ENAMETOOLONG,
+)  # fmt: skip
 
 
 class InputError(Exception):
@@ -31,7 +37,7 @@ def exit_on_input_error():
     except InputError as error:
         fail(str(error))
     except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EROFS, errno.ENOSPC, errno.ENOTDIR, errno.EEXIST, errno.EPERM):
+        if error.errno not in WRITE_ERRORS:
             raise
         fail(f"cannot write {error.filename or 'output'}: {error.strerror}; what is finished is kept")
 
@@ -72,33 +78,58 @@ def make_folder(path):
     return path
 
 
-def write_text(path, text):
-    """Write through a temporary file, so that a kill leaves the old file or the new one."""
+@contextlib.contextmanager
+def replacing(path):
+    """Temporary path that takes the place of `path` at the end: a kill leaves the old file or the new one.
+
+    After an error, as of a full disk, the temporary file is removed and the old one stays.
+    """
     temporary = Path(f"{path}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path, text):
+    """Write text through a temporary file."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def save_png(path, image):
     """Save a uint8 array (height, width, 3) as PNG, through a temporary file."""
-    temporary = Path(f"{path}.tmp")
-    Image.fromarray(image).save(temporary, format="PNG")
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        Image.fromarray(image).save(temporary, format="PNG")
 
 
 def stream_images_npz(path, png_paths):
-    """Collect PNGs into one npz with key `images`, uint8 (images, height, width, 3), one image at a time."""
-    first = np.asarray(Image.open(png_paths[0]))
-    header = {"descr": "|u1", "fortran_order": False, "shape": (len(png_paths), *first.shape)}
-    temporary = Path(f"{path}.tmp")
-    with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+    """Collect PNGs into one npz with key `images`, uint8 (images, height, width, 3), one at a time.
+
+    Raises:
+        InputError: if a PNG cannot be read, or is of another size than the first.
+    """
+    shape = read_png(png_paths[0]).shape
+    header = {"descr": "|u1", "fortran_order": False, "shape": (len(png_paths), *shape)}
+    with replacing(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
         with archive.open("images.npy", "w", force_zip64=True) as out:
-            buffer = io.BytesIO()
-            np.lib.format.write_array_header_1_0(buffer, header)
-            out.write(buffer.getvalue())
+            np.lib.format.write_array_header_1_0(out, header)
             for png in png_paths:
-                out.write(np.ascontiguousarray(Image.open(png)).tobytes())
-    os.replace(temporary, path)
+                image = read_png(png)
+                if image.shape != shape:
+                    sizes = f"is {image.shape}, {png_paths[0]} is {shape}"
+                    raise InputError(f"images of one run differ in size: {png} {sizes}; {WAY_OUT}")
+                out.write(image.tobytes())
+
+
+def read_png(path):
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image)
+    except (OSError, SyntaxError, ValueError) as error:  # Pillow raises all three on damaged files
+        raise InputError(f"{path} is not a readable image; {WAY_OUT}") from error
 
 
 def replace_link(path, name):
@@ -119,8 +150,19 @@ def versions():
     for name in ("torch", "diffusers", "transformers", "numpy"):
         with contextlib.suppress(metadata.PackageNotFoundError):
             packages[name] = metadata.version(name)
-    git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
-    return {"python": platform.python_version(), **packages, "commit": git.stdout.strip() or None}
+    return {"python": platform.python_version(), **packages, "commit": git_commit(ROOT)}
+
+
+def git_commit(folder):
+    """Short commit of the repository that is this folder; None without git or where it is no repository."""
+    # The ceiling keeps a copy inside somebody else's repository from taking that one's commit.
+    environment = {**os.environ, "GIT_CEILING_DIRECTORIES": str(Path(folder).parent)}
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    try:
+        git = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    except OSError:
+        return None
+    return git.stdout.strip() if git.returncode == 0 else None
 
 
 class ResultsFile:
@@ -133,14 +175,15 @@ class ResultsFile:
     def __init__(self, path, settings, key="index", overwrite=False):
         """
         Raises:
-            InputError: if the file holds rows of other settings, naming each difference.
+            InputError: if the file holds rows of other settings, naming each difference, or is damaged.
         """
-        self.path, self.key, self.settings = Path(path), key, settings
+        self.path, self.key = Path(path), key
+        self.settings = json.loads(json.dumps(settings))  # as they come back: tuples are lists there
         self.config = self.path.with_suffix(".config.json")
         self.replace = overwrite  # done with the first row, so that a run refused before it loses nothing
         make_folder(self.path.parent)
         if self.config.exists() and not overwrite:
-            refuse_other_settings(self.path, json.loads(self.config.read_text()).get("settings", {}), settings)
+            refuse_other_settings(self.path, read_settings(self.config), self.settings)
         elif self.path.exists() and not overwrite:
             raise InputError(f"{self.path} has no {self.config.name} that says how it was made; {WAY_OUT}")
         self.done = {row[key] for row in self.rows()}
@@ -152,8 +195,18 @@ class ResultsFile:
         with self.path.open("rb+") as file:
             data = file.read()
             whole = data.rfind(b"\n") + 1
-            file.truncate(whole)
-        return [json.loads(line) for line in data[:whole].splitlines()]
+            if whole != len(data):
+                file.truncate(whole)
+        return [self.parse(n, line) for n, line in enumerate(data[:whole].splitlines(), 1)]
+
+    def parse(self, number, line):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if not isinstance(row, dict) or self.key not in row:
+            raise InputError(f"{self.path}, line {number}: not a row with {self.key}; {WAY_OUT}")
+        return row
 
     def add(self, row):
         """Append a row; the first one brings the settings file with it."""
@@ -168,7 +221,11 @@ class ResultsFile:
         self.done.add(row[self.key])
 
 
-WAY_OUT = "choose another --run_name or pass --overwrite"
+def read_settings(config):
+    try:
+        return dict(json.loads(config.read_text(encoding="utf-8"))["settings"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{config} does not say how its rows were made; {WAY_OUT}") from error
 
 
 def refuse_other_settings(path, old, new):
@@ -191,8 +248,13 @@ def format_table(headers, rows):
 
 
 def rank_auc(positives, negatives):
-    """Area under the ROC curve: the chance that a positive scores above a negative, ties counting half."""
+    """Area under the ROC curve: the chance that a positive scores above a negative, ties counting half.
+
+    NaN when either side is empty or any score is NaN: a broken score must not pass for a high one.
+    """
     positives, negatives = np.asarray(positives, float), np.sort(np.asarray(negatives, float))
+    if not (len(positives) and len(negatives)) or np.isnan([positives.sum(), negatives.sum()]).any():
+        return float("nan")
     below = np.searchsorted(negatives, positives, "left")
     up_to = np.searchsorted(negatives, positives, "right")
     return float((below + up_to).mean() / (2 * len(negatives)))

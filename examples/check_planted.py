@@ -50,9 +50,8 @@ def generate(pipe, records, args):
         tokens = torch.tensor([pipe.end_token(r.prompt) for r in batch]).repeat_interleave(count)
         store, steps = AttentionStore(layers, tokens), []
         latents = pipe.generate(
-            prompt_embeds.repeat_interleave(count, 0),
-            negative.repeat_interleave(count, 0),
             pipe.initial_latents(seeds),
+            (negative.repeat_interleave(count, 0), prompt_embeds.repeat_interleave(count, 0)),
             num_inference_steps=args.num_inference_steps,
             guidance=guidance,
             store=store,
