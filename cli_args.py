@@ -189,6 +189,14 @@ def check_inference_args(args):
     perturbed = args.prompt_aug_style is not None or args.rand_noise_lam is not None
     if perturbed and (args.l_target_ss is not None or args.optim_target_loss is not None):
         raise InputError("--prompt_aug_style and --rand_noise_lam do not combine with PE, SS or PR")
+    if args.attn_scores is not None and not uses_masks(args):
+        raise InputError("--attn_scores is not used here: add --run_version ours_A with PE or SS, or --pr_mask")
+
+
+def uses_masks(args):
+    """Whether the mitigation that the arguments ask for looks at bright-ending masks."""
+    measures = args.l_target_ss is not None or args.optim_target_loss is not None
+    return args.pr_mask or (args.run_version == "ours_A" and measures)
 
 
 def method_name(args):

@@ -192,6 +192,8 @@ def summary(rows):
 def main(argv=None):
     args = detect_parser(__doc__).parse_args(argv)
     with exit_on_input_error():
+        if args.attn_scores is not None and args.run_version == "baseline":
+            raise InputError("--attn_scores is not used by --run_version baseline: add --run_version ours")
         detection = Detection(args)
         detection.run()
         detection.finish()

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from cli_args import check_inference_args, inference_parser, method_name
+from cli_args import check_inference_args, inference_parser, method_name, uses_masks
 from eval_utils import ClipSimilarity, similarity_to_references
 from generation import observe
 from mask_files import MaskStore, is_original_layout, load_original_layout
@@ -39,7 +39,7 @@ class Mitigation:
         key = f"{args.run_name}_{self.method}"
         self.session = Session(args, key, f"{key}_mitigation", METHOD_SETTINGS)
         self.pipe = self.session.pipe
-        self.needs_masks = (args.run_version == "ours_A" and self.measures) or args.pr_mask
+        self.needs_masks = uses_masks(args)
         self.mask_path = args.attn_scores or self.session.attention / "mit_attn_scores.npz"
         self.positional_masks, self.masks, self.made_masks = {}, MaskStore(self.session.mask_settings), 0
         self.options = MitigationOptions.from_args(args)
@@ -57,11 +57,6 @@ class Mitigation:
         except ValueError as error:
             tqdm.write(f"warning: no CLIP similarity: {error}")
             return None
-
-    @property
-    def measures(self):
-        """Whether the method looks at magnitudes at all."""
-        return self.args.l_target_ss is not None or self.args.optim_target_loss is not None
 
     def open_masks(self):
         """Read --attn_scores, or the file that earlier runs left; refuse masks of anything else."""

@@ -1,7 +1,7 @@
 """The untrained parts of the bundled model: Stable Diffusion v1 in shape, a thousandth of its size.
 
 Same kinds of module, same noise schedule, same 77-token prompts. Smaller: 64 px images, 16 x 16
-latents, a 1,000-word tokenizer, 64 and 128 UNet channels.
+latents, a 1,000-word tokenizer, 64 to 128 UNet channels.
 """
 
 import json
@@ -65,10 +65,11 @@ def make_vae():
 
 
 def make_unet():
-    """Two cross-attention layers in the first down block and cross-attention in the middle, as in SD 1.x."""
+    """Two cross-attention layers in each down block but the last, which has none, as in SD 1.x."""
     return UNet2DConditionModel(
-        sample_size=SIZE // 4, in_channels=4, out_channels=4, layers_per_block=2, block_out_channels=(64, 128),
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        sample_size=SIZE // 4, in_channels=4, out_channels=4, layers_per_block=2, block_out_channels=(64, 96, 128),
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
         cross_attention_dim=TEXT_WIDTH, attention_head_dim=4, norm_num_groups=16,
     )  # fmt: skip
 
