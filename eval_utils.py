@@ -1,5 +1,7 @@
 """Similarity of generated images to training images and to prompts. Preprocessing is part of a metric."""
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from PIL import Image
@@ -47,11 +49,15 @@ class ClipSimilarity:
         import open_clip
 
         try:
+            # The weights come first: without them there is no point in building a model of gigabytes.
+            if not Path(pretrained).exists():
+                open_clip.download_pretrained(open_clip.get_pretrained_cfg(model, pretrained))
             self.model, _, self.preprocess = open_clip.create_model_and_transforms(
                 model, pretrained=pretrained, device=device
             )
         except Exception as error:  # the hub client and open_clip raise many kinds; all mean no weights
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            reason = reason if len(reason) < 200 else f"{reason[:200]}..."  # open_clip lists all of its models
             raise ValueError(f"cannot load {model} with weights {pretrained}: {reason}") from error
         self.tokenizer, self.device = open_clip.get_tokenizer(model), device
         self.model.eval()

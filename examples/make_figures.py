@@ -10,6 +10,7 @@ summary.md       the tables
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 import matplotlib
@@ -20,9 +21,15 @@ import matplotlib.pyplot as plt
 import numpy as np
 from PIL import Image
 
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+from detect_mem import summary  # noqa: E402
+from run_utils import format_table  # noqa: E402
+
 KINDS = {"verbatim": "#d1495b", "template": "#edae49", "normal": "#3d6f8e"}
 TITLES = {"verbatim": "memorized, global", "template": "memorized, local", "normal": "not memorized"}
-GROUND_TRUTH = Path(__file__).parent / "planted_mem_groundtruth"
+GROUND_TRUTH = HERE / "planted_mem_groundtruth"
 
 
 def read_rows(path):
@@ -158,20 +165,16 @@ def read_mitigations(output):
 
 
 def mitigation_table(runs):
-    lines = [
-        "| method | similarity to the training image, verbatim | template, fixed region | triggered | "
-        "UNet evaluations per image |",
-        "|---|---|---|---|---|",
-    ]
+    """Markdown table: similarity to the training image by kind, how often it fired, what it cost."""
+    kinds = ("verbatim", "template")
+    table = []
     for method, rows in runs.items():
-        cells = []
-        for kind in ("verbatim", "template"):
-            values = [v for r in rows if r["kind"] == kind for v in r["pixel_similarity"]]
-            cells.append(f"{np.mean(values):.3f}" if values else "-")
+        similarity = [np.mean([v for r in rows if r["kind"] == k for v in r["pixel_similarity"]]) for k in kinds]
         triggered = [t for r in rows for t in r["triggered"]]
         evals = np.mean([r["unet_evals_per_image"] + r.get("mask_evals_per_image", 0) for r in rows])
-        lines.append(f"| {method} | {' | '.join(cells)} | {sum(triggered)} of {len(triggered)} | {evals:.1f} |")
-    return "\n".join(lines)
+        table.append([method, *map(float, similarity), f"{sum(triggered)} of {len(triggered)}", f"{evals:.1f}"])
+    headers = ["method", *(f"similarity, {k}" for k in kinds), "triggered", "UNet evaluations per image"]
+    return format_table(headers, table)
 
 
 def main(argv=None):
@@ -194,8 +197,6 @@ def main(argv=None):
 
 
 def summary_page(rows, table):
-    from detect_mem import summary  # the table that the script itself printed
-
     return (
         f"# Detection\n\n{summary(rows)}\n\n![](detection.png)\n\n![](scores.png)\n\n"
         f"# Mitigation\n\n{table}\n\n![](mitigation.png)\n"
