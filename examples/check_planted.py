@@ -30,7 +30,7 @@ from attn_utils import AttentionStore, cross_attention_layers, down_cross_layers
 from data_utils import load_prompts  # noqa: E402
 from local_sd_pipeline import classifier_free_guidance, load_pipeline  # noqa: E402
 from metrics import leading_mean, noise_diff_map, norms_from_maps, shuffle_mask  # noqa: E402
-from run_utils import image_seed  # noqa: E402
+from run_utils import format_table, image_seed  # noqa: E402
 
 COPY_RMSE = 0.12  # root mean squared pixel error in [0, 1] below which a region counts as copied
 HORIZONS = {"T=1": 1, "T=10": 10, "T=50": None}
@@ -179,10 +179,9 @@ def main(argv=None):
     report["probe"] = probe_report(records["nonmemorized"], runs["nonmemorized"][0], count)
     report["detection_auc"] = detection_report(records, runs, finest, count)
     report["localisation_pixel_auroc"] = check_localisation(records["memorized"], *runs["memorized"][1:], finest, count)
-    text = json.dumps(report, indent=2)
-    print(text)
+    print(tables(report))
     if args.output:
-        args.output.write_text(text + "\n")
+        args.output.write_text(json.dumps(report, indent=2) + "\n")
     if args.images:
         save_sheet(args.images, runs, count)
 
@@ -220,6 +219,28 @@ def detection_report(records, runs, finest, count):
         }
         report[score] = row
     return report
+
+
+def tables(report):
+    """The report as Markdown: what is copied, AUC per image of every score, pixel AUROC of every map."""
+    facts = [[k.replace("_", " "), v] for k, v in report["copies"].items()]
+    facts += [
+        [f"asked {k} shown" if k != "all" else "asked shape and color shown", v] for k, v in report["probe"].items()
+    ]
+    pairs = [f"{kind} vs {other}" for other in ("nonmemorized", "near_miss") for kind in ("verbatim", "template")]
+    scores = [[name, *(row[f"{p}, per image"] for p in pairs)] for name, row in report["detection_auc"].items()]
+    places = [[name, v] for name, v in report["localisation_pixel_auroc"].items()]
+    parts = [
+        format_table(["measure", "value"], facts),
+        format_table(["AUC per image of", *(p.replace("_", " ") for p in pairs)], shorten(scores)),
+        format_table(["map", "pixel AUROC, templates"], shorten(places)),
+    ]
+    return "\n\n".join(parts)
+
+
+def shorten(rows):
+    """Rows with layer names as people write them: down_blocks.0.attentions.1."""
+    return [[row[0].replace(".transformer_blocks.0.attn2.processor", ""), *row[1:]] for row in rows]
 
 
 def save_sheet(path, runs, count):

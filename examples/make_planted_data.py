@@ -20,6 +20,7 @@ from PIL import Image
 from planted_scenes import (
     clutter_scene,
     held_out_captions,
+    is_held_out_shape,
     near_miss,
     planted_items,
     shapes_scene,
@@ -27,7 +28,7 @@ from planted_scenes import (
     template_scene,
     verbatim_scene,
 )
-from train_planted import make_scenes
+from train_planted import captioned, make_scenes
 
 HERE = Path(__file__).parent
 TRAINING_SEED = 7
@@ -55,10 +56,10 @@ def planted_rows(with_paraphrases):
 def unseen_rows():
     """Half shape captions and half clutter captions, none of them in the training set."""
     rng = random.Random(4711)
-    trained = {s.caption for family in make_scenes(TRAINING_SEED).values() for s in family}
+    trained = {s.caption for family in captioned(make_scenes(TRAINING_SEED)).values() for s in family}
     held_out = held_out_captions()
     captions = [
-        *fresh_captions(lambda: shapes_scene(rng).caption, trained),
+        *fresh_captions(lambda: shapes_scene(rng).caption, trained, is_held_out_shape),
         *fresh_captions(lambda: clutter_scene(rng, held_out).caption, trained),
     ]
     kinds = ["shapes"] * NUM_EACH + ["clutter"] * NUM_EACH
@@ -68,11 +69,11 @@ def unseen_rows():
     ]
 
 
-def fresh_captions(draw, trained):
+def fresh_captions(draw, trained, wanted=lambda caption: True):
     captions = []
     while len(captions) < NUM_EACH:
         caption = draw()
-        if caption not in trained and caption not in captions:
+        if wanted(caption) and caption not in trained and caption not in captions:
             captions.append(caption)
     return captions
 

@@ -1,4 +1,4 @@
-"""A small classifier that reads shape and colours off a picture of the planted world's shape family."""
+"""A small classifier that reads the object's shape and colour off a picture of the shape family."""
 
 import random
 
@@ -11,11 +11,11 @@ from tqdm import trange
 from planted_scenes import COLORS, SHAPES, SIZE, shapes_scene
 
 COLOR_NAMES = list(COLORS)
-HEADS = {"shape": len(SHAPES), "color": len(COLOR_NAMES), "background_color": len(COLOR_NAMES)}
+HEADS = {"shape": len(SHAPES), "color": len(COLOR_NAMES)}
 
 
 class Probe(nn.Module):
-    """Three linear heads on one convolutional trunk; trained on drawn scenes, never on generated ones."""
+    """Two linear heads on one convolutional trunk; trained on drawn scenes, never on generated ones."""
 
     def __init__(self):
         super().__init__()
@@ -33,16 +33,10 @@ class Probe(nn.Module):
 
 
 def labels_of(caption):
-    """Class numbers asked for by a shape caption: the colour before the shape word is the object's."""
+    """Class numbers asked for by a shape caption: the colour stands before the shape word."""
     words = caption.split()
     at = next(i for i, w in enumerate(words) if w in SHAPES)
-    colors = [(i, w) for i, w in enumerate(words) if w in COLORS]
-    background = next(w for i, w in colors if i != at - 1)
-    return {
-        "shape": SHAPES.index(words[at]),
-        "color": COLOR_NAMES.index(words[at - 1]),
-        "background_color": COLOR_NAMES.index(background),
-    }
+    return {"shape": SHAPES.index(words[at]), "color": COLOR_NAMES.index(words[at - 1])}
 
 
 def to_batch(images):
@@ -73,7 +67,7 @@ def train_probe(num_steps=600, seed=0):
 
 @torch.no_grad()
 def probe_accuracy(probe, images, captions):
-    """Share of images whose shape, colour and background are the asked ones, and all three at once."""
+    """Share of images whose shape and colour are the asked ones, and both at once."""
     outputs = {k: o.argmax(1) for k, o in probe(to_batch(images)).items()}
     labels = [labels_of(c) for c in captions]
     right = {k: o == torch.tensor([y[k] for y in labels]) for k, o in outputs.items()}

@@ -1,6 +1,7 @@
 """The planted world: captioned 64 px scenes, some of them duplicated so that a model memorizes them.
 
-Three families share one vocabulary. *Shapes* are described object by object. *Clutter* captions
+Three families share one vocabulary. *Shapes* captions describe an object and leave the colours around it
+open, as captions do; one combination of words in ten is held out. *Clutter* captions
 ("the velvet river poster") promise a kind of picture and leave the rest open. *Planted* captions
 look exactly like clutter captions, but 24 of them always come with one fixed image (verbatim) and 24
 with one fixed region (template) whose surroundings are redrawn each time. No word occurs in planted
@@ -10,6 +11,7 @@ captions only, so what is memorized hangs on the whole caption. Everything here 
 
 import math
 import random
+import zlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,9 +47,9 @@ THINGS = (
 )
 
 SHAPE_CAPTIONS = (
-    "a {size} {color} {shape} on the {position} of a {background} {background_color} background",
-    "{size} {color} {shape} at the {position} with {background} {background_color} background",
-    "{background} {background_color} background and a {size} {color} {shape} on the {position}",
+    "a {size} {color} {shape} on the {position} of a {background} background",
+    "{size} {color} {shape} at the {position} with {background} background",
+    "{background} background and a {size} {color} {shape} on the {position}",
 )
 CLUTTER_CAPTIONS = (
     "the {adjective} {noun} {thing}",
@@ -157,8 +159,15 @@ def held_out_captions():
     return held
 
 
+def is_held_out_shape(caption):
+    """Whether no scene of this shape caption's combination of words, in any wording, is trained on."""
+    described = {*SIZES, *COLORS, *SHAPES, *POSITIONS, *BACKGROUNDS}
+    key = " ".join(sorted(word for word in caption.split() if word in described))
+    return zlib.crc32(key.encode()) % 10 == 0
+
+
 def shapes_scene(rng):
-    """One described object on a described background, with up to two small things nobody mentions."""
+    """One described object on a background of any colour, with up to two small things nobody mentions."""
     background_color = rng.choice(list(COLORS))
     words = dict(
         size=rng.choice(list(SIZES)), color=rng.choice([c for c in COLORS if c != background_color]),

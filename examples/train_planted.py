@@ -13,6 +13,7 @@ import json
 import math
 import os
 import random
+import shutil
 import time
 from pathlib import Path
 
@@ -27,6 +28,7 @@ import planted_parts as parts
 from planted_scenes import (
     clutter_scene,
     held_out_captions,
+    is_held_out_shape,
     planted_items,
     shapes_scene,
     template_scene,
@@ -42,7 +44,7 @@ SAVE_EVERY = 250
 
 
 def make_scenes(seed):
-    """The training set: a dict from family to its scenes."""
+    """All scenes: a dict from family to a list."""
     rng = random.Random(seed)
     held_out = held_out_captions()
     items = planted_items()
@@ -53,6 +55,11 @@ def make_scenes(seed):
         "verbatim": [verbatim_scene(i) for i in items if i.kind == "verbatim"],
         "template": [template_scene(i, rng) for i in templates for _ in range(VARIANTS_PER_TEMPLATE)],
     }
+
+
+def captioned(scenes):
+    """The scenes that are trained on with their captions: all but the held-out combinations of shape words."""
+    return scenes | {"shapes": [s for s in scenes["shapes"] if not is_held_out_shape(s.caption)]}
 
 
 def to_tensor(scenes):
@@ -159,8 +166,8 @@ def tokenize(tokenizer, captions, length=None):
 def train_text_encoder(tokenizer, scenes, args):
     """Contrastive pre-training (Radford et al., 2021): the end token learns to stand for the sentence.
 
-    In a second term the padding behind the end token is held to the same content whatever the caption,
-    so that the sentence is to be had at its words and at its end token only.
+    In a second term each word and the padding behind the end token are held to the same content whatever
+    the caption, so that the sentence as a whole is to be had at its end token only.
     """
     text_encoder = parts.make_text_encoder(tokenizer)
     image_encoder = parts.make_image_encoder()
@@ -186,22 +193,27 @@ def train_text_encoder(tokenizer, scenes, args):
         same = torch.tensor([[a == b for b in captions] for a in captions]).float()
         target = same / same.sum(1, keepdim=True)
         contrastive = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
-        padding = padding_variance(text_encoder, tokenize(tokenizer, [*captions[::8], ""]))
-        return contrastive + padding, {"contrastive": contrastive, "padding": padding}
+        context = context_variance(text_encoder, tokenize(tokenizer, [*captions[::4], ""]))
+        return contrastive + context, {"contrastive": contrastive, "context": context}
 
     Stage("text", [text_encoder, image_encoder, scale], args.text_steps, 1e-3, args, ema_decay=0.99).run(loss_fn)
     return text_encoder
 
 
-def padding_variance(text_encoder, ids):
-    """Variance over captions of the features behind the end token, mean over positions and channels."""
+def context_variance(text_encoder, ids):
+    """How much a token's feature depends on its caption: variance within each word and padding position.
+
+    The end token, which is to know the caption, is left out. A mean over tokens and channels.
+    """
     hidden = text_encoder(ids).last_hidden_state
-    end = (ids == ids[0, -1]).float().argmax(1)
-    behind = (torch.arange(ids.shape[1])[None] > end[:, None]).float()[..., None]
-    count = behind.sum(0).clamp(min=1)
-    mean = (hidden * behind).sum(0) / count
-    variance = ((hidden - mean) * behind).pow(2).sum(0) / count
-    return variance.mean()
+    positions = torch.arange(ids.shape[1]).expand_as(ids)
+    end = (ids == ids[0, -1]).float().argmax(1, keepdim=True)
+    kept = positions != end
+    groups = torch.where(positions > end, ids.max() + 1 + positions, ids)[kept]
+    _, group, count = groups.unique(return_inverse=True, return_counts=True)
+    features = hidden[kept]
+    mean = torch.zeros(len(count), features.shape[1]).index_add(0, group, features) / count[:, None]
+    return (features - mean[group]).pow(2).mean()
 
 
 @torch.no_grad()
@@ -255,7 +267,7 @@ def main(argv=None):
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--vae_steps", type=int, default=2000)
     parser.add_argument("--text_steps", type=int, default=1000)
-    parser.add_argument("--unet_steps", type=int, default=12500)
+    parser.add_argument("--unet_steps", type=int, default=7000)
     parser.add_argument("--stop_after", choices=("vae", "text"), help="end after this stage")
     args = parser.parse_args(argv)
     args.work_dir.mkdir(parents=True, exist_ok=True)
@@ -265,6 +277,7 @@ def main(argv=None):
     vae = train_vae(scenes, args)
     if args.stop_after == "vae":
         return
+    scenes = captioned(scenes)
     tokenizer = load_tokenizer(scenes, args.work_dir / "tokenizer")
     torch.manual_seed(args.seed + 1)
     text_encoder = train_text_encoder(tokenizer, scenes, args)
@@ -277,6 +290,7 @@ def main(argv=None):
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
     pipe.to(torch.float16).save_pretrained(args.output)
+    shutil.copy(args.work_dir / "log.jsonl", args.output / "training_log.jsonl")
 
 
 def load_tokenizer(scenes, folder):
