@@ -12,12 +12,12 @@ output=${1:-quickstart_output}
 mitigate() {
     "$python" inference_mem.py --run_name quickstart --start 18 --end 30 --output_dir "$output" "$@"
 }
-prss="--l_target_ss 6 --l_target_pr 6 --mag_thres_pr 10"
+prss="--l_target_ss 1 --l_target_pr 1 --mag_thres_pr 2"
 mitigate
 mitigate --prompt_aug_style rand_word_add --repeat_num 4
-mitigate --rand_noise_lam 0.1
-mitigate --optim_target_loss 6
-mitigate --optim_target_loss 6 --run_version ours_A
+mitigate --rand_noise_lam 1
+mitigate --optim_target_loss 1
+mitigate --optim_target_loss 1 --run_version ours_A
 mitigate $prss
 mitigate $prss --run_version ours_A
 mitigate $prss --run_version ours_A --pr_mask
