@@ -1,6 +1,7 @@
 """The bundled model against its ground truth, on seeds that nothing was tuned on.
 
-One detection run over all bundled prompts, one image each; what is asserted is what the README claims.
+One detection run over all bundled prompts, one image each. The bounds are the README's numbers, with the
+margin that 24 images instead of 96 want.
 """
 
 import json
@@ -51,22 +52,24 @@ def test_the_first_step_score_finds_what_is_memorized(run):
 
 
 def test_end_token_attention_tells_memorized_images(run):
+    """Clearly on verbatim prompts; on templates, where it is bright in a part of the image only, less so."""
     _, rows = run
-    memorized, others = ([r["end_token_attention"][0] for r in rows if r["is_memorized"] is m] for m in (True, False))
-    assert rank_auc(memorized, others) >= 0.9
+    attention = {k: [r["end_token_attention"][0] for r in pick(rows, k)] for k in ("verbatim", "template", None)}
+    assert rank_auc(attention["verbatim"], attention[None]) >= 0.95
+    assert rank_auc(attention["template"], attention[None]) >= 0.6
 
 
 def test_planted_prompts_give_copies_and_unseen_ones_do_not(run):
     folder, rows = run
     records = load_prompts(str(EXAMPLES / "planted_mem_groundtruth"))
     by_index = {r["index"]: r for r in rows}
-    for kind in ("verbatim", "template"):
+    for kind, share in (("verbatim", 0.95), ("template", 0.8)):  # 100 % and 97 % of 96 images in the report
         some = [r for r in records if r.kind == kind]
         similarity = [similarity_to_references(image_of(folder, by_index[r.index])[None], r)[0] for r in some]
-        assert np.mean(np.array(similarity) > COPY) >= 0.9
+        assert np.mean(np.array(similarity) > COPY) >= share
     unseen = np.stack([image_of(folder, r) for r in pick(rows, None)])
     copies = np.any([np.array(similarity_to_references(unseen, r)) > COPY for r in records], 0)
-    assert copies.mean() < 0.05
+    assert copies.mean() < 0.01
 
 
 def test_masks_are_brighter_on_copied_than_on_free_regions(run):
@@ -79,7 +82,7 @@ def test_masks_are_brighter_on_copied_than_on_free_regions(run):
         truth = Image.fromarray(read_mask(records[row["index"]].mask_path))
         inside = np.asarray(truth.resize(masks[row["index"]].shape[::-1], Image.NEAREST))
         aurocs.append(rank_auc(masks[row["index"]][inside], masks[row["index"]][~inside]))
-    assert np.mean(aurocs) >= 0.75
+    assert np.mean(aurocs) >= 0.7  # 0.748 in the report
 
 
 def test_stock_diffusers_loads_the_bundled_model_and_makes_the_same_image():
