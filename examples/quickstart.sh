@@ -3,7 +3,7 @@
 # Needs Python 3.10+ and pip, no GPU and no download of a model. A run that was cut off goes on where it was.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
-export HF_HUB_OFFLINE=1 OMP_WAIT_POLICY=PASSIVE
+export HF_HUB_OFFLINE=1
 output=${1:-quickstart_output}
 
 "$python" detect_mem.py --run_name quickstart --num_images_per_prompt 1 --output_dir "$output"

@@ -2,5 +2,5 @@
 # Run the tests; arguments go to pytest, as in `bash examples/run_tests.sh -m slow -s`.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
-export HF_HUB_OFFLINE=1 OMP_WAIT_POLICY=PASSIVE
+export HF_HUB_OFFLINE=1
 "$python" -m pytest -q "$@"
