@@ -99,9 +99,10 @@ def draw_detection(rows, masks, images, path):
         image, truth = image_of(images, row), true_mask(row["index"]) if row["is_memorized"] else None
         reference = training_image(row["index"]) if row["is_memorized"] else np.full_like(image, 235)
         show(line[0], reference, "training image" if row["is_memorized"] else "no training image")
-        show(line[1], image, f"generated: “{row['prompt']}”")
+        show(line[1], image, "generated")
+        line[1].set_xlabel(f"“{row['prompt']}”", fontsize=8)
         show_mask(line[2], image, masks[row["index"], row["seeds"][0]], truth, brightest)
-        line[2].set_title("bright ending; true mask outlined", fontsize=9)
+        line[2].set_title("bright ending" + ("; true mask outlined" if row["is_memorized"] else ""), fontsize=9)
         line[0].set_ylabel(TITLES[kind], fontsize=11)
         for axis, key, name in (
             (line[3], "text_noise_norm", "D"),
@@ -139,19 +140,20 @@ def draw_scores(rows, path):
 def draw_mitigation(runs, folder, path):
     """Strips: the training image, then the same seed under every method."""
     first = next(iter(runs.values()))
-    chosen = sorted(range(len(first)), key=lambda k: k % (len(first) // 2))[:6]
-    rows = sorted(chosen)
+    rows = sorted(sorted(range(len(first)), key=lambda k: k % (len(first) // 2))[:6])
     size = (1.5 * (len(runs) + 1), 1.62 * len(rows))
     figure, axes = plt.subplots(len(rows), len(runs) + 1, figsize=size, layout="constrained")
+    for axis, title in zip(axes[0], ["training image", *runs], strict=True):
+        axis.set_title(title, fontsize=9)
     for line, k in zip(axes, rows, strict=True):
         row = first[k]
-        show(line[0], training_image(row["index"]), "training image" if line is axes[0] else None)
+        show(line[0], training_image(row["index"]))
         line[0].set_ylabel(row["kind"], fontsize=9)
-        for axis, (method, method_rows) in zip(line[1:], runs.items(), strict=True):
+        for axis, method_rows in zip(line[1:], runs.values(), strict=True):
             image = image_of(folder / method_rows[k]["run"], method_rows[k])
-            show(axis, image, method if line is axes[0] else None)
+            show(axis, image)
             axis.set_xlabel(f"similarity {method_rows[k]['pixel_similarity'][0]:.2f}", fontsize=7)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=80)
 
 
 def read_mitigations(output):
