@@ -27,7 +27,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
 from attn_utils import AttentionStore, cross_attention_layers, down_cross_layers  # noqa: E402
-from data_utils import load_prompts  # noqa: E402
+from data_utils import load_prompts, read_image, read_mask  # noqa: E402
 from local_sd_pipeline import classifier_free_guidance, load_pipeline  # noqa: E402
 from metrics import leading_mean, noise_diff_map, norms_from_maps, shuffle_mask  # noqa: E402
 from run_utils import format_table, image_seed  # noqa: E402
@@ -73,9 +73,7 @@ def rmse(images, reference, mask=None):
 
 def ground_truth(records):
     """For each planted record its first training image and its mask (bool)."""
-    images = [np.asarray(Image.open(r.reference_images[0]).convert("RGB")) for r in records]
-    masks = [np.asarray(Image.open(r.mask_path).convert("L")) > 127 for r in records]
-    return images, masks
+    return [read_image(r.reference_images[0]) for r in records], [read_mask(r.mask_path) for r in records]
 
 
 def check_copies(records, images, others, count):

@@ -19,13 +19,13 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
-from PIL import Image
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
+from data_utils import read_image, read_mask  # noqa: E402
 from detect_mem import summary  # noqa: E402
-from run_utils import format_table  # noqa: E402
+from run_utils import format_table, read_png  # noqa: E402
 
 KINDS = {"verbatim": "#d1495b", "template": "#edae49", "normal": "#3d6f8e"}
 TITLES = {"verbatim": "memorized, global", "template": "memorized, local", "normal": "not memorized"}
@@ -41,7 +41,7 @@ def kind_of(row):
 
 
 def image_of(folder, row, k=0):
-    return np.asarray(Image.open(folder / f"{row['index']}_{row['seeds'][k]}.png"))
+    return read_png(folder / f"{row['index']}_{row['seeds'][k]}.png")
 
 
 def read_masks(path):
@@ -52,12 +52,11 @@ def read_masks(path):
 
 
 def true_mask(index):
-    path = GROUND_TRUTH / "gt_masks" / f"{index}.png"
-    return np.asarray(Image.open(path)) > 127 if path.exists() else None
+    return read_mask(GROUND_TRUTH / "gt_masks" / f"{index}.png")
 
 
 def training_image(index):
-    return np.asarray(Image.open(GROUND_TRUTH / "gt_images" / str(index) / "0.png"))
+    return read_image(GROUND_TRUTH / "gt_images" / str(index) / "0.png")
 
 
 def show(axis, image, title=None, **kwargs):
@@ -140,7 +139,8 @@ def draw_scores(rows, path):
 def draw_mitigation(runs, folder, path):
     """Strips: the training image, then the same seed under every method."""
     first = next(iter(runs.values()))
-    rows = sorted(sorted(range(len(first)), key=lambda k: k % (len(first) // 2))[:6])
+    half = len(first) // 2
+    rows = [*range(min(3, half)), *range(half, min(half + 3, len(first)))]
     size = (1.5 * (len(runs) + 1), 1.62 * len(rows))
     figure, axes = plt.subplots(len(rows), len(runs) + 1, figsize=size, layout="constrained")
     for axis, title in zip(axes[0], ["training image", *runs], strict=True):

@@ -1,7 +1,7 @@
 """The untrained parts of the bundled model: Stable Diffusion v1 in shape, a thousandth of its size.
 
 Same kinds of module, same noise schedule, same 77-token prompts. Smaller: 64 px images, 16 x 16
-latents, a 1,000-word tokenizer, 64 to 128 UNet channels.
+latents, a tokenizer of 770 tokens, 64 to 128 UNet channels.
 """
 
 import json
