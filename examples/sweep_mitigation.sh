@@ -21,7 +21,8 @@ if [ "${1:-}" = --planted ]; then
     evaluators=examples/planted_evaluators
     evaluate=${EVALUATE:---sscd $evaluators/copy_descriptor.torchscript.pt --reference_model local-dir:$evaluators/planted_clip}
     # 14 verbatim and 14 template prompts, two images each, at a seed that nothing was tuned on.
-    set -- --start 10 --end 38 --num_images_per_prompt 2 --gen_seed 11 "$@"
+    set -- --model_id examples/planted_sd --dataset planted_mem_groundtruth \
+        --start 10 --end 38 --num_images_per_prompt 2 --gen_seed 11 "$@"
 else
     output=${OUTPUT:-.}
     lambdas=${LAMBDAS:-1 2 3 4 5}
