@@ -18,17 +18,20 @@ class AttentionStore:
 
     Attributes:
         maps: layer name to float32 tensor on the UNet's device: (images, height * width), the column
-            of each image's own token, or (images, height * width, tokens) when `tokens` is None.
+            of each image's own token; (images, height * width, 2) with `padding`, the second being the sum
+            over all tokens behind it; or (images, height * width, tokens) when `tokens` is None.
     """
 
-    def __init__(self, layers, tokens=None, text_branch=1):
+    def __init__(self, layers, tokens=None, text_branch=1, padding=False):
         """
         Args:
             layers: names out of `cross_attention_layers`.
             tokens: index of the token to keep for every image, int64 (images,); None keeps all.
             text_branch: place of the prompt among the branches of a UNet call, uncond being 0.
+            padding: also keep what the tokens behind `tokens` get together.
         """
         self.layers, self.tokens, self.text_branch = tuple(layers), tokens, text_branch
+        self.padding = padding
         self.recording = False
         self.num_branches = 2
         self.maps = {}
@@ -42,9 +45,21 @@ class AttentionStore:
             attn, text, slice_branch(encoder_hidden_states, self.text_branch, self.num_branches)
         )
         if self.tokens is not None:
-            index = self.tokens.to(probs.device).view(-1, 1, 1).expand(-1, probs.shape[1], 1)
-            probs = probs.gather(2, index).squeeze(2)
+            end = token_column(probs, self.tokens)
+            probs = torch.stack([end, padding_sum(probs, self.tokens)], 2) if self.padding else end
         self.maps[name] = probs
+
+
+def token_column(probs, tokens):
+    """Each image's own token out of (images, positions, tokens): (images, positions)."""
+    index = tokens.to(probs.device).view(-1, 1, 1).expand(-1, probs.shape[1], 1)
+    return probs.gather(2, index).squeeze(2)
+
+
+def padding_sum(probs, tokens):
+    """Attention to everything behind each image's own token, (images, positions)."""
+    behind = torch.arange(probs.shape[2], device=probs.device) > tokens.to(probs.device)[:, None]
+    return (probs * behind[:, None]).sum(2)
 
 
 def slice_branch(tensor, branch, num_branches):

@@ -7,7 +7,9 @@ from pathlib import Path
 
 from prompt_aug import AUGMENTATIONS
 from run_utils import ROOT, InputError
+from similarity import SSCD_PREPROCESSING
 
+TRACKERS = ("jsonl", "tensorboard", "wandb", "trackio")  # the last three are accelerate's
 PLANTED = ROOT / "examples"
 LARGEST_SEED = 2**32 - 1
 MAX_IMAGES = 1000  # run_utils.image_seed gives k three digits
@@ -95,7 +97,13 @@ def common_parser():
     group.add_argument("--overwrite", action=Switch, default=False, help="replace results of this run name")
     group.add_argument("--output_dir", type=Path, default=Path("."), help="where the three output folders are")
     group.add_argument(
-        "--with_tracking", action=Switch, default=False, help="log time and running means to <rows>.tracking.jsonl"
+        "--with_tracking", action=Switch, default=False, help="log pace, means and the final evaluation by --tracker"
+    )
+    group.add_argument(
+        "--tracker",
+        default="jsonl",
+        choices=TRACKERS,
+        help="jsonl: det_outputs/*.tracking.jsonl; others need a package",
     )
     group = parser.add_argument_group("model")
     group.add_argument("--model_id", default=str(PLANTED / "planted_sd"), help="diffusers folder or hub id")
@@ -134,6 +142,13 @@ def detect_parser(description):
     group.add_argument(
         "--store_all_tokens", action=Switch, default=False, help="every token's attention, in the original's layout"
     )
+    group.add_argument(
+        "--store_maps", action=Switch, default=False,
+        help="for localisation: noise_diff^2 of every step, end-token and padding attention of every layer",
+    )  # fmt: skip
+    group.add_argument(
+        "--threshold_file", type=Path, help="say memorized yes or no per prompt, by eval_mem.py detection --calibrate"
+    )
     return parser
 
 
@@ -158,10 +173,16 @@ def inference_parser(description):
     group.add_argument("--prompt_aug_style", choices=tuple(AUGMENTATIONS), help="perturb the prompt at random")
     group.add_argument("--repeat_num", type=natural_int, default=1, help="words that --prompt_aug_style adds")
     group.add_argument("--rand_noise_lam", type=positive_float, help="GNI: scale of noise on the embedding")
-    group = parser.add_argument_group("evaluation")
-    group.add_argument("--reference_model", help="open_clip model for CLIP similarity, with --with_tracking")
-    group.add_argument("--reference_model_pretrain", default="laion2b_s12b_b42k", help="its weights: tag or file")
+    add_evaluators(parser.add_argument_group("evaluation at the end of a run, with --with_tracking"))
     return parser
+
+
+def add_evaluators(group):
+    """What images are measured with, here and in eval_mem.py."""
+    group.add_argument("--sscd", type=Path, help="copy descriptor, a TorchScript file such as SSCD's")
+    group.add_argument("--sscd_preprocessing", default="wen", choices=tuple(SSCD_PREPROCESSING))
+    group.add_argument("--reference_model", help="open_clip model for CLIP similarity, or a folder with one")
+    group.add_argument("--reference_model_pretrain", default="laion2b_s12b_b42k", help="its weights: tag or file")
 
 
 def make_parser(description):
@@ -189,6 +210,11 @@ def check_inference_args(args):
     perturbed = args.prompt_aug_style is not None or args.rand_noise_lam is not None
     if perturbed and (args.l_target_ss is not None or args.optim_target_loss is not None):
         raise InputError("--prompt_aug_style and --rand_noise_lam do not combine with PE, SS or PR")
+    evaluators = args.sscd is not None or args.reference_model is not None
+    if evaluators and not args.with_tracking:
+        raise InputError("--sscd and --reference_model are used with --with_tracking; eval_mem.py measures later")
+    if evaluators and not args.store_img_png and not args.store_img_npz:
+        raise InputError("--sscd and --reference_model need the images: leave --store_img_png on")
     if args.attn_scores is not None and not uses_masks(args):
         raise InputError("--attn_scores is not used here: add --run_version ours_A with PE or SS, or --pr_mask")
 

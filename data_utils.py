@@ -24,8 +24,8 @@ NOT_SHIPPED = {
 }
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 HOW_TO_GET = (
-    "it is not ours to ship: take it from the repository of Wen et al. (github.com/YuxinWenRick/"
-    "diffusion_memorization, folder examples and the links in its README) and put it at this path. "
+    "it is not ours to ship: `bash examples/download_data.sh` lists it with its licence, and with its name there "
+    "(prompts, groundtruth) fetches it to this path. "
     "examples/planted_memorized.jsonl and examples/planted_mem_groundtruth come with the code"
 )
 
@@ -162,10 +162,10 @@ def parse_line(path, number, line):
 
 def ground_truth_rows(folder):
     """Rows of a NAME_groundtruth folder with reference images and, where there are any, masks."""
-    names = (f"{folder.name}_repeated_withss.jsonl", f"{folder.name}_repeated.jsonl")
+    names = (f"{folder.name}_repeated_withss.jsonl", f"{folder.name}_repeated.jsonl", f"{folder.name}.jsonl")
     files = [folder / name for name in names if (folder / name).is_file()]
     if not files:
-        raise InputError(f"{folder} has neither {names[0]} nor {names[1]}")
+        raise InputError(f"{folder} has none of {', '.join(names)}")
     if not (folder / "gt_images").is_dir():
         raise InputError(f"{folder} has no folder gt_images with the training images, gt_images/INDEX/*.png")
     for row in jsonl_rows(files[0]):

@@ -7,26 +7,26 @@ Rows go to det_outputs/, masks to attn_data/, images to images_data/. The same c
 interruption goes on where it stopped.
 """
 
+import json
 import shutil
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
+from attn_utils import cross_attention_layers
 from cli_args import detect_parser
+from eval_detection import HORIZONS, NAMES, Threshold, horizons_of, image_scores
+from eval_utils import rank_auc
 from generation import observe
+from map_files import DIFF_MAPS, maps_path, save_maps
 from mask_files import MaskStore, is_original_layout, load_original_layout, save_whole_tokens
-from metrics import leading_mean, norms_from_maps, shuffle_mask
-from run_utils import InputError, exit_on_input_error, format_table, input_errors, rank_auc
+from metrics import norms_from_maps, shuffle_mask
+from run_utils import InputError, exit_on_input_error, format_table, input_errors, write_text
 from session import Session, chunked
 
-HORIZONS = (1, 10, None)
-SCORES = {
-    "D": "text_noise_norm",
-    "LD": "text_noise_norm_masked",
-    "LD shuffled mask": "text_noise_norm_shuffled",
-    "LD rms": "text_noise_norm_rms",
-}
+# Scores of the rows by --run_version; the end token's attention is read off in both.
+ROW_SCORES = {"baseline": ("text_noise_norm", "end_token_attention"), "ours": tuple(NAMES)}
 
 
 class Detection:
@@ -34,15 +34,35 @@ class Detection:
 
     def __init__(self, args):
         self.args = args
+        self.threshold = Threshold.load(args.threshold_file) if args.threshold_file else None
         self.session = Session(args, self.key(args), self.key(args), ("run_version", "attn_scores"))
+        self.check_threshold()
+        self.map_layers = cross_attention_layers(self.session.pipe.unet) if args.store_maps else ()
         self.stored_masks = self.read_masks() if args.attn_scores else None
         self.parts = self.session.attention / f"{self.key(args)}_parts"
         if args.overwrite:
             shutil.rmtree(self.parts, ignore_errors=True)
+        self.refuse_missing_maps()
 
     @staticmethod
     def key(args):
         return f"{args.run_name}_{args.run_version}"
+
+    def refuse_missing_maps(self):
+        """Rows that an earlier call made without --store_maps cannot get their maps now."""
+        for index in self.session.results.done if self.args.store_maps else ():
+            path = maps_path(self.args.output_dir, self.key(self.args), index)
+            if not path.exists():
+                raise InputError(f"{path} is missing although its row is finished; rerun with --overwrite")
+
+    def check_threshold(self):
+        """Refuse a threshold of another model, or on a score that this run will not have."""
+        if self.threshold is None:
+            return
+        self.threshold.refuse_other_settings(self.session.results.settings, self.args.threshold_file)
+        if self.threshold.key not in ROW_SCORES[self.args.run_version]:
+            name = NAMES.get(self.threshold.key, self.threshold.key)
+            raise InputError(f"{self.args.threshold_file} is for {name}, which --run_version baseline does not give")
 
     def read_masks(self):
         """Masks of an earlier pass by prompt index, (images, 1, height, width)."""
@@ -88,7 +108,7 @@ class Detection:
     def observe_chunk(self, latents, negative, text, tokens):
         observed = observe(
             self.session.pipe, latents, (negative, text), tokens,
-            layers=self.session.layers, all_tokens=self.args.store_all_tokens,
+            layers=self.session.layers, all_tokens=self.args.store_all_tokens, map_layers=self.map_layers,
             num_inference_steps=self.args.num_inference_steps, guidance=self.session.guidance,
         )  # fmt: skip
         piece = {
@@ -100,6 +120,8 @@ class Detection:
             piece["images"] = torch.from_numpy(self.session.pipe.decode(observed.latents))
         if observed.attention:
             piece["attention"] = torch.stack([a.half().cpu() for a in observed.attention.values()], 1)
+        for layer, (end, padding) in observed.columns.items():
+            piece |= {f"end.{layer}": end, f"padding.{layer}": padding}
         return piece
 
     def write(self, record, observed):
@@ -111,6 +133,10 @@ class Detection:
             self.parts.mkdir(exist_ok=True)
             array = observed["attention"].transpose(0, 1) if "attention" in observed else observed["mask"].cpu()
             np.save(self.parts / f"{record.index}.npy", array.numpy())
+        if self.args.store_maps:
+            columns = {k: v.cpu().numpy() for k, v in observed.items() if k.startswith(("end.", "padding."))}
+            path = maps_path(self.args.output_dir, self.key(self.args), record.index)
+            save_maps(path, {DIFF_MAPS: observed["maps"].cpu().numpy(), **columns})
         session.add_row(self.make_row(record, observed))
 
     def make_row(self, record, observed):
@@ -136,11 +162,12 @@ class Detection:
         """Gather masks and images of all prompts and print the table."""
         session = self.session
         npz = self.args.output_dir / "images_data" / f"{self.key(self.args)}_generated_images.npz"
-        files = [session.results.path, session.finish_images(npz), self.finish_masks()]
+        files = [session.results.path, session.finish_images(npz), self.finish_masks(), self.finish_decisions()]
         print(summary(session.rows()))
         print("\n".join(str(f) for f in files if f))
         if self.args.store_img_png:
             print(session.images)
+        session.close()
 
     def finish_masks(self):
         """Gather the prompts' parts into one npz; a part outlives its run, so that a kill loses none."""
@@ -159,10 +186,35 @@ class Detection:
         store.save(path)
         return path
 
+    def finish_decisions(self):
+        """Write and print memorized yes or no for every prompt, when there is a threshold."""
+        if self.threshold is None:
+            return None
+        path = self.session.results.path.with_suffix(".decisions.jsonl")
+        rows = self.session.rows()
+        decided = [self.threshold.decide(row) for row in rows]
+        lines = [
+            {"index": r["index"], "prompt": r["prompt"], "score": score, "threshold": self.threshold.threshold,
+             "memorized": above}
+            for r, (score, above) in zip(rows, decided, strict=True)
+        ]  # fmt: skip
+        write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
+        print(decision_table(lines, self.threshold))
+        return path
 
-def score(row, key, horizon):
-    """Per-image scores of one row, (images,)."""
-    return leading_mean(torch.tensor(row[key]), horizon).numpy()
+
+def decision_table(lines, threshold):
+    """Markdown table of all prompts' decisions, the highest score first."""
+    rows = [
+        [line["index"], "yes" if line["memorized"] else "no", line["score"], line["prompt"][:60]]
+        for line in sorted(lines, key=lambda line: -line["score"])
+    ]
+    flagged = sum(line["memorized"] for line in lines)
+    name = NAMES.get(threshold.key, threshold.key)
+    told = f"threshold {threshold.threshold:.3f} on {name} of T={threshold.T or 'all'}"
+    calibrated = f"calibrated for {threshold.fpr:.1%} false positives on {threshold.num_negatives} prompts"
+    table = format_table(["index", "memorized", "score", "prompt"], rows)
+    return f"{table}\n{flagged} of {len(lines)} prompts above the {told}, {calibrated}"
 
 
 def summary(rows):
@@ -175,16 +227,16 @@ def summary(rows):
     if not with_auc:
         headers = ["score", "T", "mean"]
     table = []
-    for name, key in SCORES.items():
-        for horizon in HORIZONS if key in rows[0] else ():
+    for key in ROW_SCORES["ours"]:
+        for horizon in horizons_of(rows[0], key, HORIZONS) if key in rows[0] else ():
             label = "all" if horizon is None else horizon
             if with_auc:
-                a, b = ([score(r, key, horizon) for r in group] for group in (memorized, others))
+                a, b = ([image_scores(r, key, horizon) for r in group] for group in (memorized, others))
                 per_prompt = rank_auc([x.mean() for x in a], [x.mean() for x in b])
                 a, b = np.concatenate(a), np.concatenate(b)
-                table.append([name, label, float(a.mean()), float(b.mean()), rank_auc(a, b), per_prompt])
+                table.append([NAMES[key], label, float(a.mean()), float(b.mean()), rank_auc(a, b), per_prompt])
             else:
-                table.append([name, label, float(np.mean([score(r, key, horizon) for r in rows]))])
+                table.append([NAMES[key], label, float(np.mean([image_scores(r, key, horizon) for r in rows]))])
     counts = f"{len(memorized)} memorized and {len(others)} other prompts" if with_auc else f"{len(rows)} prompts"
     return f"{format_table(headers, table)}\n{counts}; higher = memorized"
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from attn_utils import AttentionStore
+from attn_utils import AttentionStore, padding_sum, token_column
 from metrics import bright_ending_mask, noise_diff_map
 
 
@@ -18,6 +18,8 @@ class Observation:
         uncond_norms: norm of the unconditional noise prediction, float32 (images, steps).
         mask: bright-ending mask, float32 (images, 1, height, width), or None when not captured.
         attention: whole-token maps by layer, (images, height * width, tokens), when asked for.
+        columns: end-token and padding attention of every layer in `map_layers`, a dict from layer to a pair
+            of float32 tensors (images, height, width).
     """
 
     latents: torch.Tensor
@@ -25,9 +27,10 @@ class Observation:
     uncond_norms: torch.Tensor
     mask: torch.Tensor | None
     attention: dict = field(default_factory=dict)
+    columns: dict = field(default_factory=dict)
 
 
-def observe(pipe, latents, embeds, tokens=None, *, layers=(), all_tokens=False, **denoise_kwargs):
+def observe(pipe, latents, embeds, tokens=None, *, layers=(), all_tokens=False, map_layers=(), **denoise_kwargs):
     """Generate once and keep the noise-difference maps and the bright-ending mask.
 
     Args:
@@ -36,36 +39,40 @@ def observe(pipe, latents, embeds, tokens=None, *, layers=(), all_tokens=False, 
         embeds: text features per branch, uncond first, each (images, tokens, dim).
         tokens: end-token index of every image, int64 (images,).
         layers: attention layers whose mean is the mask; none captures nothing.
-        all_tokens: keep the maps of every token as well (the original's layout).
+        all_tokens: keep the maps of every token of `layers` as well (the original's layout).
+        map_layers: layers whose end-token and padding attention is kept as well, for localisation.
         **denoise_kwargs: `num_inference_steps` and `guidance` of `pipe.denoise`.
 
     Returns:
         An `Observation`; tensors stay on the pipeline's device.
     """
-    store = AttentionStore(layers, None if all_tokens else tokens)
+    recorded = dict.fromkeys([*layers, *map_layers])
+    store = AttentionStore(recorded, None if all_tokens else tokens, padding=bool(map_layers))
     maps, uncond_norms = [], []
 
     def watch(step):
         maps.append(noise_diff_map(step.noise_diff))
         uncond_norms.append(step.noise_pred_uncond.float().flatten(1).norm(dim=1))
 
-    final = pipe.generate(latents, embeds, store=store if layers else None, callback=watch, **denoise_kwargs)
-    columns = [end_token_column(store.maps[name], tokens, all_tokens) for name in layers]
+    final = pipe.generate(latents, embeds, store=store if recorded else None, callback=watch, **denoise_kwargs)
+    columns = {name: end_and_padding(store, name, tokens) for name in recorded}
+    ends = [columns[name][0] for name in layers]
     return Observation(
         latents=final,
         diff_maps=torch.stack(maps),
         uncond_norms=torch.stack(uncond_norms, 1),
-        mask=bright_ending_mask(columns, latent_size(latents, columns[0])) if layers else None,
-        attention=dict(store.maps) if all_tokens else {},
+        mask=bright_ending_mask(ends, latent_size(latents, ends[0])) if layers else None,
+        attention={name: store.maps[name] for name in layers} if all_tokens else {},
+        columns={n: tuple(c.unflatten(1, latent_size(latents, c)) for c in columns[n]) for n in map_layers},
     )
 
 
-def end_token_column(maps, tokens, all_tokens):
-    """The end token's map, (images, height * width), out of what the store kept."""
-    if not all_tokens:
-        return maps
-    index = tokens.to(maps.device).view(-1, 1, 1).expand(-1, maps.shape[1], 1)
-    return maps.gather(2, index).squeeze(2)
+def end_and_padding(store, name, tokens):
+    """The end token's map and, where the store has it, the padding's, each (images, height * width)."""
+    maps = store.maps[name]
+    if store.tokens is None:
+        return token_column(maps, tokens), padding_sum(maps, tokens)
+    return tuple(maps.unbind(2)) if store.padding else (maps,)
 
 
 def latent_size(latents, column):

@@ -9,25 +9,30 @@ Rows go to det_outputs/, images to images_data/, both under the run name and the
 one name do not overwrite one another. The same command after an interruption goes on where it stopped.
 """
 
+import json
+
 import numpy as np
 import torch
 from tqdm import tqdm
 
 from cli_args import check_inference_args, inference_parser, method_name, uses_masks
-from eval_utils import ClipSimilarity, similarity_to_references
+from eval_mitigation import MEASURES as SIMILARITIES
+from eval_mitigation import Evaluators, measure_run
 from generation import observe
 from mask_files import MaskStore, is_original_layout, load_original_layout
 from mitigation import MitigationOptions, mitigate
 from prompt_aug import augment_prompt
-from run_utils import InputError, exit_on_input_error, format_table, input_errors, replace_link
+from result_files import read_run
+from run_utils import InputError, exit_on_input_error, format_table, input_errors, replace_link, write_text
 from session import Session, chunked
+from similarity import ClipSimilarity, CopyDescriptor, similarity_to_references
 
 METHOD_SETTINGS = (
     "run_version", "optim_target_loss", "optim_lr", "optim_iters", "l_target_ss", "l_target_pr", "mag_thres_pr",
     "pr_mask", "prompt_aug_style", "repeat_num", "rand_noise_lam", "attn_scores",
 )  # fmt: skip
 SAVE_MASKS_EVERY = 25  # prompts; every save writes the whole file
-MEASURES = ("magnitude_before", "magnitude_after", "pixel_similarity", "clip_similarity")
+MEASURES = ("magnitude_before", "magnitude_after", "pixel_similarity")
 
 
 class Mitigation:
@@ -43,20 +48,25 @@ class Mitigation:
         self.mask_path = args.attn_scores or self.session.attention / "mit_attn_scores.npz"
         self.positional_masks, self.masks, self.made_masks = {}, MaskStore(self.session.mask_settings), 0
         self.options = MitigationOptions.from_args(args)
-        self.clip = self.open_clip()
+        self.evaluators = self.open_evaluators()
         if self.needs_masks:
             self.open_masks()
 
-    def open_clip(self):
-        """CLIP similarity for --reference_model with --with_tracking; None, with a word why, if it cannot be had."""
-        args = self.args
-        if args.reference_model is None or not args.with_tracking:
-            return None
-        try:
-            return ClipSimilarity(args.reference_model, args.reference_model_pretrain, self.pipe.device)
-        except ValueError as error:
-            tqdm.write(f"warning: no CLIP similarity: {error}")
-            return None
+    def open_evaluators(self):
+        """Evaluators of --sscd and --reference_model, opened first so that a fault shows before the work."""
+        args, descriptor, clip = self.args, None, None
+        if args.sscd is not None:
+            lacking = next((r for r in self.session.records if not r.reference_images), None)
+            if lacking is not None:
+                raise InputError(f"--sscd needs training images: {args.dataset} has none of prompt {lacking.index}")
+            with input_errors():
+                descriptor = CopyDescriptor(args.sscd, args.sscd_preprocessing, self.pipe.device)
+        if args.reference_model is not None:
+            try:
+                clip = ClipSimilarity(args.reference_model, args.reference_model_pretrain, self.pipe.device)
+            except ValueError as error:  # the documented commands name a model of gigabytes: no reason to stop
+                tqdm.write(f"warning: no CLIP similarity: {error}")
+        return Evaluators(descriptor, clip)
 
     def open_masks(self):
         """Read --attn_scores, or the file that earlier runs left; refuse masks of anything else."""
@@ -126,8 +136,6 @@ class Mitigation:
         }  # fmt: skip
         if record.reference_images:
             row["pixel_similarity"] = similarity_to_references(images, record)
-        if self.clip is not None:
-            row["clip_similarity"] = self.clip(images, record.prompt)
         means = {f"mean_{k}": float(np.mean(row[k])) for k in MEASURES if k in row}
         self.session.add_row(head | row | means)
 
@@ -164,11 +172,29 @@ class Mitigation:
             num_inference_steps=self.args.num_inference_steps, guidance=self.session.guidance,
         ).mask  # fmt: skip
 
+    def evaluate(self):
+        """Measure all images, keep the numbers beside the rows, log and print their means."""
+        if self.evaluators.descriptor is None and self.evaluators.clip is None:
+            return None
+        path = self.session.results.path.with_suffix(".similarity.jsonl")
+        if self.session.images_are_kept():
+            records = {r.index: r for r in self.session.records}
+            run = read_run(self.session.results.path)
+            measured = measure_run(run, [r for r in run.rows if r["index"] in records], self.evaluators, records)
+            write_text(path, "".join(json.dumps(m) + "\n" for m in measured))
+            means = {n: float(np.mean([np.mean(m[n]) for m in measured])) for n in SIMILARITIES if n in measured[0]}
+            means = {n: v for n, v in means.items() if np.isfinite(v)}
+            self.session.track({f"mean_{n}": v for n, v in means.items()})
+            print(format_table([SIMILARITIES[n] for n in means], [list(means.values())]))
+            print(self.evaluators.describe())
+        return path
+
     def finish(self):
         """Print the table and give the images of this method the documented name as well."""
+        similarity = self.evaluate()
         folder = self.args.output_dir / "images_data"
         npz = self.session.finish_images(folder / f"{self.args.run_name}_{self.method}_generated_images.npz")
-        files = [self.session.results.path, npz]
+        files = [self.session.results.path, similarity, npz]
         if npz is not None and npz.exists():
             files.append(replace_link(npz, folder / f"{self.args.run_name}_generated_images.npz"))
         if self.needs_masks:
@@ -177,6 +203,7 @@ class Mitigation:
         print("\n".join(str(f) for f in files if f))
         if self.args.store_img_png:
             print(self.session.images)
+        self.session.close()
 
 
 def summary(method, rows):

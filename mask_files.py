@@ -77,19 +77,14 @@ class MaskStore:
         Raises:
             ValueError: one line, if the file's settings or the prompt at an index differ.
         """
-        with open_npz(path) as file:
-            stored = json.loads(str(file["settings"]))
-            for name in MASK_SETTINGS:
-                if stored.get(name) != settings[name]:
-                    raise ValueError(
-                        f"masks in {path} are of {name} {stored.get(name)!r}, this run's is {settings[name]!r}; "
-                        + remedy
-                    )
-            store = cls(settings)
-            keys = [file[name].tolist() for name in ("index", "seed", "prompt", "evals")]
-            for index, seed, prompt, evals, mask in zip(*keys, file["attention_scores"], strict=True):
-                store.prompts[index], store.evals[index] = prompt, evals
-                store.masks[index, seed] = mask
+        store = cls.read(path)
+        for name in MASK_SETTINGS:
+            if store.settings.get(name) != settings[name]:
+                raise ValueError(
+                    f"masks in {path} are of {name} {store.settings.get(name)!r}, this run's is {settings[name]!r}; "
+                    + remedy
+                )
+        store.settings = settings
         for record in records:
             stored_prompt = store.prompts.get(record.index, record.prompt)
             if stored_prompt != record.prompt:
@@ -97,6 +92,23 @@ class MaskStore:
                     f"masks in {path} at index {record.index} are of the prompt {stored_prompt!r}, "
                     f"this run's is {record.prompt!r}; {remedy}"
                 )
+        return store
+
+    @classmethod
+    def read(cls, path):
+        """Read a file in our layout, whatever its settings.
+
+        Raises:
+            ValueError: one line, if it is no such file.
+        """
+        with open_npz(path) as file:
+            if "settings" not in file:
+                raise ValueError(f"mask file {path} is in the original's layout, which says no prompts and seeds")
+            store = cls(json.loads(str(file["settings"])))
+            keys = [file[name].tolist() for name in ("index", "seed", "prompt", "evals")]
+            for index, seed, prompt, evals, mask in zip(*keys, file["attention_scores"], strict=True):
+                store.prompts[index], store.evals[index] = prompt, evals
+                store.masks[index, seed] = mask
         return store
 
 

@@ -85,7 +85,7 @@ def leading_mean(norms, num_steps=None):
     """Mean over the first `num_steps` steps (all when None): D(T) or LD(T), shape (images,).
 
     Args:
-        norms: per-step norms, shape (images, steps).
+        norms: per-step norms, tensor or array (images, steps).
         num_steps: T of the papers; 1, 10 and the whole run are usual.
     """
     return norms[:, :num_steps].mean(1)

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
@@ -251,14 +252,16 @@ def format_table(headers, rows):
     return "\n".join(lines)
 
 
-def rank_auc(positives, negatives):
-    """Area under the ROC curve: the chance that a positive scores above a negative, ties counting half.
+@dataclass(frozen=True)
+class Table:
+    """A table of results with what has to stand over and under it; a page folds those that are `detail`."""
 
-    NaN when either side is empty or any score is NaN: a broken score must not pass for a high one.
-    """
-    positives, negatives = np.asarray(positives, float), np.sort(np.asarray(negatives, float))
-    if not (len(positives) and len(negatives)) or np.isnan([positives.sum(), negatives.sum()]).any():
-        return float("nan")
-    below = np.searchsorted(negatives, positives, "left")
-    up_to = np.searchsorted(negatives, positives, "right")
-    return float((below + up_to).mean() / (2 * len(negatives)))
+    caption: str
+    headers: list
+    rows: list
+    note: str = ""
+    detail: bool = False
+
+    def markdown(self):
+        parts = [f"### {self.caption}", format_table(self.headers, self.rows) if self.rows else "", self.note]
+        return "\n\n".join(part for part in parts if part)

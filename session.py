@@ -1,6 +1,5 @@
 """A run of either script: its model, prompts, seeds and output files, opened together."""
 
-import json
 import time
 from functools import partial
 from pathlib import Path
@@ -21,6 +20,7 @@ from run_utils import (
     save_png,
     stream_images_npz,
 )
+from trackers import Tracking
 
 SETTINGS = (
     "dataset", "prompt_key", "clean_prompts", "model_id", "unet_id", "gen_seed", "seed_mode", "num_images_per_prompt",
@@ -71,7 +71,17 @@ class Session:
         self.results = ResultsFile(path, chosen, overwrite=args.overwrite)
         self.todo = [r for r in self.records if r.index not in self.results.done]
         self.started, self.finished = time.time(), 0
+        self.tracking = self.open_tracking(rows_name) if args.with_tracking else None
         self.warn_truncated()
+
+    def open_tracking(self, rows_name):
+        with input_errors():
+            return Tracking(self.args.tracker, rows_name, self.results.path.parent, self.results.settings)
+
+    def track(self, values):
+        """Log numbers with --with_tracking, at the count of finished prompts."""
+        if self.tracking is not None:
+            self.tracking.log(values, step=len(self.results.done))
 
     def load_records(self):
         args = self.args
@@ -129,15 +139,21 @@ class Session:
         return self.args.store_img_png or self.args.store_img_npz
 
     def add_row(self, row):
-        """Append a finished prompt's row; with --with_tracking log the pace as well."""
+        """Append a finished prompt's row; with --with_tracking log its means and the pace as well."""
         self.results.add(row)
         self.finished += 1
-        if self.args.with_tracking:
-            seconds = time.time() - self.started
-            line = {"index": row["index"], "seconds": round(seconds, 2), "prompts_per_second": self.finished / seconds}
-            line |= {k: v for k, v in row.items() if k.startswith("mean_")}
-            with self.results.path.with_suffix(".tracking.jsonl").open("a") as file:
-                file.write(json.dumps(line) + "\n")
+        pace = self.finished / (time.time() - self.started)
+        means = {k: v for k, v in row.items() if k.startswith("mean_")}
+        self.track({"index": row["index"], "prompts_per_second": pace, **means})
+
+    def close(self):
+        """End the tracker, which may hold lines that are not written yet."""
+        if self.tracking is not None:
+            self.tracking.finish()
+
+    def images_are_kept(self):
+        """Whether every image is there as PNG; of a finished run without --store_img_png none is."""
+        return all(self.png_path(r, s).exists() for r in self.records for s in self.seeds(r))
 
     def rows(self):
         """This run's rows in the order of its prompts."""

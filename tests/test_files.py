@@ -13,7 +13,6 @@ from run_utils import (
     InputError,
     ResultsFile,
     format_table,
-    rank_auc,
     replace_link,
     save_png,
     stream_images_npz,
@@ -68,7 +67,7 @@ def test_other_refusals(tmp_path):
     with pytest.raises(InputError, match="does not exist"):
         load_prompts("nowhere.jsonl")
     for name in ("examples/sdv1_500_memorized.jsonl", "sdv1_500_mem_groundtruth"):
-        with pytest.raises(InputError, match="Webster.*Wen et al"):
+        with pytest.raises(InputError, match="Webster.*download_data.sh"):
             load_prompts(name)
     (tmp_path / "latin.jsonl").write_bytes(b'{"caption": "\xe9"}')
     with pytest.raises(InputError, match="UTF-8"):
@@ -78,7 +77,7 @@ def test_other_refusals(tmp_path):
 def test_ground_truth_folder(tmp_path):
     folder = tmp_path / "a_groundtruth"
     folder.mkdir()
-    with pytest.raises(InputError, match="has neither a_groundtruth_repeated_withss.jsonl"):
+    with pytest.raises(InputError, match="has none of a_groundtruth_repeated_withss.jsonl"):
         load_prompts(str(folder))
     write(folder / "a_groundtruth_repeated.jsonl", '{"caption": "x", "index": 4}')
     with pytest.raises(InputError, match="no folder gt_images"):
@@ -139,9 +138,7 @@ def test_images_npz_and_link(tmp_path):
         assert np.array_equal(file["images"], images)
 
 
-def test_auc_and_table_by_hand():
-    assert rank_auc([2, 3], [1, 2]) == 0.875  # one tie in four pairs
-    assert rank_auc([1], [1]) == 0.5
+def test_table_by_hand():
     assert format_table(["a", "bb"], [["x", 0.5]]).splitlines() == ["| a | bb    |", "|---|-------|", "| x | 0.500 |"]
 
 

@@ -15,9 +15,9 @@ from PIL import Image
 
 import detect_mem
 from data_utils import load_prompts, read_image, read_mask
-from eval_utils import similarity_to_references
+from eval_utils import rank_auc
 from local_sd_pipeline import load_pipeline
-from run_utils import rank_auc
+from similarity import similarity_to_references
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 MODEL = EXAMPLES / "planted_sd"

@@ -22,7 +22,6 @@ from run_utils import (
     exit_on_input_error,
     git_commit,
     make_folder,
-    rank_auc,
     replacing,
     save_png,
     stream_images_npz,
@@ -155,13 +154,6 @@ def test_bad_input_ends_in_one_line_and_code_2(capsys, error):
 def test_our_own_faults_keep_their_traceback(error):
     with pytest.raises(type(error)), exit_on_input_error():
         raise error
-
-
-def test_auc_of_nothing_or_of_a_broken_score_is_not_a_number():
-    for positives, negatives in (([], [1]), ([1], []), ([float("nan")], [1, 2]), ([3], [float("nan")])):
-        assert np.isnan(rank_auc(positives, negatives))
-    assert rank_auc([1, 2, 2], [0, 2]) == pytest.approx((1 + 0 + 1 + 0.5 + 1 + 0.5) / 6)
-    assert rank_auc([float("inf")], [1.0]) == 1
 
 
 def parse(line, parser=detect_parser):

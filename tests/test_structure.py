@@ -7,9 +7,11 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS = {
-    "metrics": 0, "run_utils": 0, "prompt_aug": 0, "attn_utils": 0, "mask_files": 0, "data_utils": 1, "cli_args": 1,
-    "local_sd_pipeline": 1, "eval_utils": 2, "generation": 2, "optim_utils": 2, "mitigation": 3, "session": 3,
-    "detect_mem": 4, "inference_mem": 4,
+    "metrics": 0, "run_utils": 0, "prompt_aug": 0, "attn_utils": 0, "mask_files": 0, "eval_utils": 0, "trackers": 0,
+    "map_files": 1, "data_utils": 1, "local_sd_pipeline": 1, "result_files": 1, "similarity": 2, "generation": 2,
+    "optim_utils": 2, "eval_detection": 2, "eval_localisation": 2, "mitigation": 3, "cli_args": 3, "session": 3,
+    "eval_mitigation": 3, "eval_cli": 4, "eval_figures": 4, "eval_report": 5,
+    "detect_mem": 6, "inference_mem": 6, "eval_mem": 6,
 }  # fmt: skip
 
 

@@ -1,0 +1,86 @@
+"""Command line of eval_mem.py."""
+
+import argparse
+from pathlib import Path
+
+from cli_args import Switch, add_evaluators, device_name, natural_int, positive_int
+from eval_detection import HORIZONS, SCORES
+
+
+def horizon(text):
+    """T as a whole number from 1 on, or None for `all`."""
+    return None if text == "all" else positive_int(text)
+
+
+def rate(text):
+    value = float(text)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not in [0, 1)")
+    return value
+
+
+def eval_parser(description):
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    add_detection(commands)
+    add_localisation(commands)
+    add_mitigation(commands)
+    add_report(commands)
+    return parser
+
+
+def add_command(commands, name, text, output):
+    parser = commands.add_parser(name, help=text, description=text)
+    parser.add_argument("--output", type=Path, default=Path(output), help="where tables and figures go")
+    parser.add_argument("--bootstrap", type=positive_int, default=1000, help="resamples for the 95 %% intervals")
+    parser.add_argument("--bootstrap_seed", type=natural_int, default=0, help="seed of the resampling")
+    return parser
+
+
+def add_detection(commands):
+    text = "AUC, TPR at a low FPR, F1 and accuracy of every score, per image and per prompt"
+    parser = add_command(commands, "detection", text, "eval_outputs/detection")
+    parser.add_argument("--mem", type=Path, nargs="+", required=True, help="result files of memorized prompts")
+    parser.add_argument(
+        "--nonmem", type=Path, nargs="+", default=[], help="of others; may be left out where --mem is labelled"
+    )
+    parser.add_argument(
+        "--num_images", type=positive_int, nargs="+", default=[None], help="first images of each prompt to use"
+    )
+    parser.add_argument("--horizons", type=horizon, nargs="+", default=list(HORIZONS), help="T: first steps, or all")
+    group = parser.add_argument_group("threshold")
+    group.add_argument("--calibrate", type=rate, help="write a threshold for this false positive rate per prompt")
+    group.add_argument("--score", default="D", help=f"score that is decided by: {', '.join(SCORES)}, or a row's key")
+    group.add_argument("--horizon", default="1", help="its T: a number or all")
+    group.add_argument("--threshold_file", type=Path, help="where it goes; default threshold.json in --output")
+
+
+def add_localisation(commands):
+    text = "pixel AUROC, average precision and IoU of bright-ending masks and their rivals against true masks"
+    parser = add_command(commands, "localisation", text, "eval_outputs/localisation")
+    parser.add_argument("runs", type=Path, nargs="+", help="result files of detect_mem.py --store_maps")
+    parser.add_argument("--dataset", help="prompt set with gt_masks; default that of the run")
+    parser.add_argument("--masks", type=Path, help="folder of true masks, INDEX.png, as of Webster's templates")
+
+
+def add_mitigation(commands):
+    text = "privacy (SSCD, LS, S) against utility (CLIP) of mitigation runs of the same prompts and seeds"
+    parser = add_command(commands, "mitigation", text, "eval_outputs/mitigation")
+    parser.add_argument("runs", type=Path, nargs="+", help="result files of inference_mem.py")
+    add_measuring(parser)
+
+
+def add_report(commands):
+    text = "one HTML page of any result files, with everything in it"
+    parser = add_command(commands, "report", text, "eval_outputs/report.html")
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="result files of either script")
+    parser.add_argument("--title", default="Memorization report", help="heading of the page")
+    add_measuring(parser)
+
+
+def add_measuring(parser):
+    parser.add_argument("--dataset", help="prompt set with training images; default that of the run")
+    add_evaluators(parser)
+    parser.add_argument("--lpips", action=Switch, default=False, help="LPIPS as well, from the package lpips")
+    parser.add_argument("--masks", type=Path, help="bright-ending masks for LS; default attn_data/mit_attn_scores.npz")
+    parser.add_argument("--device", type=device_name, default="cpu")

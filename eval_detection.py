@@ -1,0 +1,287 @@
+"""Detection evaluated from result files: scores against labels, per image and per prompt, with intervals."""
+
+import json
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from tqdm import tqdm
+
+from eval_utils import (
+    SMALL_NEGATIVES,
+    bootstrap_weights,
+    calibrate_threshold,
+    detection_metrics,
+    interval,
+    interval_text,
+)
+from metrics import leading_mean
+from result_files import MODEL_SETTINGS, check_same_model, score_names
+from run_utils import InputError, Table
+
+HORIZONS = (1, 10, None)
+SCORES = {
+    "D": "text_noise_norm",
+    "LD": "text_noise_norm_masked",
+    "LD shuffled mask": "text_noise_norm_shuffled",
+    "LD rms": "text_noise_norm_rms",
+    "end-token attention": "end_token_attention",
+}
+FEW = f"* Fewer than {SMALL_NEGATIVES} negative prompts: TPR at 1 % FPR hangs on the highest of them."
+INTERVALS = "95 % intervals by resampling prompts"
+NAMES = {key: name for name, key in SCORES.items()}
+HEADERS = {
+    "auc": "AUC", "tpr_at_1_fpr": "TPR@1%FPR", "tpr_at_3_fpr": "TPR@3%FPR", "best_f1": "best F1",
+    "best_accuracy": "best accuracy",
+}  # fmt: skip
+
+
+def image_scores(row, key, horizon, num_images=None):
+    """One score an image of a row, (images,): the mean over the first `horizon` steps where it has steps."""
+    values = np.asarray(row[key][:num_images], float)
+    return values if values.ndim == 1 else leading_mean(values, horizon)
+
+
+@dataclass(frozen=True)
+class Items:
+    """What is ranked: images, or prompts by the mean of their images. Arrays have one entry an item."""
+
+    scores: np.ndarray
+    labels: np.ndarray  # True for memorized
+    prompts: np.ndarray  # what is resampled; the same prompt at another seed is the same prompt
+    runs: np.ndarray  # gen_seed of the run it came from
+
+
+def gather(mem, nonmem, key, horizon, level, num_images=None):
+    """Items of one score.
+
+    Args:
+        mem, nonmem: lists of (run, row).
+        level: "image", or "prompt" for the mean over a row's images.
+        num_images: use the first so many images of each row; all when None.
+    """
+    scores, labels, prompts, runs = [], [], [], []
+    for memorized, pairs in ((True, mem), (False, nonmem)):
+        for run, row in pairs:
+            values = image_scores(row, key, horizon, num_images)
+            values = [values.mean()] if level == "prompt" else values
+            scores += list(values)
+            labels += [memorized] * len(values)
+            prompts += [f"{memorized} {row['prompt']}"] * len(values)
+            runs += [run.settings.get("gen_seed")] * len(values)
+    return Items(np.array(scores), np.array(labels), np.array(prompts), np.array(runs))
+
+
+def evaluate_items(items, num_replicates, seed):
+    """Metrics with intervals by resampling prompts, and the range of AUC over runs of different seeds."""
+    point = detection_metrics(items.scores, items.labels)
+    weights = bootstrap_weights(items.prompts, num_replicates, seed, items.labels)
+    replicates = detection_metrics(items.scores, items.labels, weights)
+    row = {name: {"value": float(point[name][0]), **bounds(replicates[name])} for name in point}
+    by_run = [detection_metrics(items.scores[of], items.labels[of])["auc"][0] for of in runs_with_both(items)]
+    row["auc_by_seed"] = [float(v) for v in by_run]
+    return row | {"memorized": count_prompts(items, True), "negatives": count_prompts(items, False)}
+
+
+def bounds(replicates):
+    low, high = interval(replicates)
+    return {"low": low, "high": high}
+
+
+def runs_with_both(items):
+    """For every seed with memorized and other items, which items are its."""
+    masks = [items.runs == seed for seed in sorted(set(items.runs.tolist()))]
+    return [m for m in masks if items.labels[m].any() and not items.labels[m].all()]
+
+
+def count_prompts(items, memorized):
+    return len(set(items.prompts[items.labels == memorized].tolist()))
+
+
+def label_rows(mem_runs, nonmem_runs):
+    """Rows by class: (memorized kind or "all" -> pairs, negative set -> pairs of (run, row)).
+
+    A row's own `is_memorized` must agree with the side it was given on; given on one side alone, it
+    decides. Kinds are the words of the prompt set: verbatim and template in the bundled one.
+
+    Raises:
+        InputError: if either class is empty, or a label contradicts its side.
+    """
+    mem = [(run, row) for run in mem_runs for row in run.rows]
+    if not nonmem_runs:
+        nonmem = [p for p in mem if p[1].get("is_memorized") is False]
+        mem = [p for p in mem if p[1].get("is_memorized") is True]
+        if not mem or not nonmem:
+            raise InputError("the rows' is_memorized does not give both classes: name the others by --nonmem")
+    else:
+        nonmem = [(run, row) for run in nonmem_runs for row in run.rows]
+        refuse_contradictions(mem, False, "--mem")
+        refuse_contradictions(nonmem, True, "--nonmem")
+    kinds, sets = {}, {}
+    for run, row in mem:
+        kinds.setdefault(row.get("kind") or "memorized", []).append((run, row))
+    for run, row in nonmem:
+        sets.setdefault(run.dataset, []).append((run, row))
+    return ({**kinds, "all memorized": mem} if len(kinds) > 1 else kinds), sets
+
+
+def refuse_contradictions(pairs, label, option):
+    for run, row in pairs:
+        if row.get("is_memorized") is label:
+            raise InputError(f"{run.path} is given by {option}, but its prompt {row['index']} is labelled otherwise")
+
+
+def shared_scores(runs):
+    """Score keys that every run has, the known ones first.
+
+    Raises:
+        InputError: if there is none.
+    """
+    names = [score_names(run) for run in runs]
+    shared = [k for k in names[0] if all(k in other for other in names)]
+    if not shared:
+        raise InputError(f"{runs[0].path} and the others share no score; they are of different versions")
+    return sorted(shared, key=lambda k: list(NAMES).index(k) if k in NAMES else len(NAMES))
+
+
+def horizons_of(row, key, horizons):
+    """The T that make sense for a score: None alone where it has no steps, none beyond its steps."""
+    if not isinstance(row[key][0], list):
+        return [None]
+    return [t for t in horizons if t is None or t < len(row[key][0])]
+
+
+def evaluate_detection(mem_runs, nonmem_runs, num_images=(None,), horizons=HORIZONS, replicates=1000, seed=0):
+    """Every score against every class of labels: a list of result dicts.
+
+    Args:
+        mem_runs, nonmem_runs: lists of `Run`; several seeds of one prompt set are pooled.
+        num_images: images a prompt to look at; None for all of a run.
+
+    Raises:
+        InputError: for runs that cannot be compared, or more images asked for than there are.
+    """
+    runs = [*mem_runs, *nonmem_runs]
+    check_same_model(runs)
+    available = min(len(run.rows[0]["seeds"]) for run in runs)
+    if any(n is not None and n > available for n in num_images):
+        raise InputError(f"--num_images {max(n for n in num_images if n)} is more than the runs have: {available}")
+    keys, (kinds, sets) = shared_scores(runs), label_rows(mem_runs, nonmem_runs)
+    jobs = [
+        (kind, negatives, key, t, level, n)
+        for kind in kinds for negatives in sets for key in keys
+        for t in horizons_of(runs[0].rows[0], key, horizons)
+        for n in num_images for level in (("image", "prompt") if (n or available) > 1 else ("image",))
+    ]  # fmt: skip
+    results = []
+    for kind, negatives, key, t, level, n in tqdm(jobs, desc="detection", unit="score"):
+        items = gather(kinds[kind], sets[negatives], key, t, level, n)
+        head = {"memorized_kind": kind, "negative_set": negatives, "score": NAMES.get(key, key), "key": key}
+        head |= {"T": t, "level": level, "images": n or available}
+        results.append(head | evaluate_items(items, replicates, seed))
+    return results
+
+
+def detection_tables(results):
+    """AUC of every class side by side, then a `Table` of everything for each kind against each negative set."""
+    pairs = list(dict.fromkeys((r["memorized_kind"], r["negative_set"]) for r in results))
+    return [overview(results, pairs), *(class_table(results, *pair) for pair in pairs)]
+
+
+def overview(results, pairs):
+    """`Table` of AUC per image with all images of a run, a column for each pair of classes."""
+    most = max(r["images"] for r in results)
+    some = [r for r in results if r["level"] == "image" and r["images"] == most]
+    rows = {}
+    for r in some:
+        rows.setdefault((r["score"], horizon_text(r)), {})[r["memorized_kind"], r["negative_set"]] = r["auc"]
+    cells = [[*key, *(interval_text(columns[pair]) for pair in pairs)] for key, columns in rows.items()]
+    headers = ["score", "T", *(f"{kind} / {negatives}" for kind, negatives in pairs)]
+    return Table(f"AUC per image, {most} images a prompt and run", headers, cells)
+
+
+def class_table(results, kind, negatives):
+    some = [r for r in results if (r["memorized_kind"], r["negative_set"]) == (kind, negatives)]
+    rows = [[r["score"], horizon_text(r), r["level"], r["images"], *metric_cells(r), seed_range(r)] for r in some]
+    caption = f"{kind} ({some[0]['memorized']} prompts) against {negatives} ({some[0]['negatives']} prompts)"
+    few = some[0]["negatives"] < SMALL_NEGATIVES
+    headers = [h + "*" if few and h == HEADERS["tpr_at_1_fpr"] else h for h in HEADERS.values()]
+    headers = ["score", "T", "per", "images", *headers, "AUC by seed"]
+    return Table(caption, headers, rows, FEW if few else "", detail=True)
+
+
+def horizon_text(result):
+    if result["key"] == "end_token_attention":
+        return "last"
+    return "all" if result["T"] is None else result["T"]
+
+
+def metric_cells(result):
+    return [interval_text(result[name]) for name in HEADERS]
+
+
+def seed_range(result):
+    values = result["auc_by_seed"]
+    return f"{min(values):.3f} to {max(values):.3f}" if len(values) > 1 else "-"
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """A calibrated decision: a prompt whose mean score exceeds `threshold` is called memorized."""
+
+    key: str
+    T: int | None
+    threshold: float
+    fpr: float
+    num_negatives: int
+    num_images: int
+    settings: dict
+
+    def save_text(self):
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def load(cls, path):
+        """
+        Raises:
+            InputError: if the file is not there or is no threshold file.
+        """
+        try:
+            with open(path, encoding="utf-8") as file:
+                loaded = cls(**json.load(file))
+            float(loaded.threshold), dict(loaded.settings)
+        except FileNotFoundError as error:
+            raise InputError(f"{path} does not exist; eval_mem.py detection --calibrate writes such a file") from error
+        except (ValueError, TypeError) as error:
+            raise InputError(f"{path} is not a threshold file of eval_mem.py detection --calibrate") from error
+        return loaded
+
+    def refuse_other_settings(self, settings, path):
+        """
+        Raises:
+            InputError: if the threshold was calibrated on another model or another way of sampling.
+        """
+        for name in MODEL_SETTINGS:
+            if self.settings.get(name) != settings.get(name):
+                values = f"{name} {self.settings.get(name)!r}, this run's is {settings.get(name)!r}"
+                raise InputError(f"{path} was calibrated with {values}; calibrate again with eval_mem.py detection")
+
+    def decide(self, row):
+        """(score, whether it is above the threshold) of one row."""
+        score = float(image_scores(row, self.key, self.T).mean())
+        return score, score > self.threshold
+
+
+def calibrate(nonmem, key, horizon, fpr):
+    """Threshold on prompts' mean scores that a share `fpr` of the given negatives exceeds at most.
+
+    Args:
+        nonmem: list of (run, row).
+    """
+    run = nonmem[0][0]
+    if key not in score_names(run):
+        raise InputError(f"{run.path} has no score {NAMES.get(key, key)}; its scores are {', '.join(score_names(run))}")
+    scores = [image_scores(row, key, horizon).mean() for _, row in nonmem]
+    settings = {name: run.settings.get(name) for name in MODEL_SETTINGS}
+    return Threshold(
+        key, horizon, calibrate_threshold(scores, fpr), fpr, len(scores), len(run.rows[0]["seeds"]), settings
+    )

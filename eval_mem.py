@@ -1,0 +1,163 @@
+"""Evaluate finished runs from their result files; no diffusion model is loaded, a laptop does.
+
+    python eval_mem.py detection --mem det_outputs/A_ours.jsonl --nonmem det_outputs/B_ours.jsonl
+    python eval_mem.py localisation det_outputs/A_ours.jsonl
+    python eval_mem.py mitigation det_outputs/*_mitigation.jsonl --sscd sscd_disc_large.torchscript.pt
+    python eval_mem.py report det_outputs/*.jsonl
+
+Each prints its tables and writes them to --output with the same numbers as JSON and the figures as PNG.
+"""
+
+import json
+
+import numpy as np
+
+import eval_detection as detection
+import eval_figures as figures
+import eval_localisation as localisation
+import eval_mitigation as mitigation
+from eval_cli import eval_parser
+from result_files import read_run
+from run_utils import exit_on_input_error, input_errors, make_folder, write_text
+from similarity import ClipSimilarity, CopyDescriptor, PerceptualDistance
+
+
+def run_detection(args):
+    mem, nonmem = ([read_run(p) for p in paths] for paths in (args.mem, args.nonmem))
+    results = detection.evaluate_detection(
+        mem, nonmem, args.num_images, args.horizons, args.bootstrap, args.bootstrap_seed
+    )
+    write_results(args.output, "detection", detection.detection_tables(results), detection.INTERVALS, results)
+    draw_detection(args.output, mem, nonmem)
+    if args.calibrate is not None:
+        write_threshold(args, mem, nonmem)
+
+
+def draw_detection(output, mem, nonmem):
+    kinds, sets = detection.label_rows(mem, nonmem)
+    keys = detection.shared_scores([*mem, *nonmem])
+    horizons = figures.default_horizons([*mem, *nonmem], keys)
+    stepped = [k for k in keys if isinstance(mem[0].rows[0][k][0], list)]
+    save_figure(output / "roc.png", figures.roc_figure, kinds, sets, keys, horizons)
+    save_figure(output / "scores.png", figures.distribution_figure, kinds, sets, keys, horizons)
+    save_figure(output / "auc_by_steps.png", figures.horizon_figure, kinds, sets, stepped)
+
+
+def write_threshold(args, mem, nonmem):
+    """Calibrate on all negatives given, and say what to do with the file."""
+    _, sets = detection.label_rows(mem, nonmem)
+    key = detection.SCORES.get(args.score, args.score)
+    horizon = None if args.horizon == "all" else int(args.horizon)
+    with input_errors():
+        threshold = detection.calibrate([p for pairs in sets.values() for p in pairs], key, horizon, args.calibrate)
+    path = args.threshold_file or args.output / "threshold.json"
+    write_text(path, threshold.save_text())
+    print(
+        f"threshold {threshold.threshold:.4f} on {args.score}, T={args.horizon}, {threshold.num_images} images a prompt"
+    )
+    if threshold.num_negatives < 1 / max(args.calibrate, 1e-9):
+        print(f"warning: {threshold.num_negatives} negatives cannot resolve a false positive rate of {args.calibrate}")
+    print(f"{path}\nuse it by: python detect_mem.py --threshold_file {path} ...")
+
+
+def run_localisation(args):
+    runs = [read_run(p) for p in args.runs]
+    results = localisation.evaluate_localisation(runs, args.dataset, args.masks, args.bootstrap, args.bootstrap_seed)
+    write_results(args.output, "localisation", localisation.localisation_tables(results), localisation.ORACLE, results)
+    truths = localisation.true_masks(runs[0], args.dataset, args.masks)
+    save_figure(args.output / "overlays.png", figures.overlay_figure, runs[0], truths)
+
+
+def open_evaluators(args, runs):
+    """Evaluators that the arguments name.
+
+    Raises:
+        InputError: if one of them cannot be had.
+    """
+    with input_errors():
+        masks = args.masks or runs[0].folder / "attn_data" / "mit_attn_scores.npz"
+        if args.masks is None and not covers(masks, runs[0]):
+            masks = None
+        return mitigation.Evaluators(
+            descriptor=CopyDescriptor(args.sscd, args.sscd_preprocessing, args.device) if args.sscd else None,
+            clip=ClipSimilarity(args.reference_model, args.reference_model_pretrain, args.device)
+            if args.reference_model
+            else None,
+            perceptual=PerceptualDistance(args.device) if args.lpips else None,
+            masks=mitigation.load_masks(masks) if masks else {},
+        )
+
+
+def covers(path, run):
+    """Whether a mask file is there and has the masks of every image of the run."""
+    if not path.exists():
+        return False
+    masks = mitigation.load_masks(path)
+    return all((row["index"], seed) in masks for row in run.rows for seed in row["seeds"])
+
+
+def run_mitigation(args):
+    runs = [read_run(p) for p in args.runs]
+    mitigation.check_comparable(runs)
+    evaluators = open_evaluators(args, runs)
+    results, measured = mitigation.evaluate_mitigation(
+        runs, evaluators, args.dataset, args.bootstrap, args.bootstrap_seed
+    )
+    tables = mitigation.mitigation_tables(results, measured)
+    write_results(args.output, "mitigation", tables, evaluators.describe(), results)
+    lines = [{"run": run, **row} for run, rows in measured.items() for row in rows]
+    write_text(args.output / "per_prompt.jsonl", "".join(json.dumps(plain(line)) + "\n" for line in lines))
+    if evaluators.descriptor is not None and evaluators.clip is not None:
+        save_figure(args.output / "tradeoff.png", figures.tradeoff_figure, results)
+
+
+def run_report(args):
+    from eval_report import build_report
+
+    runs = [read_run(p) for p in args.runs]
+    evaluators = open_evaluators(args, runs)
+    page = build_report(runs, evaluators, args)
+    write_text(args.output, page)
+    print(f"{args.output}: {len(page) / 1e6:.1f} MB, needs nothing else")
+
+
+def write_results(output, name, tables, note, results):
+    """Print the tables and keep them as Markdown and JSON."""
+    make_folder(output)
+    text = "\n\n".join([*(table.markdown() for table in tables), f"{note}."])
+    print(text)
+    write_text(output / f"{name}.md", text + "\n")
+    write_text(output / f"{name}.json", json.dumps(plain(results), indent=1) + "\n")
+    print(f"\n{output / name}.md, {name}.json")
+
+
+def plain(value):
+    """The same with NaN as None: JSON has no NaN."""
+    if isinstance(value, dict):
+        return {k: plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+def save_figure(path, draw, *args):
+    with figures.theme():
+        figure = draw(*args)
+        figure.savefig(path, dpi=110)
+        figures.plt.close(figure)
+    print(path)
+
+
+COMMANDS = {
+    "detection": run_detection, "localisation": run_localisation, "mitigation": run_mitigation, "report": run_report,
+}  # fmt: skip
+
+
+def main(argv=None):
+    args = eval_parser(__doc__).parse_args(argv)
+    with exit_on_input_error():
+        COMMANDS[args.command](args)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,283 @@
+"""Mitigation evaluated from images: does it remove the copy, and is the image still what was asked for?
+
+Privacy is similarity to the training images (SSCD, LS, S, pixels), utility similarity to the prompt (CLIP).
+All runs must be of the same prompts and seeds, so that every comparison is of the same noise under two
+methods, and intervals come from resampling prompts for all runs together.
+"""
+
+import re
+from dataclasses import dataclass, field
+
+import numpy as np
+from tqdm import tqdm
+
+from data_utils import load_prompts, read_image
+from eval_utils import bootstrap_weights, interval, interval_text, mean_interval, resampled_means
+from mask_files import MaskStore
+from result_files import check_same_model
+from run_utils import InputError, Table, input_errors
+from similarity import (
+    COPY_SIMILARITY,
+    LOCAL_COPY,
+    copy_similarity,
+    local_similarity,
+    seed_diversity,
+    similarity_to_references,
+)
+
+MEASURES = {
+    "sscd": "SSCD", "copied": f"share SSCD > {COPY_SIMILARITY}", "clip": "CLIP", "ls": "LS", "s": "S",
+    "local_copied": f"share LS > {LOCAL_COPY}", "lpips": "LPIPS", "pixel": "pixel similarity",
+    "diversity": "diversity",
+}  # fmt: skip
+STRENGTHS = ("optim_target_loss", "l_target_ss", "rand_noise_lam", "repeat_num")
+PLAIN = "none"
+
+
+@dataclass(frozen=True)
+class Evaluators:
+    """What images are measured with; None leaves the measure out. `masks` are for LS: (index, seed) to array."""
+
+    descriptor: object = None
+    clip: object = None
+    perceptual: object = None
+    masks: dict = field(default_factory=dict)
+
+    def describe(self):
+        """What has to stand beside the numbers."""
+        named = {"SSCD": self.descriptor, "CLIP": self.clip, "LPIPS": self.perceptual}
+        parts = [f"{name}: {tool.description}" for name, tool in named.items() if tool is not None]
+        if self.descriptor is not None:
+            parts.append("SSCD is the maximum over training images, then the mean over generations")
+        if self.masks:
+            parts.append("LS: mask of the unmitigated image over its maximum, pixels in [0, 1], scaled to 512 px")
+        return "; ".join(parts)
+
+
+def method_of(run):
+    """Method of a mitigation run without its strength: rna, not rna4."""
+    return re.sub(r"^(rna|rt|cwr)\d+", r"\1", run.rows[0]["method"])
+
+
+def strength_of(run):
+    """The documented strength of the run's method: PE's or SS's target, noise scale, number of words."""
+    method = method_of(run)
+    if method == PLAIN:
+        return 0.0
+    name = {"gni": "rand_noise_lam", "rna": "repeat_num", "rt": "repeat_num", "cwr": "repeat_num"}.get(method)
+    names = [name] if name else ["l_target_ss", "optim_target_loss"]
+    given = [run.settings.get(n) for n in names if run.settings.get(n) is not None]
+    return float(given[0]) if given else float("nan")
+
+
+def load_references(run, dataset=None):
+    """Records with training images by prompt index, for every row of a run.
+
+    Raises:
+        InputError: if a prompt has no training images, or is another one in the data set.
+    """
+    name = dataset or run.settings["dataset"]
+    records = {r.index: r for r in load_prompts(name, clean_prompts=run.settings.get("clean_prompts", True))}
+    for row in run.rows:
+        record = records.get(row["index"])
+        if record is None or not record.reference_images:
+            raise InputError(f"{name} has no training images of prompt {row['index']}; give --dataset *_groundtruth")
+        if record.prompt != row["prompt"]:
+            raise InputError(f"{name} has another prompt at index {row['index']} than {run.path}; give its --dataset")
+    return records
+
+
+def load_masks(path):
+    """Bright-ending masks by (prompt index, seed), of whatever settings."""
+    with input_errors():
+        return MaskStore.read(path).masks
+
+
+def measure_run(run, rows, evaluators, records):
+    """Every measure of every image of some rows of a run: one dict a prompt.
+
+    Prompts without training images get CLIP alone.
+
+    Returns:
+        List of dicts with index, prompt, kind and, for each measure that the evaluators give, a list with
+        one number an image (`diversity`: one number a prompt).
+    """
+    bar = tqdm(rows, desc=run.key, unit="prompt")
+    return [measure_row(run, row, evaluators, records[row["index"]]) for row in bar]
+
+
+def measure_row(run, row, evaluators, record):
+    images = run.images(row)
+    references = [read_image(path) for path in record.reference_images]
+    result = {"index": row["index"], "prompt": row["prompt"], "kind": row.get("kind") or "all"}
+    if evaluators.clip is not None:
+        result["clip"] = evaluators.clip(images, row["prompt"])
+    if not references:
+        return result
+    result["pixel"] = similarity_to_references(images, record)
+    if evaluators.descriptor is not None:
+        descriptors = evaluators.descriptor(list(images))
+        sscd = copy_similarity(descriptors, evaluators.descriptor(references)).tolist()
+        result |= {"sscd": sscd, "copied": [float(v > COPY_SIMILARITY) for v in sscd]}
+        result |= {"s": local_similarity(images, references, sscd), "diversity": [seed_diversity(descriptors)]}
+        keys = [(row["index"], seed) for seed in row["seeds"]]
+        if evaluators.masks:
+            missing = next((k for k in keys if k not in evaluators.masks), None)
+            if missing:
+                raise InputError(f"no mask of prompt {missing[0]}, seed {missing[1]}; give other --masks")
+            result["ls"] = local_similarity(images, references, sscd, np.stack([evaluators.masks[k] for k in keys]))
+            result["local_copied"] = [float(v > LOCAL_COPY) for v in result["ls"]]
+    if evaluators.perceptual is not None:
+        result["lpips"] = evaluators.perceptual(images, references)
+    return result
+
+
+def summarize(run, measured, replicates=1000, seed=0):
+    """Means with intervals of one run, for every kind of prompt and all together."""
+    kinds = dict.fromkeys(m["kind"] for m in measured)
+    groups = {kind: [m for m in measured if m["kind"] == kind] for kind in kinds if len(kinds) > 1}
+    evals = [row["unet_evals_per_image"] + row.get("mask_evals_per_image", 0) for row in run.rows]
+    head = {"run": run.key, "method": method_of(run), "strength": strength_of(run), "evals": float(np.mean(evals))}
+    results = []
+    for kind, some in {**groups, "all": measured}.items():
+        row = head | {"kind": kind, "prompts": len(some), "images": len(some[0]["pixel"])}
+        for name in MEASURES:
+            if name in some[0]:
+                # Per prompt first, then over prompts, which are what is resampled.
+                means = [float(np.mean(m[name])) for m in some]
+                row[name] = mean_interval(means, np.arange(len(means)), replicates, seed)
+        results.append(row)
+    return results
+
+
+def check_comparable(runs):
+    """Refuse runs that are not of the same prompts and seeds of one model.
+
+    Raises:
+        InputError: naming two runs and the difference.
+    """
+    check_same_model(runs)
+    first = [(row["index"], tuple(row["seeds"])) for row in runs[0].rows]
+    for run in runs[1:]:
+        other = [(row["index"], tuple(row["seeds"])) for row in run.rows]
+        if len(other[0][1]) != len(first[0][1]):
+            counts = f"{len(first[0][1])} and {len(other[0][1])}"
+            raise InputError(f"{runs[0].path} and {run.path} have unequal numbers of images a prompt: {counts}")
+        if other != first:
+            raise InputError(f"{runs[0].path} and {run.path} are not of the same prompts and seeds; finish both runs")
+    for run in runs:
+        if not run.is_mitigation or "method" not in run.rows[0]:
+            raise InputError(f"{run.path} is no result of inference_mem.py; give files called *_mitigation.jsonl")
+
+
+def evaluate_mitigation(runs, evaluators, dataset=None, replicates=1000, seed=0):
+    """Measure every run and summarise it.
+
+    Returns:
+        (result dicts of `summarize`, per-prompt dicts of `measure_run` by run key).
+    """
+    check_comparable(runs)
+    runs = sorted(runs, key=lambda run: (method_of(run) != PLAIN, method_of(run), strength_of(run)))
+    records = load_references(runs[0], dataset)
+    measured = {run.key: measure_run(run, run.rows, evaluators, records) for run in runs}
+    results = [row for run in runs for row in summarize(run, measured[run.key], replicates, seed)]
+    return results, measured
+
+
+def at_equal_utility(results, measured, kind="all", replicates=1000, seed=0, privacy="sscd", utility="clip"):
+    """Every method's privacy where all of them have the same utility, with paired intervals.
+
+    Along a method's strengths privacy is interpolated linearly against utility, plain generation being
+    strength 0 of every method. The common utility is the middle of the range that all methods reach; methods
+    that never come down or up to it are left out. Differences are to the first method named.
+
+    Returns:
+        (utility, {method: (measure with interval, difference with interval)}); empty with fewer than two.
+    """
+    curves = method_curves(results, kind)
+    prompts = prompt_means(measured, kind, (privacy, utility))
+    if prompts is None or len(curves) < 2:
+        return float("nan"), {}
+    mean = {run: values.mean(0) for run, values in prompts.items()}
+    level = common_utility([[mean[run][1] for run in runs] for runs in curves.values()])
+    weights = bootstrap_weights(np.arange(len(next(iter(prompts.values())))), replicates, seed)
+    resampled = {run: resampled_means(values, weights) for run, values in prompts.items()}
+    point = {m: privacy_at(np.stack([mean[r] for r in runs])[None], level)[0] for m, runs in curves.items()}
+    spread = {m: privacy_at(np.stack([resampled[r] for r in runs], 1), level) for m, runs in curves.items()}
+    kept = [m for m in curves if np.isfinite(point[m])]
+    table = {}
+    for m in kept:
+        difference = {"value": point[m] - point[kept[0]], **low_high(spread[m] - spread[kept[0]])}
+        table[m] = ({"value": point[m], **low_high(spread[m])}, difference)
+    return level, table
+
+
+def low_high(replicates):
+    low, high = interval(replicates)
+    return {"low": low, "high": high}
+
+
+def method_curves(results, kind):
+    """Run keys of every method in the order of strength, plain generation first."""
+    rows = [r for r in results if r["kind"] == kind]
+    plain = [r["run"] for r in rows if r["method"] == PLAIN]
+    curves = {}
+    for r in rows:
+        if r["method"] != PLAIN:
+            curves.setdefault(r["method"], list(plain)).append(r["run"])
+    return dict(sorted(curves.items(), key=lambda item: item[0] != "pe"))
+
+
+def prompt_means(measured, kind, names):
+    """Per-prompt means of the named measures by run, (prompts, names); None when a measure is missing."""
+    chosen = {run: [m for m in rows if kind in ("all", m["kind"])] for run, rows in measured.items()}
+    if any(name not in rows[0] for rows in chosen.values() for name in names):
+        return None
+    return {run: np.array([[np.mean(m[name]) for name in names] for m in rows]) for run, rows in chosen.items()}
+
+
+def common_utility(utilities):
+    """Middle of the range of utility that every method's curve covers, or NaN without one."""
+    low, high = max(min(u) for u in utilities), min(max(u) for u in utilities)
+    return (low + high) / 2 if low < high else float("nan")
+
+
+def privacy_at(curve, level):
+    """Privacy at a utility, (replicates,), by linear interpolation; the lowest value where a curve crosses twice.
+
+    Args:
+        curve: (replicates, strengths, 2) of privacy and utility.
+    """
+    best = np.full(len(curve), np.nan)
+    for a, b in zip(curve.transpose(1, 0, 2)[:-1], curve.transpose(1, 0, 2)[1:], strict=True):
+        with np.errstate(divide="ignore", invalid="ignore"):
+            share = (level - a[:, 1]) / (b[:, 1] - a[:, 1])
+        inside = (share >= 0) & (share <= 1)
+        value = np.where(inside, a[:, 0] + share * (b[:, 0] - a[:, 0]), np.nan)
+        best = np.fmin(best, value)
+    return best
+
+
+def mitigation_tables(results, measured):
+    """Two `Table`s for each kind of prompt: every run, and every method at equal utility."""
+    tables = []
+    for kind in dict.fromkeys(r["kind"] for r in results):
+        some = [r for r in results if r["kind"] == kind]
+        names = [n for n in MEASURES if n in some[0]]
+        rows = [
+            [r["method"], f"{r['strength']:g}", *(interval_text(r[n]) for n in names), f"{r['evals']:.1f}"]
+            for r in some
+        ]
+        headers = ["method", "strength", *(MEASURES[n] for n in names), "UNet evaluations per image"]
+        tables.append(Table(f"{kind} ({some[0]['prompts']} prompts, {some[0]['images']} images each)", headers, rows))
+        tables += equal_utility_table(results, measured, kind)
+    return tables
+
+
+def equal_utility_table(results, measured, kind):
+    level, table = at_equal_utility(results, measured, kind)
+    if not table:
+        return []
+    first = next(iter(table))
+    rows = [[m, interval_text(value), interval_text(difference)] for m, (value, difference) in table.items()]
+    return [Table(f"{kind}, at equal utility", ["method", f"SSCD at CLIP {level:.3f}", f"difference to {first}"], rows)]
