@@ -139,19 +139,21 @@ def collect(runs, dataset=None, mask_folder=None):
         with one entry an image).
     """
     maps, truths, prompts, kinds = {}, [], [], []
-    for run in runs:
-        masks = true_masks(run, dataset, mask_folder)
-        for row in tqdm([r for r in run.rows if r["index"] in masks], desc="maps", unit="prompt"):
+    masks = {run.path: true_masks(run, dataset, mask_folder) for run in runs}
+    pairs = [(run, row) for run in runs for row in run.rows if row["index"] in masks[run.path]]
+    with tqdm(pairs, desc="maps", unit="prompt") as bar:
+        for run, row in bar:
             arrays = load_maps(maps_path(run.folder, run.key, row["index"]), len(row["seeds"]))
             found = candidate_maps(arrays, row["seeds"])
             for name, m in found.items():
                 maps.setdefault(name, []).append(m.numpy())
-            truth = fit_truth(masks[row["index"]], found[BRIGHT_ENDING].shape[-2:])
+            truth = fit_truth(masks[run.path][row["index"]], found[BRIGHT_ENDING].shape[-2:])
             if not truth.any():
                 raise InputError(f"the true mask of prompt {row['index']} is empty at the maps' size; remove it")
-            truths += [truth] * len(row["seeds"])
-            prompts += [row["prompt"]] * len(row["seeds"])
-            kinds += [row.get("kind") or "memorized"] * len(row["seeds"])
+            count = len(row["seeds"])
+            truths += [truth] * count
+            prompts += [row["prompt"]] * count
+            kinds += [row.get("kind") or "memorized"] * count
     return {name: np.concatenate(m) for name, m in maps.items()}, np.stack(truths), np.array(prompts), np.array(kinds)
 
 

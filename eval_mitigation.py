@@ -102,8 +102,8 @@ def measure_run(run, rows, evaluators, records):
         List of dicts with index, prompt, kind and, for each measure that the evaluators give, a list with
         one number an image (`diversity`: one number a prompt).
     """
-    bar = tqdm(rows, desc=run.key, unit="prompt")
-    return [measure_row(run, row, evaluators, records[row["index"]]) for row in bar]
+    with tqdm(rows, desc=run.key, unit="prompt") as bar:  # closed on a fault, so that its line stands alone
+        return [measure_row(run, row, evaluators, records[row["index"]]) for row in bar]
 
 
 def measure_row(run, row, evaluators, record):
