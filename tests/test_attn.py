@@ -107,3 +107,23 @@ def test_only_the_last_step_is_recorded(pipe):
 def test_a_block_without_cross_attention_is_named(pipe):
     with pytest.raises(ValueError, match="down block 1"):
         down_cross_layers(pipe.unet, 1)
+
+
+def test_maps_of_end_token_and_padding_change_neither_image_nor_mask(pipe):
+    """The finest layers' end-token maps average to the mask; end, padding and the rest of the tokens sum to 1."""
+    latents, embeds, tokens = inputs(pipe)
+    layers, every = down_cross_layers(pipe.unet), cross_attention_layers(pipe.unet)
+    plain, mapped, whole = (
+        observe(pipe, latents, embeds, tokens, layers=layers, num_inference_steps=2, **options)
+        for options in ({}, {"map_layers": every}, {"map_layers": layers, "all_tokens": True})
+    )
+    assert torch.equal(plain.latents, mapped.latents) and torch.equal(plain.mask, mapped.mask)
+    ends = torch.stack([mapped.columns[name][0] for name in layers])
+    assert torch.equal(ends.mean(0).unsqueeze(1), plain.mask)
+    assert mapped.columns.keys() == set(every) and not plain.columns
+    for name in layers:
+        probs, (end, padding) = whole.attention[name], mapped.columns[name]
+        size = end.shape[-2:]
+        before = probs[:, :, : tokens[0]].sum(2).unflatten(1, size)
+        assert torch.allclose(before + end + padding, torch.ones_like(end), atol=1e-5)
+        assert torch.equal(whole.columns[name][1], padding) and padding.mean() > 0.5  # 70 of 77 tokens

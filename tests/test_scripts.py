@@ -245,8 +245,8 @@ def test_clip_similarity_from_a_local_checkpoint(script, tmp_path):
     torch.save(open_clip.create_model("tiny-clip").state_dict(), tmp_path / "tiny.pt")
     clip = f"--reference_model tiny-clip --reference_model_pretrain {tmp_path}/tiny.pt --with_tracking"
     script(f"inference_mem.py --num_images_per_prompt 2 {clip}", end=1)
-    (row,) = rows(tmp_path, "test_none_mitigation")
-    assert len(row["clip_similarity"]) == 2 and all(-1 <= v <= 1 for v in row["clip_similarity"])
+    (row,) = rows(tmp_path, "test_none_mitigation.similarity")
+    assert len(row["clip"]) == 2 and all(-1 <= v <= 1 for v in row["clip"])
 
 
 def test_switches():
