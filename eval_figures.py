@@ -2,19 +2,16 @@
 
 from contextlib import contextmanager
 
-import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 from cycler import cycler
 
+from data_utils import read_image
 from eval_detection import HORIZONS, NAMES, gather, horizons_of, image_scores
 from eval_localisation import BRIGHT_ENDING, PRODUCT, candidate_maps
-from eval_mitigation import PLAIN
+from eval_tradeoff import PLAIN
 from eval_utils import cumulative_curve, rank_auc
 from map_files import load_maps, maps_path
-
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt  # noqa: E402
 
 # Okabe and Ito's colours, which people with colour blindness can tell apart; the eighth, black, is left out.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A8A8A", "#B5A900")
@@ -193,8 +190,6 @@ def draw_curve(axis, rows, color, marker, label):
 
 def strips_figure(runs, records, num_prompts=4):
     """Training image, then the same seed under every run."""
-    from data_utils import read_image
-
     rows = [runs[0].rows[k] for k in np.linspace(0, len(runs[0].rows) - 1, num_prompts).astype(int)]
     figure, axes = grid(len(rows), len(runs) + 1, 1.25, 1.4)
     for line, row in zip(axes, rows, strict=True):

@@ -27,7 +27,8 @@ def run_detection(args):
     results = detection.evaluate_detection(
         mem, nonmem, args.num_images, args.horizons, args.bootstrap, args.bootstrap_seed
     )
-    write_results(args.output, "detection", detection.detection_tables(results), detection.INTERVALS, results)
+    tables = detection.detection_tables(results)
+    write_results(args.output, "detection", tables, [detection.INTERVALS, made_from([*mem, *nonmem])], results)
     draw_detection(args.output, mem, nonmem)
     if args.calibrate is not None:
         write_threshold(args, mem, nonmem)
@@ -63,7 +64,9 @@ def write_threshold(args, mem, nonmem):
 def run_localisation(args):
     runs = [read_run(p) for p in args.runs]
     results = localisation.evaluate_localisation(runs, args.dataset, args.masks, args.bootstrap, args.bootstrap_seed)
-    write_results(args.output, "localisation", localisation.localisation_tables(results), localisation.ORACLE, results)
+    tables = localisation.localisation_tables(results)
+    notes = [detection.INTERVALS, localisation.ORACLE, made_from(runs)]
+    write_results(args.output, "localisation", tables, notes, results)
     truths = localisation.true_masks(runs[0], args.dataset, args.masks)
     save_figure(args.output / "overlays.png", figures.overlay_figure, runs[0], truths)
 
@@ -104,9 +107,12 @@ def run_mitigation(args):
         runs, evaluators, args.dataset, args.bootstrap, args.bootstrap_seed
     )
     tables = mitigation.mitigation_tables(results, measured)
-    write_results(args.output, "mitigation", tables, evaluators.describe(), results)
+    notes = [detection.INTERVALS, evaluators.describe(), made_from(runs)]
+    write_results(args.output, "mitigation", tables, notes, results)
     lines = [{"run": run, **row} for run, rows in measured.items() for row in rows]
     write_text(args.output / "per_prompt.jsonl", "".join(json.dumps(plain(line)) + "\n" for line in lines))
+    references = mitigation.load_references(runs[0], args.dataset)
+    save_figure(args.output / "strips.png", figures.strips_figure, mitigation.strongest_runs(runs), references)
     if evaluators.descriptor is not None and evaluators.clip is not None:
         save_figure(args.output / "tradeoff.png", figures.tradeoff_figure, results)
 
@@ -121,10 +127,18 @@ def run_report(args):
     print(f"{args.output}: {len(page) / 1e6:.1f} MB, needs nothing else")
 
 
-def write_results(output, name, tables, note, results):
+def made_from(runs):
+    """Which runs, of which commits and at which seeds, numbers come from."""
+    seeds = sorted({run.settings.get("gen_seed") for run in runs})
+    commits = sorted({str(run.versions.get("commit")) for run in runs})
+    model = runs[0].settings.get("model_id")
+    return f"{len(runs)} runs of {model} at gen_seed {', '.join(map(str, seeds))}, made by commit {', '.join(commits)}"
+
+
+def write_results(output, name, tables, notes, results):
     """Print the tables and keep them as Markdown and JSON."""
     make_folder(output)
-    text = "\n\n".join([*(table.markdown() for table in tables), f"{note}."])
+    text = "\n\n".join([*(table.markdown() for table in tables), "\n".join(f"- {note}" for note in notes if note)])
     print(text)
     write_text(output / f"{name}.md", text + "\n")
     write_text(output / f"{name}.json", json.dumps(plain(results), indent=1) + "\n")
@@ -155,6 +169,7 @@ COMMANDS = {
 
 def main(argv=None):
     args = eval_parser(__doc__).parse_args(argv)
+    figures.plt.switch_backend("agg")  # files only, whether there is a display or not
     with exit_on_input_error():
         COMMANDS[args.command](args)
 

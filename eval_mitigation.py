@@ -12,7 +12,8 @@ import numpy as np
 from tqdm import tqdm
 
 from data_utils import load_prompts, read_image
-from eval_utils import bootstrap_weights, interval, interval_text, mean_interval, resampled_means
+from eval_tradeoff import PLAIN, tradeoff_tables
+from eval_utils import interval_text, mean_interval
 from mask_files import MaskStore
 from result_files import check_same_model
 from run_utils import InputError, Table, input_errors
@@ -30,8 +31,7 @@ MEASURES = {
     "local_copied": f"share LS > {LOCAL_COPY}", "lpips": "LPIPS", "pixel": "pixel similarity",
     "diversity": "diversity",
 }  # fmt: skip
-STRENGTHS = ("optim_target_loss", "l_target_ss", "rand_noise_lam", "repeat_num")
-PLAIN = "none"
+STRENGTHS = {"gni": ("rand_noise_lam",), **dict.fromkeys(("rna", "rt", "cwr"), ("repeat_num",))}
 
 
 @dataclass(frozen=True)
@@ -61,13 +61,25 @@ def method_of(run):
 
 def strength_of(run):
     """The documented strength of the run's method: PE's or SS's target, noise scale, number of words."""
-    method = method_of(run)
-    if method == PLAIN:
-        return 0.0
-    name = {"gni": "rand_noise_lam", "rna": "repeat_num", "rt": "repeat_num", "cwr": "repeat_num"}.get(method)
-    names = [name] if name else ["l_target_ss", "optim_target_loss"]
-    given = [run.settings.get(n) for n in names if run.settings.get(n) is not None]
-    return float(given[0]) if given else float("nan")
+    given = [run.settings[n] for n in strength_names(run) if run.settings.get(n) is not None]
+    return float(given[0]) if given else 0.0
+
+
+def strength_names(run):
+    """Settings that may hold the strength of the run's method."""
+    return STRENGTHS.get(method_of(run), () if method_of(run) == PLAIN else ("l_target_ss", "optim_target_loss"))
+
+
+def weakest_first(run):
+    """Sorts a method's runs by strength: a low target is strong, much noise and many words are."""
+    is_target = "rand_noise_lam" not in strength_names(run) and "repeat_num" not in strength_names(run)
+    return -strength_of(run) if is_target else strength_of(run)
+
+
+def strongest_runs(runs):
+    """One run of every method, its strongest, plain generation first: what pictures show."""
+    ordered = sorted(runs, key=lambda run: (method_of(run) != PLAIN, method_of(run), weakest_first(run)))
+    return list({method_of(run): run for run in ordered}.values())
 
 
 def load_references(run, dataset=None):
@@ -177,89 +189,15 @@ def evaluate_mitigation(runs, evaluators, dataset=None, replicates=1000, seed=0)
         (result dicts of `summarize`, per-prompt dicts of `measure_run` by run key).
     """
     check_comparable(runs)
-    runs = sorted(runs, key=lambda run: (method_of(run) != PLAIN, method_of(run), strength_of(run)))
+    runs = sorted(runs, key=lambda run: (method_of(run) != PLAIN, method_of(run), weakest_first(run)))
     records = load_references(runs[0], dataset)
     measured = {run.key: measure_run(run, run.rows, evaluators, records) for run in runs}
     results = [row for run in runs for row in summarize(run, measured[run.key], replicates, seed)]
     return results, measured
 
 
-def at_equal_utility(results, measured, kind="all", replicates=1000, seed=0, privacy="sscd", utility="clip"):
-    """Every method's privacy where all of them have the same utility, with paired intervals.
-
-    Along a method's strengths privacy is interpolated linearly against utility, plain generation being
-    strength 0 of every method. The common utility is the middle of the range that all methods reach; methods
-    that never come down or up to it are left out. Differences are to the first method named.
-
-    Returns:
-        (utility, {method: (measure with interval, difference with interval)}); empty with fewer than two.
-    """
-    curves = method_curves(results, kind)
-    prompts = prompt_means(measured, kind, (privacy, utility))
-    if prompts is None or len(curves) < 2:
-        return float("nan"), {}
-    mean = {run: values.mean(0) for run, values in prompts.items()}
-    level = common_utility([[mean[run][1] for run in runs] for runs in curves.values()])
-    weights = bootstrap_weights(np.arange(len(next(iter(prompts.values())))), replicates, seed)
-    resampled = {run: resampled_means(values, weights) for run, values in prompts.items()}
-    point = {m: privacy_at(np.stack([mean[r] for r in runs])[None], level)[0] for m, runs in curves.items()}
-    spread = {m: privacy_at(np.stack([resampled[r] for r in runs], 1), level) for m, runs in curves.items()}
-    kept = [m for m in curves if np.isfinite(point[m])]
-    table = {}
-    for m in kept:
-        difference = {"value": point[m] - point[kept[0]], **low_high(spread[m] - spread[kept[0]])}
-        table[m] = ({"value": point[m], **low_high(spread[m])}, difference)
-    return level, table
-
-
-def low_high(replicates):
-    low, high = interval(replicates)
-    return {"low": low, "high": high}
-
-
-def method_curves(results, kind):
-    """Run keys of every method in the order of strength, plain generation first."""
-    rows = [r for r in results if r["kind"] == kind]
-    plain = [r["run"] for r in rows if r["method"] == PLAIN]
-    curves = {}
-    for r in rows:
-        if r["method"] != PLAIN:
-            curves.setdefault(r["method"], list(plain)).append(r["run"])
-    return dict(sorted(curves.items(), key=lambda item: item[0] != "pe"))
-
-
-def prompt_means(measured, kind, names):
-    """Per-prompt means of the named measures by run, (prompts, names); None when a measure is missing."""
-    chosen = {run: [m for m in rows if kind in ("all", m["kind"])] for run, rows in measured.items()}
-    if any(name not in rows[0] for rows in chosen.values() for name in names):
-        return None
-    return {run: np.array([[np.mean(m[name]) for name in names] for m in rows]) for run, rows in chosen.items()}
-
-
-def common_utility(utilities):
-    """Middle of the range of utility that every method's curve covers, or NaN without one."""
-    low, high = max(min(u) for u in utilities), min(max(u) for u in utilities)
-    return (low + high) / 2 if low < high else float("nan")
-
-
-def privacy_at(curve, level):
-    """Privacy at a utility, (replicates,), by linear interpolation; the lowest value where a curve crosses twice.
-
-    Args:
-        curve: (replicates, strengths, 2) of privacy and utility.
-    """
-    best = np.full(len(curve), np.nan)
-    for a, b in zip(curve.transpose(1, 0, 2)[:-1], curve.transpose(1, 0, 2)[1:], strict=True):
-        with np.errstate(divide="ignore", invalid="ignore"):
-            share = (level - a[:, 1]) / (b[:, 1] - a[:, 1])
-        inside = (share >= 0) & (share <= 1)
-        value = np.where(inside, a[:, 0] + share * (b[:, 0] - a[:, 0]), np.nan)
-        best = np.fmin(best, value)
-    return best
-
-
 def mitigation_tables(results, measured):
-    """Two `Table`s for each kind of prompt: every run, and every method at equal utility."""
+    """`Table`s for each kind of prompt: every run, then the methods at equal utility and at equal privacy."""
     tables = []
     for kind in dict.fromkeys(r["kind"] for r in results):
         some = [r for r in results if r["kind"] == kind]
@@ -270,14 +208,5 @@ def mitigation_tables(results, measured):
         ]
         headers = ["method", "strength", *(MEASURES[n] for n in names), "UNet evaluations per image"]
         tables.append(Table(f"{kind} ({some[0]['prompts']} prompts, {some[0]['images']} images each)", headers, rows))
-        tables += equal_utility_table(results, measured, kind)
+        tables += tradeoff_tables(results, measured, kind)
     return tables
-
-
-def equal_utility_table(results, measured, kind):
-    level, table = at_equal_utility(results, measured, kind)
-    if not table:
-        return []
-    first = next(iter(table))
-    rows = [[m, interval_text(value), interval_text(difference)] for m, (value, difference) in table.items()]
-    return [Table(f"{kind}, at equal utility", ["method", f"SSCD at CLIP {level:.3f}", f"difference to {first}"], rows)]

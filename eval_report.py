@@ -146,7 +146,8 @@ def mitigation_sections(runs, evaluators, args):
         runs, evaluators, args.dataset, args.bootstrap, args.bootstrap_seed
     )
     records = mitigation.load_references(runs[0], args.dataset)
-    pictures = [picture("The same seeds under every run.", figures.strips_figure, runs, records)]
+    shown = mitigation.strongest_runs(runs)
+    pictures = [picture("The same seeds under every method at its strongest.", figures.strips_figure, shown, records)]
     if evaluators.descriptor is not None and evaluators.clip is not None:
         caption = "Privacy against utility; bars are 95 % intervals."
         pictures.insert(0, picture(caption, figures.tradeoff_figure, results))

@@ -4,6 +4,7 @@ Copy descriptors and CLIP models are loaded once, called with lists of images, a
 what has to stand beside each of their numbers.
 """
 
+import warnings
 from itertools import combinations
 from pathlib import Path
 
@@ -54,7 +55,9 @@ class CopyDescriptor:
         if not Path(path).is_file():
             raise ValueError(f"copy descriptor {path} does not exist; give SSCD as a TorchScript file by --sscd")
         try:
-            self.model = torch.jit.load(str(path), map_location=device).eval()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # TorchScript is old, and what SSCD comes as
+                self.model = torch.jit.load(str(path), map_location=device).eval()
         except (RuntimeError, ValueError) as error:
             raise ValueError(f"{path} is not a TorchScript file; SSCD's are called *.torchscript.pt") from error
         self.device, self.description = device, f"{Path(path).name}, preprocessing {preprocessing}"

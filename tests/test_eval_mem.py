@@ -20,7 +20,7 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 import eval_mem
-from eval_mitigation import at_equal_utility, privacy_at
+from eval_tradeoff import at_equal, tradeoff_tables, value_at
 from similarity import (
     CopyDescriptor,
     PerceptualDistance,
@@ -178,9 +178,9 @@ def test_mitigation_table_orders_copies(tmp_path, mitigated):
     root, runs, descriptor = mitigated
     results = evaluate("mitigation", *runs, output=tmp_path / "e", sscd=descriptor)
     rows = [r for r in results if r["kind"] == "all"]
-    assert [(r["method"], r["strength"]) for r in rows] == [("none", 0), ("pe", 1), ("pe", 2)]
+    assert [(r["method"], r["strength"]) for r in rows] == [("none", 0), ("pe", 2), ("pe", 1)]
     sscd = [r["sscd"]["value"] for r in rows]
-    assert sscd[0] == pytest.approx(1, abs=1e-5) and sscd[0] > sscd[2] > sscd[1]
+    assert sscd[0] == pytest.approx(1, abs=1e-5) and sscd[0] > sscd[1] > sscd[2]
     assert rows[0]["copied"]["value"] == 1 and rows[0]["s"]["value"] == 0 and rows[0]["diversity"]["value"] < 1e-5
     lines = [json.loads(line) for line in (tmp_path / "e" / "per_prompt.jsonl").read_text().splitlines()]
     assert len(lines) == 12 and {len(line["sscd"]) for line in lines} == {2}
@@ -215,19 +215,28 @@ def test_local_similarity_by_hand():
     assert local_similarity(image, [reference], [0, 0], mask) == pytest.approx([0, -(3**0.5) * 256])
 
 
-def test_privacy_at_equal_utility_by_hand():
-    """PE falls from (1, .9) to (.2, .5) in privacy and utility, the other method from there to (.4, .5)."""
+def test_measures_at_equal_utility_and_privacy_by_hand():
+    """PE falls from (1, .9) to (.2, .5) in SSCD and CLIP, the other method from there to (.4, .5)."""
     pe, other = (np.array([[[1.0, 0.9], [end, 0.5]]]) for end in (0.2, 0.4))
-    assert privacy_at(pe, 0.7)[0] == pytest.approx(0.6) and privacy_at(other, 0.7)[0] == pytest.approx(0.7)
-    assert np.isnan(privacy_at(pe, 0.95)[0])
+    assert value_at(pe, 0.7, np.fmin)[0] == pytest.approx(0.6) and value_at(other, 0.7, np.fmin)[0] == pytest.approx(
+        0.7
+    )
+    assert np.isnan(value_at(pe, 0.95, np.fmin)[0])
+    twice = np.array([[[1.0, 0.5], [0.6, 0.9], [0.2, 0.5]]])
+    assert [value_at(twice, 0.7, best)[0] for best in (np.fmin, np.fmax)] == pytest.approx([0.4, 0.8])
     measured = {
         run: [{"kind": "k", "sscd": [s], "clip": [c]} for _ in range(3)]
         for run, s, c in (("plain", 1, 0.9), ("x", 0.2, 0.5), ("y", 0.4, 0.5))
     }
-    results = [{"kind": "all", "run": r, "method": m} for r, m in (("plain", "none"), ("x", "pe"), ("y", "prss"))]
-    level, table = at_equal_utility(results, measured)
+    methods = (("plain", "none"), ("y", "prss"), ("x", "pe"))
+    results = [{"kind": "all", "run": r, "method": m, "sscd": 0, "clip": 0} for r, m in methods]
+    level, table = at_equal(results, measured)
     assert level == pytest.approx(0.7) and table["prss"][1]["value"] == pytest.approx(0.1)
     assert table["prss"][1]["low"] == pytest.approx(0.1)  # three equal prompts have no spread
+    level, table = at_equal(results, measured, measure="clip", held="sscd", level=0.3)
+    assert list(table) == ["pe"] and table["pe"][0]["value"] == pytest.approx(0.55)  # the other stops at 0.4
+    equal_utility, equal_privacy = tradeoff_tables(results, measured, "all")
+    assert equal_utility.rows[0][0] == "pe" and equal_privacy.headers[1] == "CLIP at SSCD 0.500"
 
 
 def damaged(path, line, **changes):
