@@ -8,7 +8,7 @@ from cycler import cycler
 
 from data_utils import read_image
 from eval_detection import HORIZONS, NAMES, gather, horizons_of, image_scores
-from eval_localisation import BRIGHT_ENDING, PRODUCT, candidate_maps
+from eval_localisation import BRIGHT_ENDING, DIFF, PRODUCT, SHUFFLED, candidate_maps
 from eval_tradeoff import PLAIN
 from eval_utils import cumulative_curve, rank_auc
 from map_files import load_maps, maps_path
@@ -26,7 +26,7 @@ STYLE = {
     "font.size": 9, "axes.titlesize": 10, "legend.fontsize": 8, "axes.prop_cycle": cycler(color=COLORS),
 }  # fmt: skip
 LOWEST_FPR = 1e-3
-SHOWN_MAPS = (BRIGHT_ENDING, "noise_diff^2, all steps", PRODUCT)
+SHOWN_MAPS = (BRIGHT_ENDING, f"{DIFF}, all steps", PRODUCT)
 
 
 @contextmanager
@@ -105,6 +105,20 @@ def default_horizons(runs, keys):
     """T=1 for the global score, the published early detector, and all steps for the masked ones."""
     row = runs[0].rows[0]
     return {k: 1 if k == "text_noise_norm" and 1 in horizons_of(row, k, HORIZONS) else None for k in keys}
+
+
+def steps_figure(by_step, results):
+    """Pixel AUROC of noise_diff^2 over the steps, beside that of the bright ending and of its shuffled control."""
+    figure, axes = grid(1, 1, 5.2, 3.4)
+    axis, steps = axes[0, 0], np.arange(1, len(by_step[0]) + 1)
+    for color, values, label in zip(COLORS, by_step, ("this step alone", "mean of the steps so far"), strict=False):
+        axis.plot(steps, values, color=color, label=f"{DIFF}, {label}")
+    for color, name, style in ((COLORS[2], BRIGHT_ENDING, "-"), (COLORS[6], SHUFFLED, "--")):
+        value = np.nanmean([r["auroc"]["value"] for r in results if r["map"] == name])
+        axis.axhline(value, color=color, linestyle=style, label=name)
+    axis.set(xlabel="step, the first is the noisiest", ylabel="pixel AUROC")
+    axis.legend()
+    return figure
 
 
 def overlay_figure(run, truths, num_prompts=4):

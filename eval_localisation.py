@@ -22,6 +22,7 @@ from eval_utils import (
     interval,
     interval_text,
     mean_interval,
+    rank_auc,
     resampled_means,
 )
 from map_files import DIFF_MAPS, load_maps, maps_path
@@ -155,6 +156,27 @@ def collect(runs, dataset=None, mask_folder=None):
             prompts += [row["prompt"]] * count
             kinds += [row.get("kind") or "memorized"] * count
     return {name: np.concatenate(m) for name, m in maps.items()}, np.stack(truths), np.array(prompts), np.array(kinds)
+
+
+def auroc_by_step(runs, dataset=None, mask_folder=None):
+    """Mean pixel AUROC of noise_diff^2 at every single step and averaged up to it, over prompts with a part mask.
+
+    Returns:
+        Two arrays (steps,); None without such prompts.
+    """
+    values = []
+    for run in runs:
+        masks = {i: m for i, m in true_masks(run, dataset, mask_folder).items() if not m.all()}
+        for row in tqdm([r for r in run.rows if r["index"] in masks], desc="steps", unit="prompt"):
+            diff = load_maps(maps_path(run.folder, run.key, row["index"]), len(row["seeds"]))[DIFF_MAPS]
+            running = np.cumsum(diff, 1) / np.arange(1, diff.shape[1] + 1)[:, None, None]
+            truth = fit_truth(masks[row["index"]], diff.shape[-2:])
+            values += [[step_aurocs(maps, truth) for maps in pair] for pair in zip(diff, running, strict=True)]
+    return tuple(np.mean(values, 0)) if values else None
+
+
+def step_aurocs(maps, truth):
+    return [rank_auc(m[truth], m[~truth]) for m in maps]
 
 
 def evaluate_localisation(runs, dataset=None, mask_folder=None, replicates=1000, seed=0):

@@ -68,6 +68,9 @@ def run_localisation(args):
     notes = [detection.INTERVALS, localisation.ORACLE, made_from(runs)]
     write_results(args.output, "localisation", tables, notes, results)
     truths = localisation.true_masks(runs[0], args.dataset, args.masks)
+    by_step = localisation.auroc_by_step(runs, args.dataset, args.masks)
+    if by_step is not None:
+        save_figure(args.output / "auroc_by_steps.png", figures.steps_figure, by_step, results)
     save_figure(args.output / "overlays.png", figures.overlay_figure, runs[0], truths)
 
 

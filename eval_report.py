@@ -129,9 +129,13 @@ def localisation_sections(runs, args):
         usable, args.dataset, replicates=args.bootstrap, seed=args.bootstrap_seed
     )
     truths = localisation.true_masks(usable[0], args.dataset)
-    shown = picture("Maps over the image; the true mask's border in white.", figures.overlay_figure, usable[0], truths)
+    by_step = localisation.auroc_by_step(usable, args.dataset)
+    pictures = [picture("Pixel AUROC over the steps.", figures.steps_figure, by_step, results)] if by_step else []
+    overlays = picture(
+        "Maps over the image; the true mask's border in white.", figures.overlay_figure, usable[0], truths
+    )
     text = f"Pixel by pixel against the true masks. {localisation.ORACLE}."
-    return [section("Localisation", text, localisation.localisation_tables(results), [shown])]
+    return [section("Localisation", text, localisation.localisation_tables(results), [overlays, *pictures])]
 
 
 def has_true_masks(run, dataset):

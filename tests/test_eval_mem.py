@@ -20,7 +20,9 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 import eval_mem
+from eval_localisation import auroc_by_step
 from eval_tradeoff import at_equal, tradeoff_tables, value_at
+from result_files import read_run
 from similarity import (
     CopyDescriptor,
     PerceptualDistance,
@@ -145,6 +147,8 @@ def test_localisation_of_a_perfect_an_inverted_and_two_control_maps(located):
     assert results["bright ending x noise_diff^2, all steps"]["auroc"]["value"] == 1  # 0.01 inside, 0 outside
     assert f"end token, {LAYERS[1].split('.transformer')[0]}" in results
     assert best["prompts"] == 2 and best["images"] == 4
+    single, running = auroc_by_step([read_run(path)])
+    assert single.tolist() == running.tolist() == [0, 0, 0] and (output / "auroc_by_steps.png").exists()
 
 
 def test_localisation_from_a_folder_of_masks_by_index(located, capsys):
