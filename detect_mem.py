@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from attn_utils import cross_attention_layers
 from cli_args import detect_parser
-from eval_detection import HORIZONS, NAMES, Threshold, horizons_of, image_scores
+from eval_detection import HORIZONS, NAMES, horizons_of, image_scores
 from eval_utils import rank_auc
 from generation import observe
 from map_files import DIFF_MAPS, maps_path, save_maps
@@ -24,6 +24,7 @@ from mask_files import MaskStore, is_original_layout, load_original_layout, save
 from metrics import norms_from_maps, shuffle_mask
 from run_utils import InputError, exit_on_input_error, format_table, input_errors, write_text
 from session import Session, chunked
+from thresholds import Threshold
 
 # Scores of the rows by --run_version; the end token's attention is read off in both.
 ROW_SCORES = {"baseline": ("text_noise_norm", "end_token_attention"), "ours": tuple(NAMES)}
@@ -41,7 +42,8 @@ class Detection:
         self.stored_masks = self.read_masks() if args.attn_scores else None
         self.parts = self.session.attention / f"{self.key(args)}_parts"
         if args.overwrite:
-            shutil.rmtree(self.parts, ignore_errors=True)
+            for folder in (self.parts, maps_path(args.output_dir, self.key(args), 0).parent):
+                shutil.rmtree(folder, ignore_errors=True)
         self.refuse_missing_maps()
 
     @staticmethod

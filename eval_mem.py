@@ -20,6 +20,7 @@ from eval_cli import eval_parser
 from result_files import read_run
 from run_utils import exit_on_input_error, input_errors, make_folder, write_text
 from similarity import ClipSimilarity, CopyDescriptor, PerceptualDistance
+from thresholds import calibrate
 
 
 def run_detection(args):
@@ -50,7 +51,7 @@ def write_threshold(args, mem, nonmem):
     key = detection.SCORES.get(args.score, args.score)
     horizon = None if args.horizon == "all" else int(args.horizon)
     with input_errors():
-        threshold = detection.calibrate([p for pairs in sets.values() for p in pairs], key, horizon, args.calibrate)
+        threshold = calibrate([p for pairs in sets.values() for p in pairs], key, horizon, args.calibrate)
     path = args.threshold_file or args.output / "threshold.json"
     write_text(path, threshold.save_text())
     print(

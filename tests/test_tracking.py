@@ -10,7 +10,7 @@ from eval_runs import write_descriptor
 import detect_mem
 import eval_mem
 import inference_mem
-from eval_detection import Threshold
+from thresholds import Threshold
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 

@@ -1,0 +1,72 @@
+"""Decision thresholds: calibrated by eval_mem.py on prompts that are not memorized, used by detect_mem.py."""
+
+import json
+from dataclasses import asdict, dataclass
+
+from eval_detection import NAMES, image_scores
+from eval_utils import calibrate_threshold
+from result_files import MODEL_SETTINGS, score_names
+from run_utils import InputError
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """A calibrated decision: a prompt whose mean score exceeds `threshold` is called memorized."""
+
+    key: str
+    T: int | None
+    threshold: float
+    fpr: float
+    num_negatives: int
+    num_images: int
+    settings: dict
+
+    def save_text(self):
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def load(cls, path):
+        """
+        Raises:
+            InputError: if the file is not there or is no threshold file.
+        """
+        try:
+            with open(path, encoding="utf-8") as file:
+                loaded = cls(**json.load(file))
+            float(loaded.threshold), dict(loaded.settings)
+        except FileNotFoundError as error:
+            raise InputError(f"{path} does not exist; eval_mem.py detection --calibrate writes such a file") from error
+        except (ValueError, TypeError) as error:
+            raise InputError(f"{path} is not a threshold file of eval_mem.py detection --calibrate") from error
+        return loaded
+
+    def refuse_other_settings(self, settings, path):
+        """
+        Raises:
+            InputError: if the threshold was calibrated on another model or another way of sampling.
+        """
+        for name in MODEL_SETTINGS:
+            if self.settings.get(name) != settings.get(name):
+                values = f"{name} {self.settings.get(name)!r}, this run's is {settings.get(name)!r}"
+                raise InputError(f"{path} was calibrated with {values}; calibrate again with eval_mem.py detection")
+
+    def decide(self, row):
+        """(score, whether it is above the threshold) of one row."""
+        score = float(image_scores(row, self.key, self.T).mean())
+        return score, score > self.threshold
+
+
+def calibrate(nonmem, key, horizon, fpr):
+    """Threshold on prompts' mean scores that a share `fpr` of the given negatives exceeds at most.
+
+    Args:
+        nonmem: list of (run, row).
+    """
+    run = nonmem[0][0]
+    if key not in score_names(run):
+        raise InputError(f"{run.path} has no score {NAMES.get(key, key)}; its scores are {', '.join(score_names(run))}")
+    scores = [image_scores(row, key, horizon).mean() for _, row in nonmem]
+    settings = {name: run.settings.get(name) for name in MODEL_SETTINGS}
+    return Threshold(
+        key, horizon, calibrate_threshold(scores, fpr), fpr, len(scores), len(run.rows[0]["seeds"]), settings
+    )
