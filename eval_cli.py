@@ -48,6 +48,7 @@ def add_detection(commands):
         "--num_images", type=positive_int, nargs="+", default=[None], help="first images of each prompt to use"
     )
     parser.add_argument("--horizons", type=horizon, nargs="+", default=list(HORIZONS), help="T: first steps, or all")
+    parser.add_argument("--kinds", type=Path, help="kinds of the memorized prompts, .csv or .jsonl, as NeMo's labels")
     group = parser.add_argument_group("threshold")
     group.add_argument("--calibrate", type=rate, help="write a threshold for this false positive rate per prompt")
     group.add_argument("--score", default="D", help=f"score that is decided by: {', '.join(SCORES)}, or a row's key")

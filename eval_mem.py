@@ -17,6 +17,7 @@ import eval_figures as figures
 import eval_localisation as localisation
 import eval_mitigation as mitigation
 from eval_cli import eval_parser
+from kind_labels import read_kinds, relabel
 from result_files import read_run
 from run_utils import exit_on_input_error, input_errors, make_folder, write_text
 from similarity import ClipSimilarity, CopyDescriptor, PerceptualDistance
@@ -25,6 +26,9 @@ from thresholds import calibrate
 
 def run_detection(args):
     mem, nonmem = ([read_run(p) for p in paths] for paths in (args.mem, args.nonmem))
+    if args.kinds is not None:
+        kinds = read_kinds(args.kinds)
+        mem = [relabel(run, kinds, args.kinds) for run in mem]
     results = detection.evaluate_detection(
         mem, nonmem, args.num_images, args.horizons, args.bootstrap, args.bootstrap_seed
     )

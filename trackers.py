@@ -8,6 +8,8 @@ from pathlib import Path
 from accelerate import Accelerator
 from accelerate.tracking import GeneralTracker, on_main_process
 
+SERVICES, PROJECT = ("wandb", "trackio"), "memorization"
+
 
 class JsonlTracker(GeneralTracker):
     """Appends one JSON object a call to a file: the step, seconds since the start, and the values."""
@@ -53,7 +55,9 @@ class Tracking:
             raise ValueError(f"--tracker {kind} needs the package {kind}: pip install {kind}")
         self.accelerator = Accelerator(cpu=True, log_with=tracker, project_dir=str(folder))
         try:
-            self.accelerator.init_trackers(run_key, config=simple_values(settings))
+            # Files are named by the run; a service has one project with the runs in it.
+            project, names = (PROJECT, {kind: {"name": run_key}}) if kind in SERVICES else (run_key, {})
+            self.accelerator.init_trackers(project, config=simple_values(settings), init_kwargs=names)
         except Exception as error:  # each service raises its own kinds: no login, no network
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ValueError(f"--tracker {kind} does not start: {reason}; jsonl works offline") from error

@@ -111,6 +111,21 @@ def test_labelled_rows_need_no_second_file(tmp_path):
     assert result["auc"]["value"] > 0.9
 
 
+def test_kinds_from_a_table_by_caption(tmp_path, detection_runs, capsys):
+    """Semicolons and a column called type, as NeMo's labels have them; prompts without a label keep their own."""
+    mem, others = detection_runs
+    table = tmp_path / "labels.csv"
+    table.write_text(";Caption;type\n0;prompt 0;VM\n1;prompt 1;TM\n2;prompt 2;TM\n")
+    results = evaluate("detection", output=tmp_path / "e", mem=mem, nonmem=others, kinds=table)
+    counts = {r["memorized_kind"]: r["memorized"] for r in results}
+    assert counts == {"VM": 1, "TM": 2, "verbatim": 5, "template": 4, "all memorized": 12}
+    argv = ("detection", "--mem", *mem, "--nonmem", *others, "--kinds", table)
+    table.write_text("caption,kind\nanother,VM\n")
+    assert "labels.csv has none of the prompts in" in refused(capsys, *argv)
+    table.write_text("caption,x\nprompt 0,VM\n")
+    assert "needs the columns caption and kind (or type); it has caption, x" in refused(capsys, *argv)
+
+
 def test_calibration_writes_a_threshold_and_warns(tmp_path, detection_runs, capsys):
     mem, others = detection_runs
     argv = {"mem": mem, "nonmem": others, "calibrate": 0.01, "score": "new_score", "horizon": "all"}
