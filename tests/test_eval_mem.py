@@ -118,7 +118,7 @@ def test_kinds_from_a_table_by_caption(tmp_path, detection_runs, capsys):
     table.write_text(";Caption;type\n0;prompt 0;VM\n1;prompt 1;TM\n2;prompt 2;TM\n")
     results = evaluate("detection", output=tmp_path / "e", mem=mem, nonmem=others, kinds=table)
     counts = {r["memorized_kind"]: r["memorized"] for r in results}
-    assert counts == {"VM": 1, "TM": 2, "verbatim": 5, "template": 4, "all memorized": 12}
+    assert counts == {"VM": 1, "TM": 2, "verbatim": 4, "template": 5, "all memorized": 12}
     argv = ("detection", "--mem", *mem, "--nonmem", *others, "--kinds", table)
     table.write_text("caption,kind\nanother,VM\n")
     assert "labels.csv has none of the prompts in" in refused(capsys, *argv)
