@@ -52,7 +52,7 @@ def add_detection(commands):
     group = parser.add_argument_group("threshold")
     group.add_argument("--calibrate", type=rate, help="write a threshold for this false positive rate per prompt")
     group.add_argument("--score", default="D", help=f"score that is decided by: {', '.join(SCORES)}, or a row's key")
-    group.add_argument("--horizon", default="1", help="its T: a number or all")
+    group.add_argument("--horizon", type=horizon, default=1, help="its T: a number or all")
     group.add_argument("--threshold_file", type=Path, help="where it goes; default threshold.json in --output")
 
 

@@ -53,14 +53,13 @@ def write_threshold(args, mem, nonmem):
     """Calibrate on all negatives given, and say what to do with the file."""
     _, sets = detection.label_rows(mem, nonmem)
     key = detection.SCORES.get(args.score, args.score)
-    horizon = None if args.horizon == "all" else int(args.horizon)
     with input_errors():
-        threshold = calibrate([p for pairs in sets.values() for p in pairs], key, horizon, args.calibrate)
+        threshold = calibrate([p for pairs in sets.values() for p in pairs], key, args.horizon, args.calibrate)
     path = args.threshold_file or args.output / "threshold.json"
+    make_folder(path.parent, "--threshold_file")
     write_text(path, threshold.save_text())
-    print(
-        f"threshold {threshold.threshold:.4f} on {args.score}, T={args.horizon}, {threshold.num_images} images a prompt"
-    )
+    T = args.horizon or "all"
+    print(f"threshold {threshold.threshold:.4f} on {args.score}, T={T}, {threshold.num_images} images a prompt")
     if threshold.num_negatives < 1 / max(args.calibrate, 1e-9):
         print(f"warning: {threshold.num_negatives} negatives cannot resolve a false positive rate of {args.calibrate}")
     print(f"{path}\nuse it by: python detect_mem.py --threshold_file {path} ...")
@@ -130,6 +129,7 @@ def run_report(args):
 
     runs = [read_run(p) for p in args.runs]
     evaluators = open_evaluators(args, runs)
+    make_folder(args.output.parent, "--output")
     page = build_report(runs, evaluators, args)
     write_text(args.output, page)
     print(f"{args.output}: {len(page) / 1e6:.1f} MB, needs nothing else")
@@ -145,7 +145,7 @@ def made_from(runs):
 
 def write_results(output, name, tables, notes, results):
     """Print the tables and keep them as Markdown and JSON."""
-    make_folder(output)
+    make_folder(output, "--output")
     text = "\n\n".join([*(table.markdown() for table in tables), "\n".join(f"- {note}" for note in notes if note)])
     print(text)
     write_text(output / f"{name}.md", text + "\n")

@@ -66,8 +66,8 @@ def image_seed(gen_seed, index, k):
     return gen_seed * 10**8 + index * 10**3 + k
 
 
-def make_folder(path):
-    """Create an output folder and make sure that files can be written to it.
+def make_folder(path, option="--output_dir"):
+    """Create an output folder and make sure that files can be written to it; `option` is the one that names it.
 
     Raises:
         InputError: if not.
@@ -79,7 +79,7 @@ def make_folder(path):
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise InputError(f"cannot write to {path}: {error.strerror}; choose another --output_dir") from error
+        raise InputError(f"cannot write to {path}: {error.strerror}; choose another {option}") from error
     return path
 
 

@@ -66,7 +66,8 @@ def calibrate(nonmem, key, horizon, fpr):
     if key not in score_names(run):
         raise InputError(f"{run.path} has no score {NAMES.get(key, key)}; its scores are {', '.join(score_names(run))}")
     scores = [image_scores(row, key, horizon).mean() for _, row in nonmem]
+    prompts = {row["prompt"] for _, row in nonmem}  # the same prompt at another seed is no further evidence
     settings = {name: run.settings.get(name) for name in MODEL_SETTINGS}
     return Threshold(
-        key, horizon, calibrate_threshold(scores, fpr), fpr, len(scores), len(run.rows[0]["seeds"]), settings
+        key, horizon, calibrate_threshold(scores, fpr), fpr, len(prompts), len(run.rows[0]["seeds"]), settings
     )

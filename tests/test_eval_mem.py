@@ -134,7 +134,7 @@ def test_calibration_writes_a_threshold_and_warns(tmp_path, detection_runs, caps
     rows = [json.loads(line) for p in others for line in p.read_text().splitlines()]
     assert threshold["threshold"] == pytest.approx(max(np.mean(r["new_score"]) for r in rows))
     assert (threshold["key"], threshold["T"], threshold["num_images"]) == ("new_score", None, 2)
-    assert "48 negatives cannot resolve a false positive rate of 0.01" in capsys.readouterr().out
+    assert "12 negatives cannot resolve a false positive rate of 0.01" in capsys.readouterr().out
 
 
 @pytest.fixture
@@ -297,6 +297,22 @@ def test_runs_that_cannot_be_compared(detection_runs, tmp_path, capsys):
     assert "no mem0.config.json beside it" in refused(capsys, "detection", "--mem", mem[0], "--nonmem", *others)
     assert "does not exist" in refused(capsys, "detection", "--mem", tmp_path / "none.jsonl")
     assert "does not give both classes" in refused(capsys, "detection", "--mem", mem[1])
+
+
+@pytest.mark.parametrize("flags", ["--horizon x", "--horizons 0", "--calibrate 1", "--num_images 0", "--bootstrap 0"])
+def test_values_out_of_range_exit_with_code_2(detection_runs, capsys, flags):
+    mem, others = detection_runs
+    with pytest.raises(SystemExit) as stop:
+        eval_mem.main(["detection", "--mem", *map(str, mem), "--nonmem", *map(str, others), *flags.split()])
+    assert stop.value.code == 2 and "Traceback" not in capsys.readouterr().err
+
+
+def test_an_output_that_cannot_be_written_is_refused(detection_runs, tmp_path, capsys):
+    mem, others = detection_runs
+    (tmp_path / "file").write_text("")
+    argv = ["--mem", *mem, "--nonmem", *others, "--bootstrap", "5", "--output", tmp_path / "file" / "sub"]
+    assert "choose another --output" in refused(capsys, "detection", *argv)
+    assert "choose another --output" in refused(capsys, "report", *mem, "--output", tmp_path / "file" / "r.html")
 
 
 def test_faults_of_mitigation_runs(mitigated, tmp_path, capsys):
