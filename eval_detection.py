@@ -27,6 +27,7 @@ SCORES = {
 FEW = f"* Fewer than {SMALL_NEGATIVES} negative prompts: TPR at 1 % FPR hangs on the highest of them."
 INTERVALS = "95 % intervals by resampling prompts"
 NAMES = {key: name for name, key in SCORES.items()}
+COMPARISONS = (("LD", "D"), ("LD", "LD shuffled mask"), ("LD rms", "D"))
 HEADERS = {
     "auc": "AUC", "tpr_at_1_fpr": "TPR@1%FPR", "tpr_at_3_fpr": "TPR@3%FPR", "best_f1": "best F1",
     "best_accuracy": "best accuracy",
@@ -179,10 +180,49 @@ def evaluate_detection(mem_runs, nonmem_runs, num_images=(None,), horizons=HORIZ
     return results
 
 
-def detection_tables(results):
-    """AUC of every class side by side, then a `Table` of everything for each kind against each negative set."""
+def evaluate_differences(mem_runs, nonmem_runs, horizons=HORIZONS, replicates=1000, seed=0):
+    """AUC per image of one score less that of another, with intervals from the same resamples for both.
+
+    Two intervals that overlap say little about scores of the same images; this is the comparison that counts:
+    LD with D, LD with its mask shuffled, and LD over the root mean square with D.
+
+    Returns:
+        List of result dicts; empty without those scores.
+    """
+    keys, (kinds, sets) = shared_scores([*mem_runs, *nonmem_runs]), label_rows(mem_runs, nonmem_runs)
+    pairs = [(a, b) for a, b in COMPARISONS if SCORES[a] in keys and SCORES[b] in keys]
+    row = mem_runs[0].rows[0]
+    jobs = [
+        (kind, negatives, t, a, b)
+        for kind in kinds for negatives in sets for a, b in pairs for t in horizons_of(row, SCORES[a], horizons)
+    ]  # fmt: skip
+    results = []
+    for kind, negatives, t, a, b in tqdm(jobs, desc="differences", unit="pair"):
+        both = [gather(kinds[kind], sets[negatives], SCORES[name], t, "image") for name in (a, b)]
+        weights = bootstrap_weights(both[0].prompts, replicates, seed, both[0].labels)
+        point, spread = (
+            np.subtract(*(detection_metrics(i.scores, i.labels, w)["auc"] for i in both)) for w in (None, weights)
+        )
+        head = {"memorized_kind": kind, "negative_set": negatives, "T": t, "score": a, "less": b}
+        results.append(head | {"auc": {"value": float(point[0]), **bounds(spread)}})
+    return results
+
+
+def difference_table(results):
+    """`Table` of the differences, a column for each pair of classes."""
+    rows = {}
+    for r in results:
+        pair = f"{r['memorized_kind']} / {r['negative_set']}"
+        rows.setdefault((f"{r['score']} less {r['less']}", r["T"] or "all"), {})[pair] = interval_text(r["auc"])
+    headers = ["AUC per image", "T", *next(iter(rows.values()))]
+    return Table("Differences on the same images", headers, [[*key, *cells.values()] for key, cells in rows.items()])
+
+
+def detection_tables(results, differences):
+    """AUC of every class side by side, paired differences, and for each class a `Table` of everything."""
     pairs = list(dict.fromkeys((r["memorized_kind"], r["negative_set"]) for r in results))
-    return [overview(results, pairs), *(class_table(results, *pair) for pair in pairs)]
+    tables = [overview(results, pairs), *([difference_table(differences)] if differences else [])]
+    return [*tables, *(class_table(results, *pair) for pair in pairs)]
 
 
 def overview(results, pairs):

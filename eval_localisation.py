@@ -35,7 +35,13 @@ ALL_ONES, SHUFFLED, PRODUCT = "all ones", f"{BRIGHT_ENDING}, shuffled", f"{BRIGH
 STEPS = (1, 10, None)  # how many first steps of noise_diff^2 are averaged
 NUM_THRESHOLDS = 201  # of the data-set-wide IoU, at even quantiles of all pixel values
 PROCESSOR_SUFFIX = ".transformer_blocks.0.attn2.processor"
-MEASURES = {"auroc": "pixel AUROC", "average_precision": "AP", "iou": "IoU, best per image"}
+GAIN = "auroc_gain"
+MEASURES = {
+    "auroc": "pixel AUROC",
+    GAIN: "AUROC over bright ending",
+    "average_precision": "AP",
+    "iou": "IoU, best per image",
+}
 DATASET_IOU = "iou_dataset"
 ALL_KINDS = "all"
 ORACLE = "Thresholds of IoU are the best on these images: an oracle"
@@ -180,11 +186,17 @@ def step_aurocs(maps, truth):
 
 
 def evaluate_localisation(runs, dataset=None, mask_folder=None, replicates=1000, seed=0):
-    """Measures with intervals of every map, for every kind of prompt: a list of result dicts."""
+    """Measures with intervals of every map, for every kind of prompt: a list of result dicts.
+
+    `auroc_gain` is the AUROC less that of the bright-ending mask on the same image.
+    """
     maps, truths, prompts, kinds = collect(runs, dataset, mask_folder)
-    results = []
+    results, published = [], None
     for name, values in tqdm(maps.items(), desc="localisation", unit="map"):
         measured = [image_measures(v, t) for v, t in zip(values, truths, strict=True)]
+        # The bright ending comes first: every other map is compared with it on the same image.
+        published = [m["auroc"] for m in measured] if name == BRIGHT_ENDING else published
+        measured = [m | {GAIN: m["auroc"] - p} for m, p in zip(measured, published, strict=True)]
         for kind in kinds_of(kinds):
             of = np.flatnonzero((kinds == kind) | (kind == ALL_KINDS))
             row = {

@@ -32,8 +32,10 @@ def run_detection(args):
     results = detection.evaluate_detection(
         mem, nonmem, args.num_images, args.horizons, args.bootstrap, args.bootstrap_seed
     )
-    tables = detection.detection_tables(results)
-    write_results(args.output, "detection", tables, [detection.INTERVALS, made_from([*mem, *nonmem])], results)
+    differences = detection.evaluate_differences(mem, nonmem, args.horizons, args.bootstrap, args.bootstrap_seed)
+    tables = detection.detection_tables(results, differences)
+    both = {"scores": results, "differences": differences}
+    write_results(args.output, "detection", tables, [detection.INTERVALS, made_from([*mem, *nonmem])], both)
     draw_detection(args.output, mem, nonmem)
     if args.calibrate is not None:
         write_threshold(args, mem, nonmem)

@@ -83,6 +83,7 @@ def labelled_sections(runs, keys, horizons, args):
     if not {True, False} <= {row.get("is_memorized") for run in runs for row in run.rows}:
         return []
     results = detection.evaluate_detection(runs, [], (None,), replicates=args.bootstrap, seed=args.bootstrap_seed)
+    differences = detection.evaluate_differences(runs, [], replicates=args.bootstrap, seed=args.bootstrap_seed)
     kinds, sets = detection.label_rows(runs, [])
     stepped = [k for k in keys if isinstance(runs[0].rows[0][k][0], list)]
     scores = "Every image's score; the bar is the median."
@@ -91,7 +92,8 @@ def labelled_sections(runs, keys, horizons, args):
         picture("ROC curves per image.", figures.roc_figure, kinds, sets, keys, horizons),
         picture("AUC against the number of first steps averaged.", figures.horizon_figure, kinds, sets, stepped),
     ]
-    return [section("Detection", f"{detection.INTERVALS}.", detection.detection_tables(results), pictures)]
+    tables = detection.detection_tables(results, differences)
+    return [section("Detection", f"{detection.INTERVALS}.", tables, pictures)]
 
 
 def prompt_table(runs, keys, horizons, key):

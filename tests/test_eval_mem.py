@@ -39,7 +39,8 @@ def evaluate(command, *paths, output, **options):
         part for k, v in options.items() for part in (f"--{k}", *(map(str, v) if isinstance(v, list) else [str(v)]))
     ]
     eval_mem.main([command, *map(str, paths), *flags, "--bootstrap", "50", "--output", str(output)])
-    return json.loads((output / f"{command}.json").read_text())
+    results = json.loads((output / f"{command}.json").read_text())
+    return results["scores"] if command == "detection" else results
 
 
 def refused(capsys, *argv):
@@ -102,6 +103,25 @@ def test_detection_finds_every_score_and_draws(tmp_path, detection_runs, capsys)
             assert len(set(picture.convert("L").tobytes())) > 20
 
 
+def test_differences_are_those_of_the_same_resamples(tmp_path):
+    """A score that is the other one plus nothing differs by exactly 0, one that tells nothing by its whole AUC."""
+    runs = []
+    for name, memorized in (("a", True), ("b", False)):
+        rows = detection_rows(memorized, 3 * memorized)
+        for row in rows:
+            row["text_noise_norm_masked"] = row["text_noise_norm"]
+            row["text_noise_norm_shuffled"] = [[1.0] * 4] * 2
+        runs.append(write_run(tmp_path, name, rows))
+    evaluate("detection", output=tmp_path / "e", mem=runs[:1], nonmem=runs[1:])
+    document = json.loads((tmp_path / "e" / "detection.json").read_text())
+    found = {(d["less"], d["T"]): d["auc"] for d in document["differences"] if d["memorized_kind"] == "verbatim"}
+    assert found["D", 1] == found["D", None] == {"value": 0, "low": 0, "high": 0}
+    (whole,) = find(document["scores"], key="text_noise_norm", T=None, level="image", memorized_kind="verbatim")
+    assert found["LD shuffled mask", None]["value"] == pytest.approx(whole["auc"]["value"] - 0.5)
+    assert found["LD shuffled mask", None]["low"] == pytest.approx(whole["auc"]["low"] - 0.5)
+    assert "| LD less D " in (tmp_path / "e" / "detection.md").read_text()
+
+
 def test_labelled_rows_need_no_second_file(tmp_path):
     rows = [*detection_rows(True, 3), *({**r, "index": r["index"] + 50} for r in detection_rows(False, 0))]
     (result,) = find(
@@ -156,6 +176,7 @@ def test_localisation_of_a_perfect_an_inverted_and_two_control_maps(located):
     best, worst = results["bright ending"], results["noise_diff^2, all steps"]
     assert best["auroc"]["value"] == best["average_precision"]["value"] == best["iou"]["value"] == 1
     assert best["iou_dataset"]["value"] == 1 and worst["auroc"]["value"] == 0
+    assert best["auroc_gain"]["value"] == 0 and worst["auroc_gain"]["value"] == -1
     assert results["all ones"]["auroc"]["value"] == 0.5 and results["all ones"]["iou"]["value"] == 0.5
     assert abs(results["bright ending, shuffled"]["auroc"]["value"] - 0.5) < 0.2
     assert results["end token + padding"]["auroc"]["value"] == 1
