@@ -13,9 +13,9 @@ from eval_tradeoff import PLAIN
 from eval_utils import cumulative_curve, rank_auc
 from map_files import load_maps, maps_path
 
-# Okabe and Ito's colours, which people with colour blindness can tell apart; the eighth, black, is left out.
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A8A8A", "#B5A900")
-MARKERS = "osD^vPX*h<"
+# Six of Okabe and Ito's and three of Tol's colours, which people with colour blindness can tell apart.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#999933", "#44AA99")
+MARKERS = "sD^vPX*h<"
 DARK = {
     "figure.facecolor": "#15181c", "axes.facecolor": "#15181c", "savefig.facecolor": "#15181c",
     "text.color": "#e4e6e8", "axes.labelcolor": "#e4e6e8", "axes.edgecolor": "#9aa0a6", "xtick.color": "#c6cacd",
@@ -40,6 +40,11 @@ def grid(rows, columns, width, height):
     return plt.subplots(rows, columns, figsize=(width * columns, height * rows), layout="constrained", squeeze=False)
 
 
+def legend_below(figure, axis):
+    """One legend for all panels, under them, where it hides nothing."""
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=5)
+
+
 def roc_figure(kinds, sets, keys, horizon_by_key):
     """ROC curves per image, one panel for each kind against each negative set, FPR on a log scale."""
     figure, axes = grid(len(sets), len(kinds), 3.6, 3.3)
@@ -53,7 +58,7 @@ def roc_figure(kinds, sets, keys, horizon_by_key):
                           label=score_label(key, horizon_by_key[key]))  # fmt: skip
             axis.set(xscale="log", xlim=(LOWEST_FPR, 1), ylim=(0, 1.02), title=f"{kind} / {negatives}")
             axis.set(xlabel="false positive rate", ylabel="true positive rate")
-    axes[0, 0].legend(loc="lower right")
+    legend_below(figure, axes[0, 0])
     return figure
 
 
@@ -72,8 +77,8 @@ def distribution_figure(kinds, sets, keys, horizon_by_key):
             jitter = np.random.default_rng(0).uniform(-0.28, 0.28, len(values))
             axis.scatter(place + jitter, values, s=9, color=color, alpha=0.5, linewidths=0)
             axis.hlines(np.median(values), place - 0.35, place + 0.35, color=color, linewidth=2)
-        names = [name.removeprefix("planted_").replace("_", "\n") for name in groups]
-        axis.set_xticks(range(len(groups)), names, fontsize=8)
+        names = [name.removeprefix("planted_").replace("_", " ") for name in groups]
+        axis.set_xticks(range(len(groups)), names, fontsize=8, rotation=25)
         axis.set_title(score_label(key, horizon_by_key[key]))
     return figure
 
@@ -87,7 +92,7 @@ def horizon_figure(kinds, sets, keys):
                 steps, values = auc_by_horizon(mem, nonmem, key)
                 axis.plot(steps, values, color=color, label=NAMES.get(key, key))
             axis.set(title=f"{kind} / {negatives}", xlabel="T, first steps averaged", ylabel="AUC per image")
-    axes[0, 0].legend(loc="lower left")
+    legend_below(figure, axes[0, 0])
     return figure
 
 
@@ -113,7 +118,7 @@ def steps_figure(by_step, results):
     axis, steps = axes[0, 0], np.arange(1, len(by_step[0]) + 1)
     for color, values, label in zip(COLORS, by_step, ("this step alone", "mean of the steps so far"), strict=False):
         axis.plot(steps, values, color=color, label=f"{DIFF}, {label}")
-    for color, name, style in ((COLORS[2], BRIGHT_ENDING, "-"), (COLORS[6], SHUFFLED, "--")):
+    for color, name, style in ((COLORS[2], BRIGHT_ENDING, "-"), ("gray", SHUFFLED, "--")):
         value = np.nanmean([r["auroc"]["value"] for r in results if r["map"] == name])
         axis.axhline(value, color=color, linestyle=style, label=name)
     axis.set(xlabel="step, the first is the noisiest", ylabel="pixel AUROC")
@@ -181,11 +186,12 @@ def tradeoff_figure(results):
     figure, axes = grid(1, len(kinds), 4.6, 4.4)
     for axis, kind in zip(axes[0], kinds, strict=True):
         rows = [r for r in results if r["kind"] == kind]
-        methods = list(dict.fromkeys(r["method"] for r in rows))
-        for k, method in enumerate(methods):
+        plain = [r for r in rows if r["method"] == PLAIN]
+        if plain:
+            draw_curve(axis, plain, "gray", "o", "no mitigation")
+        for k, method in enumerate(dict.fromkeys(r["method"] for r in rows if r["method"] != PLAIN)):
             some = [r for r in rows if r["method"] == method]
-            color = "gray" if method == PLAIN else COLORS[k % len(COLORS)]
-            draw_curve(axis, some, color, MARKERS[k % len(MARKERS)], "no mitigation" if method == PLAIN else method)
+            draw_curve(axis, some, COLORS[k % len(COLORS)], MARKERS[k % len(MARKERS)], method)
         axis.set(title=kind, xlabel="CLIP similarity to the prompt (higher: more useful)")
         axis.set_ylabel("SSCD to the training image (lower: more private)")
     axes[0, -1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5))

@@ -87,8 +87,9 @@ def open_evaluators(args, runs):
         InputError: if one of them cannot be had.
     """
     with input_errors():
-        masks = args.masks or runs[0].folder / "attn_data" / "mit_attn_scores.npz"
-        if args.masks is None and not covers(masks, runs[0]):
+        run = next((run for run in runs if run.is_mitigation), runs[0])
+        masks = args.masks or run.folder / "attn_data" / "mit_attn_scores.npz"
+        if args.masks is None and not covers(masks, run):
             masks = None
         return mitigation.Evaluators(
             descriptor=CopyDescriptor(args.sscd, args.sscd_preprocessing, args.device) if args.sscd else None,

@@ -197,7 +197,7 @@ def evaluate_mitigation(runs, evaluators, dataset=None, replicates=1000, seed=0)
 
 
 def mitigation_tables(results, measured):
-    """`Table`s for each kind of prompt: every run, then the methods at equal utility and at equal privacy."""
+    """`Table`s for each kind of prompt: every run, then each against PE at equal utility."""
     tables = []
     for kind in dict.fromkeys(r["kind"] for r in results):
         some = [r for r in results if r["kind"] == kind]

@@ -14,6 +14,7 @@ from mask_files import MaskStore
 from run_utils import ROOT, InputError, Table
 
 TEMPLATE = ROOT / "report_template.html"
+DPI = 110
 MAX_PROMPTS = 40  # rows of the table of prompts; the result files hold all
 SCORE_KEY, SCORE_T = "text_noise_norm", 1  # what prompts are sorted by
 
@@ -60,10 +61,11 @@ def picture(caption, draw, *args):
         with figures.theme(dark):
             figure = draw(*args)
             buffer = io.BytesIO()
-            figure.savefig(buffer, format="png", dpi=110)
+            figure.savefig(buffer, format="png", dpi=DPI)
+            width = round(figure.get_figwidth() * DPI)
             figures.plt.close(figure)
         images[name] = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-    return {"caption": caption, **images}
+    return {"caption": caption, "width": width, **images}
 
 
 def detection_sections(runs, args):

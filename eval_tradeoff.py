@@ -1,6 +1,8 @@
-"""Methods compared where they are equally useful, or equally private, along their curves of strengths.
+"""Mitigations compared at equal utility: each run against what a reference method reaches at the same CLIP.
 
-Plain generation is strength 0 of every method. Between strengths both measures are interpolated linearly.
+The reference is PE where there is a run of it, else the first method. Its curve runs through plain generation
+and its strengths from weakest to strongest, interpolated linearly. Every other run is looked at where it really
+is, not between its strengths: methods such as PRSS leave a wide gap between no mitigation and their weakest.
 Intervals resample prompts for all runs together, so that differences are of the same prompts.
 """
 
@@ -8,103 +10,80 @@ import numpy as np
 
 from eval_utils import bootstrap_weights, interval, interval_text, resampled_means
 from run_utils import Table
-from similarity import COPY_SIMILARITY
 
-PLAIN, FIRST = "none", "pe"
-NAMES = {"sscd": "SSCD", "clip": "CLIP"}
-LOWER_IS_BETTER = {"sscd"}
+PLAIN, REFERENCE = "none", "pe"
+PRIVACY, UTILITY = "sscd", "clip"
 
 
 def tradeoff_tables(results, measured, kind):
-    """SSCD of every method at equal CLIP, and CLIP at the SSCD that counts as a copy; none without both."""
-    if any(name not in r for r in results for name in NAMES):
+    """`Table` of every run's SSCD beside the reference method's at the same CLIP; none without both measures."""
+    rows = [r for r in results if r["kind"] == kind]
+    if any(name not in r for r in rows for name in (PRIVACY, UTILITY)):
         return []
-    tables = []
-    for measure, held, level in (("sscd", "clip", None), ("clip", "sscd", COPY_SIMILARITY)):
-        level, rows = at_equal(results, measured, kind, measure, held, level)
-        if len(rows) > 1:
-            headers = ["method", f"{NAMES[measure]} at {NAMES[held]} {level:.3f}", f"difference to {next(iter(rows))}"]
-            cells = [[m, interval_text(value), interval_text(difference)] for m, (value, difference) in rows.items()]
-            what = "utility" if held == "clip" else "privacy"
-            missing = [m for m in method_curves(results, kind) if m not in rows]
-            note = f"Does not reach it: {', '.join(missing)}." if missing else ""
-            tables.append(Table(f"{kind}, at equal {what}", headers, cells, note))
-    return tables
+    reference, compared = against_reference(rows, measured, kind)
+    if not compared:
+        return []
+    cells = [
+        [r["method"], f"{r['strength']:g}", *(interval_text(r[name]) for name in (UTILITY, PRIVACY)),
+         *(interval_text(v) for v in compared[r["run"]])]
+        for r in rows if r["run"] in compared
+    ]  # fmt: skip
+    headers = ["method", "strength", "CLIP", "SSCD", f"SSCD of {reference} at that CLIP", "difference"]
+    note = f"Below 0: more private than {reference} at equal utility. A dash: {reference} has no such CLIP."
+    return [Table(f"{kind}, against {reference} at equal utility", headers, cells, note)]
 
 
-def at_equal(results, measured, kind="all", measure="sscd", held="clip", level=None, replicates=1000, seed=0):
-    """One measure of every method where the other has the same value.
+def against_reference(rows, measured, kind, replicates=1000, seed=0):
+    """SSCD of the reference method at every other run's CLIP.
 
     Args:
-        results: of `eval_mitigation.summarize`, a method's runs in the order of strength.
+        rows: result dicts of one kind, a method's runs from its weakest to its strongest.
         measured: per-prompt dicts by run.
-        level: value of `held`; None takes the middle of the range that all methods reach.
 
     Returns:
-        (level, {method: (measure with interval, its difference to the first method)}) of the methods that
-        reach the level.
+        (reference method, {run: (reference's SSCD at the run's CLIP, the run's SSCD less that)}), measures with
+        intervals, NaN where the reference does not reach the CLIP. Empty without another method.
     """
-    curves = method_curves(results, kind)
-    prompts = prompt_means(measured, kind, (measure, held))
-    mean = {run: values.mean(0) for run, values in prompts.items()}
-    if level is None:
-        level = common_level([[mean[run][1] for run in runs] for runs in curves.values()])
-    weights = bootstrap_weights(np.arange(len(next(iter(prompts.values())))), replicates, seed)
-    resampled = {run: resampled_means(values, weights) for run, values in prompts.items()}
-    best = np.fmin if measure in LOWER_IS_BETTER else np.fmax
-    point = {m: value_at(np.stack([mean[r] for r in runs])[None], level, best)[0] for m, runs in curves.items()}
-    spread = {m: value_at(np.stack([resampled[r] for r in runs], 1), level, best) for m, runs in curves.items()}
-    kept = [m for m in curves if np.isfinite(point[m])]
-    return level, {
-        m: (
-            {"value": point[m], **low_high(spread[m])},
-            {"value": point[m] - point[kept[0]], **low_high(spread[m] - spread[kept[0]])},
-        )
-        for m in kept
-    }
-
-
-def low_high(replicates):
-    low, high = interval(replicates)
-    return {"low": low, "high": high}
-
-
-def method_curves(results, kind):
-    """Run keys of every method from its weakest to its strongest, plain generation first."""
-    rows = [r for r in results if r["kind"] == kind]
-    plain = [r["run"] for r in rows if r["method"] == PLAIN]
-    curves = {}
+    methods = list(dict.fromkeys(r["method"] for r in rows if r["method"] != PLAIN))
+    if len(methods) < 2:
+        return None, {}
+    reference = REFERENCE if REFERENCE in methods else methods[0]
+    points = {r["run"]: prompt_means(measured[r["run"]], kind) for r in rows}
+    ones = np.ones((1, len(next(iter(points.values())))))
+    weights = np.r_[ones, bootstrap_weights(np.arange(ones.shape[1]), replicates, seed)]
+    means = {run: resampled_means(values, weights) for run, values in points.items()}  # (1 + replicates, 2)
+    curve = [means[r["run"]] for r in rows if r["method"] in (PLAIN, reference)]
+    compared = {}
     for r in rows:
-        if r["method"] != PLAIN:
-            curves.setdefault(r["method"], list(plain)).append(r["run"])
-    return dict(sorted(curves.items(), key=lambda item: item[0] != FIRST))
+        if r["method"] not in (PLAIN, reference):
+            own = means[r["run"]]
+            expected = privacy_at(np.stack(curve, 1), own[:, 1])
+            compared[r["run"]] = tuple(first_with_interval(v) for v in (expected, own[:, 0] - expected))
+    return reference, compared
 
 
-def prompt_means(measured, kind, names):
-    """Per-prompt means of the named measures by run, (prompts, names)."""
-    chosen = {run: [m for m in rows if kind in ("all", m["kind"])] for run, rows in measured.items()}
-    return {run: np.array([[np.mean(m[name]) for name in names] for m in rows]) for run, rows in chosen.items()}
+def prompt_means(rows, kind):
+    """Mean SSCD and CLIP of every prompt of a kind, (prompts, 2)."""
+    return np.array([[np.mean(m[n]) for n in (PRIVACY, UTILITY)] for m in rows if kind in ("all", m["kind"])])
 
 
-def common_level(values):
-    """Middle of the range that every method's curve covers, or NaN without one."""
-    if not values:
-        return float("nan")
-    low, high = max(min(v) for v in values), min(max(v) for v in values)
-    return (low + high) / 2 if low < high else float("nan")
+def first_with_interval(values):
+    """The first value with the interval of the others."""
+    low, high = interval(values[1:]) if np.isfinite(values[0]) else (np.nan, np.nan)
+    return {"value": float(values[0]), "low": low, "high": high}
 
 
-def value_at(curve, level, best):
-    """First measure where the second has a value, (replicates,); `best` decides where a curve is there twice.
+def privacy_at(curve, utility):
+    """Privacy of a curve at a utility, (replicates,); the lowest value where the curve is there twice.
 
     Args:
-        curve: (replicates, strengths, 2).
-        best: np.fmin or np.fmax.
+        curve: (replicates, strengths, 2) of privacy and utility.
+        utility: (replicates,).
     """
     found = np.full(len(curve), np.nan)
     for a, b in zip(curve.transpose(1, 0, 2)[:-1], curve.transpose(1, 0, 2)[1:], strict=True):
         with np.errstate(divide="ignore", invalid="ignore"):
-            share = (level - a[:, 1]) / (b[:, 1] - a[:, 1])
+            share = (utility - a[:, 1]) / (b[:, 1] - a[:, 1])
             between = np.where((share >= 0) & (share <= 1), a[:, 0] + share * (b[:, 0] - a[:, 0]), np.nan)
-        found = best(found, between)
+        found = np.fmin(found, between)
     return found

@@ -2,7 +2,7 @@
 # Detection over T, number of images and seeds, with localisation and controls: every prompt set at several
 # seeds with one pass each, then the tables and figures. A sweep that was cut off goes on where it was.
 #
-#   bash examples/sweep_detection.sh --planted          the bundled model, about 25 minutes on two cores
+#   bash examples/sweep_detection.sh --planted          the bundled model, about 35 minutes on two cores
 #   MEM=examples/sdv1_500_memorized.jsonl NONMEM="Gustavosta/Stable-Diffusion-Prompts" \
 #       bash examples/sweep_detection.sh --model_id PATH
 #

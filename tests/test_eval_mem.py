@@ -21,7 +21,7 @@ from sklearn.metrics import roc_auc_score
 
 import eval_mem
 from eval_localisation import auroc_by_step
-from eval_tradeoff import at_equal, tradeoff_tables, value_at
+from eval_tradeoff import against_reference, privacy_at, tradeoff_tables
 from result_files import read_run
 from similarity import (
     CopyDescriptor,
@@ -255,28 +255,28 @@ def test_local_similarity_by_hand():
     assert local_similarity(image, [reference], [0, 0], mask) == pytest.approx([0, -(3**0.5) * 256])
 
 
-def test_measures_at_equal_utility_and_privacy_by_hand():
-    """PE falls from (1, .9) to (.2, .5) in SSCD and CLIP, the other method from there to (.4, .5)."""
-    pe, other = (np.array([[[1.0, 0.9], [end, 0.5]]]) for end in (0.2, 0.4))
-    assert value_at(pe, 0.7, np.fmin)[0] == pytest.approx(0.6) and value_at(other, 0.7, np.fmin)[0] == pytest.approx(
-        0.7
-    )
-    assert np.isnan(value_at(pe, 0.95, np.fmin)[0])
-    twice = np.array([[[1.0, 0.5], [0.6, 0.9], [0.2, 0.5]]])
-    assert [value_at(twice, 0.7, best)[0] for best in (np.fmin, np.fmax)] == pytest.approx([0.4, 0.8])
-    measured = {
-        run: [{"kind": "k", "sscd": [s], "clip": [c]} for _ in range(3)]
-        for run, s, c in (("plain", 1, 0.9), ("x", 0.2, 0.5), ("y", 0.4, 0.5))
-    }
-    methods = (("plain", "none"), ("y", "prss"), ("x", "pe"))
-    results = [{"kind": "all", "run": r, "method": m, "sscd": 0, "clip": 0} for r, m in methods]
-    level, table = at_equal(results, measured)
-    assert level == pytest.approx(0.7) and table["prss"][1]["value"] == pytest.approx(0.1)
-    assert table["prss"][1]["low"] == pytest.approx(0.1)  # three equal prompts have no spread
-    level, table = at_equal(results, measured, measure="clip", held="sscd", level=0.3)
-    assert list(table) == ["pe"] and table["pe"][0]["value"] == pytest.approx(0.55)  # the other stops at 0.4
-    equal_utility, equal_privacy = tradeoff_tables(results, measured, "all")
-    assert equal_utility.rows[0][0] == "pe" and equal_privacy.headers[1] == "CLIP at SSCD 0.500"
+def test_a_run_against_pe_at_its_own_utility_by_hand():
+    """PE falls from (1, .9) to (.2, .5) in SSCD and CLIP: at the others' CLIP of .7 and .4 it has .6, and nothing."""
+    curve = np.array([[[1.0, 0.9], [0.2, 0.5]]])
+    assert privacy_at(curve, np.array([0.7]))[0] == pytest.approx(0.6)
+    assert np.isnan(privacy_at(curve, np.array([0.95]))[0])
+    assert privacy_at(np.array([[[1.0, 0.5], [0.6, 0.9], [0.2, 0.5]]]), np.array([0.7]))[0] == pytest.approx(0.4)
+    points = {"plain": ("none", 1, 0.9), "x": ("pe", 0.2, 0.5), "y": ("prss", 0.1, 0.7), "z": ("prss", 0.0, 0.4)}
+    measured = {run: [{"kind": "k", "sscd": [s], "clip": [c]} for _ in range(3)] for run, (_, s, c) in points.items()}
+    value = {"value": 0.0, "low": 0.0, "high": 0.0}
+    rows = [
+        {"kind": "all", "run": r, "method": m, "strength": 1, "sscd": value, "clip": value}
+        for r, (m, _, _) in points.items()
+    ]
+    reference, compared = against_reference(rows, measured, "all")
+    assert reference == "pe" and list(compared) == ["y", "z"]
+    expected, difference = compared["y"]
+    assert expected["value"] == pytest.approx(0.6) and difference["value"] == pytest.approx(-0.5)
+    assert difference["low"] == pytest.approx(-0.5)  # three equal prompts have no spread
+    assert np.isnan(compared["z"][1]["value"])
+    (table,) = tradeoff_tables(rows, measured, "all")
+    assert [row[-1] for row in table.rows] == ["-0.500 [-0.500, -0.500]", "-"]
+    assert against_reference(rows[:2], measured, "all")[1] == {}
 
 
 def damaged(path, line, **changes):
