@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+import torch
+
 from cli_args import Switch, add_evaluators, device_name, natural_int, positive_int
 from eval_detection import HORIZONS, SCORES
 
@@ -17,6 +19,14 @@ def rate(text):
     if not 0 <= value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not in [0, 1)")
     return value
+
+
+def evaluation_device(text):
+    """A device that is there; auto takes CUDA, then the CPU."""
+    name, has_cuda = device_name(text), torch.cuda.is_available()
+    if name.startswith("cuda") and not has_cuda:
+        raise argparse.ArgumentTypeError(f"{text} is not there; leave --device at cpu")
+    return ("cuda" if has_cuda else "cpu") if name == "auto" else name
 
 
 def eval_parser(description):
@@ -84,4 +94,4 @@ def add_measuring(parser):
     add_evaluators(parser)
     parser.add_argument("--lpips", action=Switch, default=False, help="LPIPS as well, from the package lpips")
     parser.add_argument("--masks", type=Path, help="bright-ending masks for LS; default attn_data/mit_attn_scores.npz")
-    parser.add_argument("--device", type=device_name, default="cpu")
+    parser.add_argument("--device", type=evaluation_device, default="cpu", help="cpu, cuda, cuda:N, mps or auto")

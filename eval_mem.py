@@ -17,9 +17,10 @@ import eval_figures as figures
 import eval_localisation as localisation
 import eval_mitigation as mitigation
 from eval_cli import eval_parser
+from eval_report import build_report
 from kind_labels import read_kinds, relabel
 from result_files import read_run
-from run_utils import exit_on_input_error, input_errors, make_folder, write_text
+from run_utils import InputError, exit_on_input_error, input_errors, make_folder, write_text
 from similarity import ClipSimilarity, CopyDescriptor, PerceptualDistance
 from thresholds import calibrate
 
@@ -81,32 +82,34 @@ def run_localisation(args):
 
 
 def open_evaluators(args, runs):
-    """Evaluators that the arguments name.
+    """Evaluators that the arguments name, and the masks that LS weighs with where there are any.
 
     Raises:
         InputError: if one of them cannot be had.
     """
+    descriptor = clip = perceptual = None
     with input_errors():
-        run = next((run for run in runs if run.is_mitigation), runs[0])
-        masks = args.masks or run.folder / "attn_data" / "mit_attn_scores.npz"
-        if args.masks is None and not covers(masks, run):
-            masks = None
-        return mitigation.Evaluators(
-            descriptor=CopyDescriptor(args.sscd, args.sscd_preprocessing, args.device) if args.sscd else None,
-            clip=ClipSimilarity(args.reference_model, args.reference_model_pretrain, args.device)
-            if args.reference_model
-            else None,
-            perceptual=PerceptualDistance(args.device) if args.lpips else None,
-            masks=mitigation.load_masks(masks) if masks else {},
-        )
+        if args.sscd is not None:
+            descriptor = CopyDescriptor(args.sscd, args.sscd_preprocessing, args.device)
+        if args.reference_model is not None:
+            clip = ClipSimilarity(args.reference_model, args.reference_model_pretrain, args.device)
+        if args.lpips:
+            perceptual = PerceptualDistance(args.device)
+    return mitigation.Evaluators(descriptor, clip, perceptual, masks_for(runs, args.masks))
 
 
-def covers(path, run):
-    """Whether a mask file is there and has the masks of every image of the run."""
-    if not path.exists():
-        return False
-    masks = mitigation.load_masks(path)
-    return all((row["index"], seed) in masks for row in run.rows for seed in row["seeds"])
+def masks_for(runs, given):
+    """Masks out of the given file, which must fit, or out of the run's own where that has them."""
+    run = next((run for run in runs if run.is_mitigation), runs[0])
+    path = given or run.folder / "attn_data" / "mit_attn_scores.npz"
+    if given is None and not path.exists():
+        return {}
+    try:
+        return mitigation.load_masks(path, run)
+    except InputError:
+        if given is not None:
+            raise
+        return {}
 
 
 def run_mitigation(args):
@@ -128,8 +131,6 @@ def run_mitigation(args):
 
 
 def run_report(args):
-    from eval_report import build_report
-
     runs = [read_run(p) for p in args.runs]
     evaluators = open_evaluators(args, runs)
     make_folder(args.output.parent, "--output")

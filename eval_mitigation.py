@@ -15,7 +15,7 @@ from data_utils import load_prompts, read_image
 from eval_tradeoff import PLAIN, tradeoff_tables
 from eval_utils import interval_text, mean_interval
 from mask_files import MaskStore
-from result_files import check_same_model
+from result_files import MODEL_SETTINGS, check_same_model
 from run_utils import InputError, Table, input_errors
 from similarity import (
     COPY_SIMILARITY,
@@ -76,10 +76,14 @@ def weakest_first(run):
     return -strength_of(run) if is_target else strength_of(run)
 
 
+def by_strength(runs):
+    """Runs in the order of method and strength, plain generation first."""
+    return sorted(runs, key=lambda run: (method_of(run) != PLAIN, method_of(run), weakest_first(run)))
+
+
 def strongest_runs(runs):
     """One run of every method, its strongest, plain generation first: what pictures show."""
-    ordered = sorted(runs, key=lambda run: (method_of(run) != PLAIN, method_of(run), weakest_first(run)))
-    return list({method_of(run): run for run in ordered}.values())
+    return list({method_of(run): run for run in by_strength(runs)}.values())
 
 
 def load_references(run, dataset=None):
@@ -99,10 +103,22 @@ def load_references(run, dataset=None):
     return records
 
 
-def load_masks(path):
-    """Bright-ending masks by (prompt index, seed), of whatever settings."""
+def load_masks(path, run):
+    """Bright-ending masks by (prompt index, seed) for LS.
+
+    Raises:
+        InputError: if they are of another model or way of sampling than the run, or do not have all its images.
+    """
     with input_errors():
-        return MaskStore.read(path).masks
+        store = MaskStore.read(path)
+    for name in MODEL_SETTINGS:
+        if store.settings.get(name) != run.settings.get(name):
+            values = f"{name} {store.settings.get(name)!r}, {run.path} of {run.settings.get(name)!r}"
+            raise InputError(f"masks in {path} are of {values}; give other --masks")
+    missing = next((row["index"] for row in run.rows if not store.has(row["index"], row["seeds"])), None)
+    if missing is not None:
+        raise InputError(f"{path} has no mask of prompt {missing} at the seeds of {run.path}; give other --masks")
+    return store.masks
 
 
 def measure_run(run, rows, evaluators, records):
@@ -134,9 +150,6 @@ def measure_row(run, row, evaluators, record):
         result |= {"s": local_similarity(images, references, sscd), "diversity": [seed_diversity(descriptors)]}
         keys = [(row["index"], seed) for seed in row["seeds"]]
         if evaluators.masks:
-            missing = next((k for k in keys if k not in evaluators.masks), None)
-            if missing:
-                raise InputError(f"no mask of prompt {missing[0]}, seed {missing[1]}; give other --masks")
             result["ls"] = local_similarity(images, references, sscd, np.stack([evaluators.masks[k] for k in keys]))
             result["local_copied"] = [float(v > LOCAL_COPY) for v in result["ls"]]
     if evaluators.perceptual is not None:
@@ -189,7 +202,7 @@ def evaluate_mitigation(runs, evaluators, dataset=None, replicates=1000, seed=0)
         (result dicts of `summarize`, per-prompt dicts of `measure_run` by run key).
     """
     check_comparable(runs)
-    runs = sorted(runs, key=lambda run: (method_of(run) != PLAIN, method_of(run), weakest_first(run)))
+    runs = by_strength(runs)
     records = load_references(runs[0], dataset)
     measured = {run.key: measure_run(run, run.rows, evaluators, records) for run in runs}
     results = [row for run in runs for row in summarize(run, measured[run.key], replicates, seed)]

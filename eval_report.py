@@ -16,7 +16,7 @@ from run_utils import ROOT, InputError, Table
 TEMPLATE = ROOT / "report_template.html"
 DPI = 110
 MAX_PROMPTS = 40  # rows of the table of prompts; the result files hold all
-SCORE_KEY, SCORE_T = "text_noise_norm", 1  # what prompts are sorted by
+SCORE_KEY = "text_noise_norm"  # what prompts are sorted by
 
 
 def build_report(runs, evaluators, args):
@@ -75,9 +75,10 @@ def detection_sections(runs, args):
     key = SCORE_KEY if SCORE_KEY in keys else keys[0]
     caption = f"The prompts of {run.key} with the highest {figures.score_label(key, horizons[key])}; below, the "
     caption += "bright-ending mask over the grey image."
-    gallery = picture(caption, figures.gallery_figure, run, stored_masks(run), key, horizons[key])
+    shown = [figures.gallery_figure, run, stored_masks(run), key, horizons[key]]
+    gallery = [picture(caption, *shown)] if run.has_images() else []
     text = "Higher means more likely memorized."
-    prompts = section("Prompts by score", text, [prompt_table(runs, keys, horizons, key)], [gallery])
+    prompts = section("Prompts by score", text, [prompt_table(runs, keys, horizons, key)], gallery)
     return [*labelled_sections(runs, keys, horizons, args), prompts]
 
 
@@ -135,11 +136,10 @@ def localisation_sections(runs, args):
     truths = localisation.true_masks(usable[0], args.dataset)
     by_step = localisation.auroc_by_step(usable, args.dataset)
     pictures = [picture("Pixel AUROC over the steps.", figures.steps_figure, by_step, results)] if by_step else []
-    overlays = picture(
-        "Maps over the image; the true mask's border in white.", figures.overlay_figure, usable[0], truths
-    )
+    caption = "Maps over the image; the true mask's border in white."
+    overlays = [picture(caption, figures.overlay_figure, usable[0], truths)] if usable[0].has_images() else []
     text = f"Pixel by pixel against the true masks. {localisation.ORACLE}."
-    return [section("Localisation", text, localisation.localisation_tables(results), [overlays, *pictures])]
+    return [section("Localisation", text, localisation.localisation_tables(results), [*overlays, *pictures])]
 
 
 def has_true_masks(run, dataset):

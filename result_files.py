@@ -51,6 +51,11 @@ class Run:
         """Image k of a row, uint8 (height, width, 3)."""
         return read_png(self.folder / "images_data" / self.key / f"{row['index']}_{row['seeds'][k]}.png")
 
+    def has_images(self):
+        """Whether the first image of every row is there as PNG."""
+        folder = self.folder / "images_data" / self.key
+        return all((folder / f"{row['index']}_{row['seeds'][0]}.png").exists() for row in self.rows)
+
     def images(self, row):
         """All images of a row, uint8 (images, height, width, 3).
 

@@ -22,6 +22,7 @@ from sklearn.metrics import roc_auc_score
 import eval_mem
 from eval_localisation import auroc_by_step
 from eval_tradeoff import against_reference, privacy_at, tradeoff_tables
+from mask_files import MaskStore
 from result_files import read_run
 from similarity import (
     CopyDescriptor,
@@ -334,6 +335,28 @@ def test_an_output_that_cannot_be_written_is_refused(detection_runs, tmp_path, c
     argv = ["--mem", *mem, "--nonmem", *others, "--bootstrap", "5", "--output", tmp_path / "file" / "sub"]
     assert "choose another --output" in refused(capsys, "detection", *argv)
     assert "choose another --output" in refused(capsys, "report", *mem, "--output", tmp_path / "file" / "r.html")
+
+
+def test_masks_for_ls_must_be_those_of_the_runs(mitigated, tmp_path, capsys):
+    """The run's own mask file is used where it fits and left alone where not; one that is named has to fit."""
+    root, runs, descriptor = mitigated
+    store = MaskStore({"model_id": "m", "guidance_scale": 7.5, "num_inference_steps": 4})
+    for i in range(4):
+        store.add(i, f"prompt {i}", make_row(i)["seeds"], torch.ones(2, 1, 4, 4), 8.0)
+    (tmp_path / "attn_data").mkdir()
+    store.save(tmp_path / "attn_data" / "mit_attn_scores.npz")
+    results = evaluate("mitigation", *runs, output=tmp_path / "e", sscd=descriptor)
+    for row in results:  # a flat mask weighs nothing: LS is S
+        assert row["ls"]["value"] == pytest.approx(row["s"]["value"])
+    store.settings["model_id"] = "another"
+    store.save(tmp_path / "attn_data" / "mit_attn_scores.npz")
+    assert "ls" not in evaluate("mitigation", *runs, output=tmp_path / "e", sscd=descriptor)[0]
+    argv = (*runs, "--sscd", descriptor, "--masks", tmp_path / "attn_data" / "mit_attn_scores.npz")
+    assert "are of model_id 'another'" in refused(capsys, "mitigation", *argv)
+    store.settings["model_id"] = "m"
+    del store.masks[3, make_row(3)["seeds"][1]]
+    store.save(tmp_path / "attn_data" / "mit_attn_scores.npz")
+    assert "has no mask of prompt 3" in refused(capsys, "mitigation", *argv)
 
 
 def test_faults_of_mitigation_runs(mitigated, tmp_path, capsys):

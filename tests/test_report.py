@@ -49,6 +49,14 @@ def test_the_page_holds_everything_itself(page):
     assert "<script" not in text and "@import" not in text and "url(" not in text
 
 
+def test_a_run_without_images_still_gets_its_tables(tmp_path):
+    rows = [*detection_rows(True, 2), *({**r, "index": r["index"] + 50} for r in detection_rows(False, 0))]
+    run = write_run(tmp_path, "bare_ours", rows)
+    eval_mem.main(["report", str(run), "--output", str(tmp_path / "r.html"), "--bootstrap", "5"])
+    text = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "The 24 highest of 24 prompts" in text and "bright-ending mask over" not in text
+
+
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium here; apt-get install chromium")
 @pytest.mark.parametrize("width", [1280, 500])  # headless Chromium's narrowest window is 500 px
 def test_a_browser_shows_it_within_the_window(page, tmp_path, width):
