@@ -214,7 +214,8 @@ def decision_table(lines, threshold):
     flagged = sum(line["memorized"] for line in lines)
     name = NAMES.get(threshold.key, threshold.key)
     told = f"threshold {threshold.threshold:.3f} on {name} of T={threshold.T or 'all'}"
-    calibrated = f"calibrated for {threshold.fpr:.1%} false positives on {threshold.num_negatives} prompts"
+    calibrated = f"calibrated for {threshold.fpr:.1%} false positives on {threshold.num_negatives} prompts "
+    calibrated += f"of {threshold.num_images} images each"
     table = format_table(["index", "memorized", "score", "prompt"], rows)
     return f"{table}\n{flagged} of {len(lines)} prompts above the {told}, {calibrated}"
 
