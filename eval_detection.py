@@ -9,8 +9,8 @@ from eval_utils import (
     SMALL_NEGATIVES,
     bootstrap_weights,
     detection_metrics,
-    interval,
     interval_text,
+    with_interval,
 )
 from metrics import leading_mean
 from result_files import check_same_model, score_names
@@ -75,15 +75,10 @@ def evaluate_items(items, num_replicates, seed):
     point = detection_metrics(items.scores, items.labels)
     weights = bootstrap_weights(items.prompts, num_replicates, seed, items.labels)
     replicates = detection_metrics(items.scores, items.labels, weights)
-    row = {name: {"value": float(point[name][0]), **bounds(replicates[name])} for name in point}
+    row = {name: with_interval(point[name][0], replicates[name]) for name in point}
     by_run = [detection_metrics(items.scores[of], items.labels[of])["auc"][0] for of in runs_with_both(items)]
     row["auc_by_seed"] = [float(v) for v in by_run]
     return row | {"memorized": count_prompts(items, True), "negatives": count_prompts(items, False)}
-
-
-def bounds(replicates):
-    low, high = interval(replicates)
-    return {"low": low, "high": high}
 
 
 def runs_with_both(items):
@@ -204,7 +199,7 @@ def evaluate_differences(mem_runs, nonmem_runs, horizons=HORIZONS, replicates=10
             np.subtract(*(detection_metrics(i.scores, i.labels, w)["auc"] for i in both)) for w in (None, weights)
         )
         head = {"memorized_kind": kind, "negative_set": negatives, "T": t, "score": a, "less": b}
-        results.append(head | {"auc": {"value": float(point[0]), **bounds(spread)}})
+        results.append(head | {"auc": with_interval(point[0], spread)})
     return results
 
 

@@ -19,11 +19,11 @@ from eval_utils import (
     best_iou,
     bootstrap_weights,
     cumulative_curve,
-    interval,
     interval_text,
     mean_interval,
     rank_auc,
     resampled_means,
+    with_interval,
 )
 from map_files import DIFF_MAPS, load_maps, maps_path
 from metrics import shuffle_mask
@@ -223,8 +223,7 @@ def dataset_iou(values, truths, prompts, replicates, seed):
     truths = truths.reshape(len(truths), -1)
     ious = np.stack([threshold_iou(values.reshape(len(values), -1) >= t, truths) for t in thresholds], 1)
     best = resampled_means(ious, bootstrap_weights(prompts, replicates, seed)).max(1)
-    low, high = interval(best)
-    return {"value": float(ious.mean(0).max()), "low": low, "high": high}
+    return with_interval(ious.mean(0).max(), best)
 
 
 def threshold_iou(predicted, truths):

@@ -8,7 +8,7 @@ Intervals resample prompts for all runs together, so that differences are of the
 
 import numpy as np
 
-from eval_utils import bootstrap_weights, interval, interval_text, resampled_means
+from eval_utils import bootstrap_weights, interval_text, resampled_means, with_interval
 from run_utils import Table
 
 PLAIN, REFERENCE = "none", "pe"
@@ -69,8 +69,7 @@ def prompt_means(rows, kind):
 
 def first_with_interval(values):
     """The first value with the interval of the others."""
-    low, high = interval(values[1:]) if np.isfinite(values[0]) else (np.nan, np.nan)
-    return {"value": float(values[0]), "low": low, "high": high}
+    return with_interval(values[0], values[1:] if np.isfinite(values[0]) else [])
 
 
 def privacy_at(curve, utility):

@@ -154,6 +154,12 @@ def interval(replicates, level=0.95):
     return np.quantile(replicates, [(1 - level) / 2, (1 + level) / 2]).tolist()
 
 
+def with_interval(value, replicates):
+    """A measure as every result holds it: the value and the 95 % interval of its replicates."""
+    low, high = interval(replicates)
+    return {"value": float(value), "low": low, "high": high}
+
+
 def mean_interval(values, groups, num_replicates=1000, seed=0):
     """Mean of items and its 95 % interval by resampling groups: {"value", "low", "high"}.
 
@@ -162,10 +168,9 @@ def mean_interval(values, groups, num_replicates=1000, seed=0):
     values, groups = np.asarray(values, float), np.asarray(groups)
     kept = np.isfinite(values)
     if not kept.any():
-        return {"value": float("nan"), "low": float("nan"), "high": float("nan")}
+        return with_interval(float("nan"), [])
     values, groups = values[kept], groups[kept]
-    low, high = interval(resampled_means(values, bootstrap_weights(groups, num_replicates, seed)))
-    return {"value": float(values.mean()), "low": low, "high": high}
+    return with_interval(values.mean(), resampled_means(values, bootstrap_weights(groups, num_replicates, seed)))
 
 
 def resampled_means(values, weights):

@@ -71,7 +71,8 @@ def end_and_padding(store, name, tokens):
     """The end token's map and, where the store has it, the padding's, each (images, height * width)."""
     maps = store.maps[name]
     if store.tokens is None:
-        return token_column(maps, tokens), padding_sum(maps, tokens)
+        end = token_column(maps, tokens)
+        return (end, padding_sum(maps, tokens)) if store.padding else (end,)
     return tuple(maps.unbind(2)) if store.padding else (maps,)
 
 

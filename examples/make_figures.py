@@ -25,6 +25,7 @@ sys.path.insert(0, str(HERE.parent))
 
 from data_utils import read_image, read_mask  # noqa: E402
 from detect_mem import summary  # noqa: E402
+from mask_files import MaskStore  # noqa: E402
 from run_utils import format_table, read_png  # noqa: E402
 
 KINDS = {"verbatim": "#d1495b", "template": "#edae49", "normal": "#3d6f8e"}
@@ -46,9 +47,7 @@ def image_of(folder, row, k=0):
 
 def read_masks(path):
     """Masks by (prompt index, seed)."""
-    with np.load(path) as file:
-        keys = zip(file["index"].tolist(), file["seed"].tolist(), strict=True)
-        return dict(zip(keys, file["attention_scores"].astype(np.float32), strict=True))
+    return {key: mask.astype(np.float32) for key, mask in MaskStore.read(path).masks.items()}
 
 
 def true_mask(index):
