@@ -12,9 +12,7 @@ import torch
 
 
 class AttentionStore:
-    """Keeps text-branch attention of `layers` while `recording` is on; the latest step wins.
-
-    The store never counts layers or steps: whoever drives the denoising loop sets `recording`.
+    """Keeps text-branch attention of `layers`; the latest UNet call inside `record_cross_attention` wins.
 
     Attributes:
         maps: layer name to float32 tensor on the UNet's device: (images, height * width), the column
@@ -32,12 +30,8 @@ class AttentionStore:
         """
         self.layers, self.tokens, self.text_branch = tuple(layers), tokens, text_branch
         self.padding = padding
-        self.recording = False
         self.num_branches = 2
         self.maps = {}
-
-    def wants(self, name):
-        return self.recording and name in self.layers
 
     def add(self, name, attn, hidden_states, encoder_hidden_states):
         text = slice_branch(hidden_states, self.text_branch, self.num_branches)
@@ -73,7 +67,7 @@ class AttentionRecorder:
         self.inner, self.name, self.store = inner, name, store
 
     def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, *args, **kwargs):
-        if encoder_hidden_states is not None and self.store.wants(self.name):
+        if encoder_hidden_states is not None:
             self.store.add(self.name, attn, hidden_states, encoder_hidden_states)
         return self.inner(attn, hidden_states, encoder_hidden_states, attention_mask, *args, **kwargs)
 
@@ -123,6 +117,8 @@ def down_cross_layers(unet, block=0):
 def record_cross_attention(unet, store):
     """Record into `store` for the duration of the block; the processors are restored on exit.
 
+    A compiled UNet runs uncompiled inside: compiling another one for a single step would cost more than it.
+
     Raises:
         KeyError: if the UNet has no layer of a name the store asks for.
     """
@@ -133,6 +129,7 @@ def record_cross_attention(unet, store):
     try:
         wrapped = {n: AttentionRecorder(p, n, store) if n in store.layers else p for n, p in original.items()}
         unet.set_attn_processor(wrapped)
-        yield store
+        with torch.compiler.set_stance("force_eager"):
+            yield store
     finally:
         unet.set_attn_processor(dict(original))

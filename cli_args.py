@@ -112,6 +112,8 @@ def common_parser():
         "--device", type=device_name, default="auto", help="auto (CUDA, MPS, CPU), cuda, cuda:N, mps, cpu"
     )
     group.add_argument("--dtype", default="auto", choices=("auto", "float32", "float16", "bfloat16"))
+    group.add_argument("--channels_last", action=Switch, default=False, help="memory format, faster on many devices")
+    group.add_argument("--compile", action=Switch, default=False, help="torch.compile: slow start, then faster")
     group = parser.add_argument_group("sampling")
     group.add_argument("--gen_seed", type=seed_int, default=0, help="image k of prompt i depends on this, i and k")
     group.add_argument(
@@ -121,7 +123,7 @@ def common_parser():
     group.add_argument("--image_length", type=positive_int, help="pixels; default is the model's own (512 for SD 1.x)")
     group.add_argument("--guidance_scale", type=finite_float, default=7.5)
     group.add_argument("--num_inference_steps", type=positive_int, default=50)
-    group.add_argument("--batch_size", type=positive_int, default=16, help="images per UNet call")
+    group.add_argument("--batch_size", type=positive_int, default=16, help="images per UNet call, of several prompts")
     group = parser.add_argument_group("output")
     group.add_argument("--store_img_npz", action=Switch, default=True, help="all images as one npz")
     group.add_argument("--store_img_png", action=Switch, default=True, help="each image as PNG")
@@ -138,6 +140,10 @@ def detect_parser(description):
         help="baseline: the global score D; ours: also LD and its two controls",
     )  # fmt: skip
     group.add_argument("--attn_scores", type=Path, help="take the masks from this npz: the original's two passes")
+    group.add_argument(
+        "--early_exit", type=positive_int, metavar="T",
+        help="stop after T steps: D(T) alone, or with --attn_scores LD(T) too; no images, no masks",
+    )  # fmt: skip
     group.add_argument("--store_attn_npz", action=Switch, default=True, help="bright-ending masks as npz")
     group.add_argument(
         "--store_all_tokens", action=Switch, default=False, help="every token's attention, in the original's layout"
@@ -150,6 +156,28 @@ def detect_parser(description):
         "--threshold_file", type=Path, help="say memorized yes or no per prompt, by eval_mem.py detection --calibrate"
     )
     return parser
+
+
+def check_detect_args(args):
+    """Refuse combinations that mean nothing; what an early exit cannot give is switched off.
+
+    Raises:
+        InputError: one line per fault, the first found.
+    """
+    if args.attn_scores is not None and args.run_version == "baseline":
+        raise InputError("--attn_scores is not used by --run_version baseline: add --run_version ours")
+    if args.early_exit is None:
+        return
+    if args.early_exit > args.num_inference_steps:
+        raise InputError(f"--early_exit {args.early_exit} is beyond --num_inference_steps {args.num_inference_steps}")
+    if args.run_version == "ours" and args.attn_scores is None:
+        raise InputError(
+            "--early_exit ends before there is a bright-ending mask: "
+            "add --run_version baseline, or masks by --attn_scores"
+        )
+    if args.store_maps or args.store_all_tokens:
+        raise InputError("--store_maps and --store_all_tokens need the last step, which --early_exit leaves out")
+    args.store_img_png = args.store_img_npz = args.store_attn_npz = False
 
 
 def inference_parser(description):

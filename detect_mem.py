@@ -12,48 +12,50 @@ import shutil
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from attn_utils import cross_attention_layers
-from cli_args import detect_parser
+from cli_args import check_detect_args, detect_parser
 from eval_detection import HORIZONS, NAMES, horizons_of, image_scores
 from eval_utils import rank_auc
 from generation import observe
 from map_files import DIFF_MAPS, maps_path, save_maps
-from mask_files import MaskStore, is_original_layout, load_original_layout, save_whole_tokens
+from mask_files import MaskParts, MaskStore, is_original_layout, load_original_layout, save_whole_tokens
 from metrics import norms_from_maps, shuffle_mask
-from run_utils import InputError, exit_on_input_error, format_table, input_errors, write_text
+from processes import Processes
+from run_utils import InputError, exit_on_input_error, format_table, input_errors, replacing, write_text
 from session import Session, chunked
 from thresholds import Threshold
 
 # Scores of the rows by --run_version; the end token's attention is read off in both.
 ROW_SCORES = {"baseline": ("text_noise_norm", "end_token_attention"), "ours": tuple(NAMES)}
+SETTINGS = ("run_version", "attn_scores", "early_exit")
+
+
+def run_key(args):
+    return f"{args.run_name}_{args.run_version}"
 
 
 class Detection:
-    """Scores a group of prompts from one generation each and writes what came of it."""
+    """Scores groups of prompts from one generation each and writes what came of it."""
 
-    def __init__(self, args):
-        self.args = args
+    def __init__(self, args, session):
+        self.args, self.session = args, session
         self.threshold = Threshold.load(args.threshold_file) if args.threshold_file else None
-        self.session = Session(args, self.key(args), self.key(args), ("run_version", "attn_scores"))
         self.check_threshold()
-        self.map_layers = cross_attention_layers(self.session.pipe.unet) if args.store_maps else ()
+        # What ends early has no last step to read attention at.
+        self.layers = session.layers if args.early_exit is None else ()
+        self.map_layers = cross_attention_layers(session.pipe.unet) if args.store_maps else ()
         self.stored_masks = self.read_masks() if args.attn_scores else None
-        self.parts = self.session.attention / f"{self.key(args)}_parts"
-        if args.overwrite:
-            for folder in (self.parts, maps_path(args.output_dir, self.key(args), 0).parent):
-                shutil.rmtree(folder, ignore_errors=True)
+        self.parts = MaskParts(session.attention / f"{run_key(args)}_parts", session.mask_settings)
         self.refuse_missing_maps()
-
-    @staticmethod
-    def key(args):
-        return f"{args.run_name}_{args.run_version}"
+        if args.overwrite and session.processes.is_main:
+            for folder in (self.parts.folder, maps_path(args.output_dir, run_key(args), 0).parent):
+                shutil.rmtree(folder, ignore_errors=True)
 
     def refuse_missing_maps(self):
         """Rows that an earlier call made without --store_maps cannot get their maps now."""
         for index in self.session.results.done if self.args.store_maps else ():
-            path = maps_path(self.args.output_dir, self.key(self.args), index)
+            path = maps_path(self.args.output_dir, run_key(self.args), index)
             if not path.exists():
                 raise InputError(f"{path} is missing although its row is finished; rerun with --overwrite")
 
@@ -67,7 +69,7 @@ class Detection:
             raise InputError(f"{self.args.threshold_file} is for {name}, which --run_version baseline does not give")
 
     def read_masks(self):
-        """Masks of an earlier pass by prompt index, (images, 1, height, width)."""
+        """Masks of an earlier pass, a function from record to (images, 1, height, width)."""
         session, path = self.session, self.args.attn_scores
         remedy = "give the file that was made with these settings, or none for a single pass"
         with input_errors():
@@ -75,24 +77,19 @@ class Detection:
                 ends = [session.pipe.end_token(r.prompt) for r in session.records]
                 images = self.args.num_images_per_prompt
                 masks = load_original_layout(path, ends, images, self.args.start)
-                return {r.index: m for r, m in zip(session.records, masks, strict=True)}
+                places = {r.index: k for k, r in enumerate(session.records)}
+                return lambda record: masks[places[record.index]]
             store = MaskStore.load(path, session.mask_settings, session.records, remedy)
         for record in session.records:
             if not store.has(record.index, session.seeds(record)):
                 raise InputError(f"{path} has no mask of prompt {record.index} at this run's seeds; {remedy}")
-        return {r.index: store.get(r.index, session.seeds(r)) for r in session.records}
+        return lambda record: store.get(record.index, session.seeds(record))
 
     def run(self):
-        session = self.session
-        done = len(session.records) - len(session.todo)
-        with tqdm(total=len(session.records), initial=done, desc="detect", unit="prompt") as bar:
-            for group in session.groups():
-                for record, observed in zip(group, self.observe_group(group), strict=True):
-                    self.write(record, observed)
-                    bar.update()
+        self.session.run_groups("detect", self.run_group)
 
-    def observe_group(self, group):
-        """One observation dict per prompt, made in shared UNet calls of at most --batch_size images."""
+    def run_group(self, group):
+        """Generate the images of some prompts in shared UNet calls and hand over what there is to write."""
         session, pipe, count = self.session, self.session.pipe, self.args.num_images_per_prompt
         prompt_embeds, negative = pipe.encode([r.prompt for r in group])
         inputs = {
@@ -104,88 +101,97 @@ class Detection:
         before = pipe.num_unet_evals
         pieces = [self.observe_chunk(**chunk) for chunk in chunked(inputs, self.args.batch_size)]
         evals = (pipe.num_unet_evals - before) // len(inputs["latents"])
-        whole = {k: torch.cat([p[k] for p in pieces]) for k in pieces[0]}
-        return [chunk | {"evals": evals} for chunk in chunked(whole, count)]
+        session.writer.submit(self.write_group, group, pieces, evals)
 
     def observe_chunk(self, latents, negative, text, tokens):
+        """What one generation leaves, a dict of tensors with a row an image; nothing here waits for the device."""
         observed = observe(
             self.session.pipe, latents, (negative, text), tokens,
-            layers=self.session.layers, all_tokens=self.args.store_all_tokens, map_layers=self.map_layers,
+            layers=self.layers, all_tokens=self.args.store_all_tokens, map_layers=self.map_layers,
             num_inference_steps=self.args.num_inference_steps, guidance=self.session.guidance,
+            stop_after=self.args.early_exit,
         )  # fmt: skip
-        piece = {
-            "maps": observed.diff_maps.transpose(0, 1),
-            "uncond": observed.uncond_norms,
-            "mask": observed.mask,
-        }
+        piece = {"maps": observed.diff_maps.transpose(0, 1), "uncond": observed.uncond_norms}
+        if observed.mask is not None:
+            piece["mask"] = observed.mask
         if self.session.wants_images:
-            piece["images"] = torch.from_numpy(self.session.pipe.decode(observed.latents))
+            piece["latents"] = observed.latents
         if observed.attention:
-            piece["attention"] = torch.stack([a.half().cpu() for a in observed.attention.values()], 1)
+            piece["attention"] = torch.stack([a.half() for a in observed.attention.values()], 1)
         for layer, (end, padding) in observed.columns.items():
             piece |= {f"end.{layer}": end, f"padding.{layer}": padding}
         return piece
 
-    def write(self, record, observed):
-        """Images and masks first and the row last: a row says that everything of its prompt is there."""
+    def write_group(self, group, pieces, evals):
+        """Images, masks and maps first and the rows last: a row says that everything of its prompt is there."""
+        whole = {k: torch.cat([p[k] for p in pieces]) for k in pieces[0]}
+        rows = []
+        for record, observed in zip(group, chunked(whole, self.args.num_images_per_prompt), strict=True):
+            if record.index not in self.session.results.done:
+                self.write_files(record, observed, evals)
+            rows.append(self.make_row(record, observed, evals))
+        self.session.add_rows(rows)
+
+    def write_files(self, record, observed, evals):
         session = self.session
         if session.wants_images:
-            session.save_images(record, observed["images"].numpy())
+            session.save_images(record, session.pipe.decode(observed["latents"]))
         if self.args.store_attn_npz:
-            self.parts.mkdir(exist_ok=True)
-            array = observed["attention"].transpose(0, 1) if "attention" in observed else observed["mask"].cpu()
-            np.save(self.parts / f"{record.index}.npy", array.numpy())
+            self.parts.folder.mkdir(exist_ok=True)
+            if "attention" in observed:
+                with replacing(self.whole_part(record)) as temporary, temporary.open("wb") as file:
+                    np.save(file, observed["attention"].transpose(0, 1).cpu().numpy())
+            else:
+                self.parts.add(record.index, record.prompt, session.seeds(record), observed["mask"], evals)
         if self.args.store_maps:
             columns = {k: v.cpu().numpy() for k, v in observed.items() if k.startswith(("end.", "padding."))}
-            path = maps_path(self.args.output_dir, self.key(self.args), record.index)
+            path = maps_path(self.args.output_dir, run_key(self.args), record.index)
             save_maps(path, {DIFF_MAPS: observed["maps"].cpu().numpy(), **columns})
-        session.add_row(self.make_row(record, observed))
 
-    def make_row(self, record, observed):
-        seeds = self.session.seeds(record)
-        maps = observed["maps"].transpose(0, 1)
-        mask = observed["mask"] if self.stored_masks is None else self.stored_masks[record.index].to(maps.device)
+    def whole_part(self, record):
+        return self.parts.folder / f"{record.index}.npy"
+
+    def make_row(self, record, observed, evals):
+        seeds, maps, mask = self.session.seeds(record), observed["maps"].transpose(0, 1), observed.get("mask")
         norms = {"text_noise_norm": norms_from_maps(maps)}
         if self.args.run_version == "ours":
+            used = mask if self.stored_masks is None else self.stored_masks(record).to(maps.device)
             with input_errors():
-                norms["text_noise_norm_masked"] = norms_from_maps(maps, mask)
-                norms["text_noise_norm_shuffled"] = norms_from_maps(maps, shuffle_mask(mask, seeds))
-                norms["text_noise_norm_rms"] = norms_from_maps(maps, mask, "rms")
-        means = {f"mean_{k}": v.mean().item() for k, v in norms.items()}
+                norms["text_noise_norm_masked"] = norms_from_maps(maps, used)
+                norms["text_noise_norm_shuffled"] = norms_from_maps(maps, shuffle_mask(used, seeds))
+                norms["text_noise_norm_rms"] = norms_from_maps(maps, used, "rms")
+        norms = {k: v.cpu() for k, v in norms.items()}
+        attention = {} if mask is None else {"end_token_attention": mask.mean((1, 2, 3)).tolist()}
         return {
             "index": record.index, "prompt": record.prompt, "seeds": seeds,
             "is_memorized": record.is_memorized, "kind": record.kind,
             "uncond_noise_norm": observed["uncond"].tolist(), **{k: v.tolist() for k, v in norms.items()},
-            "end_token_attention": observed["mask"].mean((1, 2, 3)).tolist(),
-            **means, "unet_evals_per_image": observed["evals"],
+            **attention, **{f"mean_{k}": v.mean().item() for k, v in norms.items()}, "unet_evals_per_image": evals,
         }  # fmt: skip
 
     def finish(self):
-        """Gather masks and images of all prompts and print the table."""
+        """Gather rows, masks and images of all prompts and print the table."""
         session = self.session
-        npz = self.args.output_dir / "images_data" / f"{self.key(self.args)}_generated_images.npz"
+        if not session.finish_rows():
+            return
+        npz = self.args.output_dir / "images_data" / f"{run_key(self.args)}_generated_images.npz"
         files = [session.results.path, session.finish_images(npz), self.finish_masks(), self.finish_decisions()]
         print(summary(session.rows()))
         print("\n".join(str(f) for f in files if f))
         if self.args.store_img_png:
             print(session.images)
-        session.close()
 
     def finish_masks(self):
         """Gather the prompts' parts into one npz; a part outlives its run, so that a kill loses none."""
         if not self.args.store_attn_npz:
             return None
         session = self.session
-        path = session.attention / f"{self.key(self.args)}_attention_scores.npz"
-        parts = [self.parts / f"{r.index}.npy" for r in session.records]
-        if self.args.store_all_tokens:
-            save_whole_tokens(path, parts)
-            return path
-        store = MaskStore(session.mask_settings)
-        for record, part, row in zip(session.records, parts, session.rows(), strict=True):
-            masks, evals = torch.from_numpy(np.load(part)), row["unet_evals_per_image"]
-            store.add(record.index, record.prompt, session.seeds(record), masks, evals)
-        store.save(path)
+        path = session.attention / f"{run_key(self.args)}_attention_scores.npz"
+        with input_errors():
+            if self.args.store_all_tokens:
+                save_whole_tokens(path, [self.whole_part(r) for r in session.records])
+            else:
+                self.parts.merged(self.parts.path(r.index, session.seeds(r)) for r in session.records).save(path)
         return path
 
     def finish_decisions(self):
@@ -193,12 +199,10 @@ class Detection:
         if self.threshold is None:
             return None
         path = self.session.results.path.with_suffix(".decisions.jsonl")
-        rows = self.session.rows()
-        decided = [self.threshold.decide(row) for row in rows]
         lines = [
             {"index": r["index"], "prompt": r["prompt"], "score": score, "threshold": self.threshold.threshold,
              "memorized": above}
-            for r, (score, above) in zip(rows, decided, strict=True)
+            for r, (score, above) in ((row, self.threshold.decide(row)) for row in self.session.rows())
         ]  # fmt: skip
         write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
         print(decision_table(lines, self.threshold))
@@ -221,37 +225,45 @@ def decision_table(lines, threshold):
 
 
 def summary(rows):
-    """Markdown table: mean of each score per class and, with labels, AUC per image and per prompt."""
-    labelled = all(row["is_memorized"] is not None for row in rows)
-    memorized = [r for r in rows if r["is_memorized"]] if labelled else []
-    others = [r for r in rows if not r["is_memorized"]]
-    with_auc = bool(memorized) and bool(others)
+    """Markdown table: mean of each score per class and, with labels, AUC per image and per prompt.
+
+    Args:
+        rows: an iterable, read once; kept are a few numbers an image.
+    """
+    labels, scores = [], {}
+    for row in rows:
+        labels.append(row["is_memorized"])
+        for key in ROW_SCORES["ours"]:
+            for horizon in horizons_of(row, key, HORIZONS) if key in row else ():
+                scores.setdefault((key, horizon), []).append(image_scores(row, key, horizon))
+    memorized = [k for k, label in enumerate(labels) if label]
+    others = [k for k, label in enumerate(labels) if not label]
+    with_auc = None not in labels and bool(memorized) and bool(others)
     headers = ["score", "T", "memorized", "not memorized", "AUC per image", "AUC per prompt"]
-    if not with_auc:
-        headers = ["score", "T", "mean"]
     table = []
-    for key in ROW_SCORES["ours"]:
-        for horizon in horizons_of(rows[0], key, HORIZONS) if key in rows[0] else ():
-            label = "all" if horizon is None else horizon
-            if with_auc:
-                a, b = ([image_scores(r, key, horizon) for r in group] for group in (memorized, others))
-                per_prompt = rank_auc([x.mean() for x in a], [x.mean() for x in b])
-                a, b = np.concatenate(a), np.concatenate(b)
-                table.append([NAMES[key], label, float(a.mean()), float(b.mean()), rank_auc(a, b), per_prompt])
-            else:
-                table.append([NAMES[key], label, float(np.mean([image_scores(r, key, horizon) for r in rows]))])
-    counts = f"{len(memorized)} memorized and {len(others)} other prompts" if with_auc else f"{len(rows)} prompts"
+    for (key, horizon), values in scores.items():
+        head = [NAMES[key], "all" if horizon is None else horizon]
+        if not with_auc:
+            table.append([*head, float(np.mean([x.mean() for x in values]))])
+            continue
+        a, b = ([values[k] for k in group] for group in (memorized, others))
+        per_prompt = rank_auc([x.mean() for x in a], [x.mean() for x in b])
+        a, b = np.concatenate(a), np.concatenate(b)
+        table.append([*head, float(a.mean()), float(b.mean()), rank_auc(a, b), per_prompt])
+    counts = f"{len(memorized)} memorized and {len(others)} other prompts" if with_auc else f"{len(labels)} prompts"
+    headers = headers if with_auc else ["score", "T", "mean"]
     return f"{format_table(headers, table)}\n{counts}; higher = memorized"
 
 
 def main(argv=None):
     args = detect_parser(__doc__).parse_args(argv)
     with exit_on_input_error():
-        if args.attn_scores is not None and args.run_version == "baseline":
-            raise InputError("--attn_scores is not used by --run_version baseline: add --run_version ours")
-        detection = Detection(args)
-        detection.run()
-        detection.finish()
+        check_detect_args(args)
+        with Processes(args.device) as processes:
+            with Session(args, processes, run_key(args), run_key(args), SETTINGS) as session:
+                detection = Detection(args, session)
+                detection.run()
+                detection.finish()
 
 
 if __name__ == "__main__":

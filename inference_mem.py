@@ -9,6 +9,7 @@ Rows go to det_outputs/, images to images_data/, both under the run name and the
 one name do not overwrite one another. The same command after an interruption goes on where it stopped.
 """
 
+import contextlib
 import json
 
 import numpy as np
@@ -19,8 +20,9 @@ from cli_args import check_inference_args, inference_parser, method_name, uses_m
 from eval_mitigation import MEASURES as SIMILARITIES
 from eval_mitigation import Evaluators, measure_run
 from generation import observe
-from mask_files import MaskStore, is_original_layout, load_original_layout
-from mitigation import MitigationOptions, mitigate
+from mask_files import MaskParts, MaskStore, is_original_layout, load_original_layout
+from mitigation import ImageBatch, MitigationOptions, mitigate
+from processes import Processes
 from prompt_aug import augment_prompt
 from result_files import read_run
 from run_utils import InputError, exit_on_input_error, format_table, input_errors, replace_link, write_text
@@ -31,24 +33,25 @@ METHOD_SETTINGS = (
     "run_version", "optim_target_loss", "optim_lr", "optim_iters", "l_target_ss", "l_target_pr", "mag_thres_pr",
     "pr_mask", "prompt_aug_style", "repeat_num", "rand_noise_lam", "attn_scores",
 )  # fmt: skip
-SAVE_MASKS_EVERY = 25  # prompts; every save writes the whole file
 MEASURES = ("magnitude_before", "magnitude_after", "pixel_similarity")
 
 
-class Mitigation:
-    """Generates prompt by prompt; every decision is made per image."""
+def run_key(args):
+    return f"{args.run_name}_{method_name(args)}"
 
-    def __init__(self, args):
-        self.args = args
+
+class Mitigation:
+    """Generates groups of prompts; every decision is made per image."""
+
+    def __init__(self, args, session):
+        self.args, self.session, self.pipe = args, session, session.pipe
         self.method = method_name(args)
-        key = f"{args.run_name}_{self.method}"
-        self.session = Session(args, key, f"{key}_mitigation", METHOD_SETTINGS)
-        self.pipe = self.session.pipe
         self.needs_masks = uses_masks(args)
-        self.mask_path = args.attn_scores or self.session.attention / "mit_attn_scores.npz"
-        self.positional_masks, self.masks, self.made_masks = {}, MaskStore(self.session.mask_settings), 0
+        self.mask_path = args.attn_scores or session.attention / "mit_attn_scores.npz"
+        self.positional_masks, self.masks = {}, MaskStore(session.mask_settings)
+        self.parts = MaskParts(session.attention / "mit_attn_scores_parts", session.mask_settings)
         self.options = MitigationOptions.from_args(args)
-        self.evaluators = self.open_evaluators()
+        self.evaluators = self.open_evaluators() if session.processes.is_main else Evaluators()
         if self.needs_masks:
             self.open_masks()
 
@@ -87,49 +90,45 @@ class Mitigation:
                 raise InputError(f"{self.mask_path} has no mask of prompt {record.index} at this run's seeds; {remedy}")
 
     def run(self):
-        session = self.session
-        done = len(session.records) - len(session.todo)
-        bar = tqdm(session.todo, total=len(session.records), initial=done, desc=self.method, unit="prompt")
-        try:
-            for count, record in enumerate(bar, 1):
-                self.run_prompt(record)
-                if count % SAVE_MASKS_EVERY == 0:
-                    self.save_masks()
-        finally:
-            self.save_masks()
+        self.session.run_groups(self.method, self.run_group)
 
-    def save_masks(self):
-        """Keep the masks made so far for other runs; one that a kill loses is made again when needed."""
-        if self.made_masks:
-            self.masks.save(self.mask_path)
-            self.made_masks = 0
+    def run_group(self, group):
+        """Some prompts from their noise to their latents, in shared UNet calls; the rest is handed over."""
+        session, count = self.session, self.args.num_images_per_prompt
+        prompts = [self.perturbed_prompt(r) for r in group]
+        encoded = [self.pipe.encode([p, *self.alternatives(r)]) for p, r in zip(prompts, group, strict=True)]
+        masks = self.masks_of(group, [text[:1] for text, _ in encoded]) if self.needs_masks else None
+        images = ImageBatch(
+            latents=torch.cat([session.latents(r) for r in group]),
+            seeds=[seed for r in group for seed in session.seeds(r)],
+            candidates=[text for text, _ in encoded for _ in range(count)],
+            negative=encoded[0][1][:1],
+            mask=None if masks is None else masks.to(self.pipe.device),
+        )
+        pieces = [mitigate(self.pipe, self.options, chunk) for chunk in images.chunks(self.args.batch_size)]
+        session.writer.submit(self.write_group, group, prompts, pieces)
 
-    def run_prompt(self, record):
-        """One prompt from its noise to its row, in chunks of at most --batch_size images."""
-        session = self.session
-        prompt = self.perturbed_prompt(record)
-        candidates, negative = self.pipe.encode([prompt, *self.alternatives(record)])
-        inputs = {"latents": session.latents(record), "seeds": torch.tensor(session.seeds(record))}
-        if self.needs_masks:
-            inputs["mask"] = self.masks_of(record, candidates[:1], negative[:1]).to(self.pipe.device)
-        before = self.pipe.num_unet_evals
-        pieces = [
-            mitigate(self.pipe, self.options, candidates, negative[:1], **chunk)
-            for chunk in chunked(inputs, self.args.batch_size)
-        ]
-        row = {k: [v for piece in pieces for v in piece.report[k]] for k in pieces[0].report}
-        if "choice" in row:
-            row["prompts_chosen"] = [[prompt, *self.alternatives(record)][c] for c in row["choice"]]
-        row["unet_evals_per_image"] = (self.pipe.num_unet_evals - before) / len(inputs["latents"])
-        if record.index in self.masks.evals:
-            row["mask_evals_per_image"] = self.masks.evals[record.index]
-        images = np.concatenate([self.pipe.decode(piece.latents) for piece in pieces])
-        self.write(record, prompt, images, row)
+    def write_group(self, group, prompts, pieces):
+        """Images first and the rows last: a row says that everything of its prompt is there."""
+        latents, count = torch.cat([p.latents for p in pieces]), self.args.num_images_per_prompt
+        report = {k: [v for piece in pieces for v in piece.report[k]] for k in pieces[0].report}
+        rows = []
+        for k, (record, prompt) in enumerate(zip(group, prompts, strict=True)):
+            some = slice(k * count, (k + 1) * count)
+            if record.index not in self.session.results.done:
+                rows.append(self.write(record, prompt, latents[some], {n: v[some] for n, v in report.items()}))
+        self.session.add_rows(rows)
 
-    def write(self, record, prompt, images, row):
-        """Images first and the row last: a row says that everything of its prompt is there."""
+    def write(self, record, prompt, latents, row):
+        """Save one prompt's images; returns its row."""
+        images = self.pipe.decode(latents)
         if self.session.wants_images:
             self.session.save_images(record, images)
+        if "choice" in row:
+            row["prompts_chosen"] = [[prompt, *self.alternatives(record)][c] for c in row["choice"]]
+        row["unet_evals_per_image"] = float(np.mean(row.pop("unet_evals")))
+        if record.index in self.masks.evals:
+            row["mask_evals_per_image"] = self.masks.evals[record.index]
         head = {
             "index": record.index, "prompt": record.prompt, "prompt_used": prompt, "kind": record.kind,
             "method": self.method, "seeds": self.session.seeds(record),
@@ -137,7 +136,7 @@ class Mitigation:
         if record.reference_images:
             row["pixel_similarity"] = similarity_to_references(images, record)
         means = {f"mean_{k}": float(np.mean(row[k])) for k in MEASURES if k in row}
-        self.session.add_row(head | row | means)
+        return head | row | means
 
     def alternatives(self, record):
         return record.alternatives if self.args.l_target_ss is not None else ()
@@ -149,28 +148,71 @@ class Mitigation:
         seed = self.session.seeds(record)[0]
         return augment_prompt(record.prompt, style, self.args.repeat_num, seed, self.session.random_words)
 
-    def masks_of(self, record, prompt_embeds, negative):
-        """Stored masks of this prompt's seeds, or those of an unmitigated generation, which are then stored."""
-        session = self.session
-        if record.index in self.positional_masks:
-            return self.positional_masks[record.index]
-        seeds = session.seeds(record)
-        if not self.masks.has(record.index, seeds):
-            inputs = {"latents": session.latents(record), "tokens": session.end_tokens(record)}
-            chunks = chunked(inputs, self.args.batch_size)
-            before = self.pipe.num_unet_evals
-            masks = [self.unmitigated_mask(c["latents"], c["tokens"], prompt_embeds, negative) for c in chunks]
-            evals = (self.pipe.num_unet_evals - before) / len(seeds)
-            self.masks.add(record.index, record.prompt, seeds, torch.cat(masks), evals)
-            self.made_masks += 1
-        return self.masks.get(record.index, seeds)
+    def masks_of(self, group, prompt_embeds):
+        """Masks of the prompts' images: stored ones, or those of an unmitigated generation, which are then stored.
 
-    def unmitigated_mask(self, latents, tokens, prompt_embeds, negative):
-        embeds = (e.expand(len(latents), -1, -1) for e in (negative, prompt_embeds))
+        Args:
+            prompt_embeds: one tensor (1, tokens, dim) a prompt.
+
+        Returns:
+            float32 tensor (images of all prompts, 1, height, width).
+        """
+        if self.positional_masks:
+            return torch.cat([self.positional_masks[r.index] for r in group])
+        seeds = self.session.seeds
+        lacking = [k for k, r in enumerate(group) if not self.masks.has(r.index, seeds(r))]
+        stores = {r.index: self.masks for r in group}
+        if lacking:
+            paths = [self.parts.path(group[k].index, seeds(group[k])) for k in lacking]
+            if not all(path.exists() for path in paths):  # all together or none: their rounding is that of the batch
+                self.make_masks([group[k] for k in lacking], [prompt_embeds[k] for k in lacking])
+            for k, path in zip(lacking, paths, strict=True):
+                stores[group[k].index] = self.read_part(path, group[k])
+        for r in group:
+            self.masks.evals[r.index] = stores[r.index].evals[r.index]
+        return torch.cat([stores[r.index].get(r.index, seeds(r)) for r in group])
+
+    def read_part(self, path, record):
+        with input_errors():
+            return MaskStore.load(path, self.session.mask_settings, [record], f"remove the folder {path.parent}")
+
+    def make_masks(self, records, prompt_embeds):
+        """Generate without mitigation and keep a file of masks a prompt."""
+        session, count = self.session, self.args.num_images_per_prompt
+        text = torch.cat(prompt_embeds).repeat_interleave(count, 0)
+        inputs = {
+            "latents": torch.cat([session.latents(r) for r in records]),
+            "negative": self.pipe.empty_embeds.expand(len(text), -1, -1),
+            "text": text,
+            "tokens": torch.cat([session.end_tokens(r) for r in records]),
+        }
+        before = self.pipe.num_unet_evals
+        made = torch.cat([self.unmitigated_mask(**chunk) for chunk in chunked(inputs, self.args.batch_size)])
+        evals = (self.pipe.num_unet_evals - before) / len(made)
+        for record, masks in zip(records, made.split(count), strict=True):
+            self.parts.add(record.index, record.prompt, session.seeds(record), masks, evals)
+
+    def unmitigated_mask(self, latents, negative, text, tokens):
         return observe(
-            self.pipe, latents, tuple(embeds), tokens, layers=self.session.layers,
+            self.pipe, latents, (negative, text), tokens, layers=self.session.layers,
             num_inference_steps=self.args.num_inference_steps, guidance=self.session.guidance,
         ).mask  # fmt: skip
+
+    def finish_masks(self):
+        """Add the masks that this run made to the file that other runs read, and drop their parts."""
+        if not self.needs_masks or self.args.attn_scores is not None:
+            return
+        paths = [self.parts.path(r.index, self.session.seeds(r)) for r in self.session.records]
+        paths = [path for path in paths if path.exists()]
+        if not paths:
+            return
+        with input_errors():  # the file is read again: another run may have added to it
+            store = MaskStore.read(self.mask_path) if self.mask_path.exists() else None
+            self.parts.merged(paths, store).save(self.mask_path)
+        for path in paths:
+            path.unlink()
+        with contextlib.suppress(OSError):  # parts of another run
+            self.parts.folder.rmdir()
 
     def evaluate(self):
         """Measure all images, keep the numbers beside the rows, log and print their means."""
@@ -191,9 +233,12 @@ class Mitigation:
 
     def finish(self):
         """Print the table and give the images of this method the documented name as well."""
+        if not self.session.finish_rows():
+            return
+        self.finish_masks()
         similarity = self.evaluate()
         folder = self.args.output_dir / "images_data"
-        npz = self.session.finish_images(folder / f"{self.args.run_name}_{self.method}_generated_images.npz")
+        npz = self.session.finish_images(folder / f"{run_key(self.args)}_generated_images.npz")
         files = [self.session.results.path, similarity, npz]
         if npz is not None and npz.exists():
             files.append(replace_link(npz, folder / f"{self.args.run_name}_generated_images.npz"))
@@ -203,11 +248,16 @@ class Mitigation:
         print("\n".join(str(f) for f in files if f))
         if self.args.store_img_png:
             print(self.session.images)
-        self.session.close()
 
 
 def summary(method, rows):
-    """Markdown table, one line per kind of prompt: what the mitigation did to magnitude and similarity."""
+    """Markdown table, one line per kind of prompt: what the mitigation did to magnitude and similarity.
+
+    Args:
+        rows: an iterable, read once; kept are a few numbers an image.
+    """
+    wanted = ("kind", "triggered", "unet_evals_per_image", *MEASURES)
+    rows = [{k: row[k] for k in wanted if k in row} for row in rows]
     kinds = sorted({row["kind"] for row in rows if row["kind"]})
     measures = [m for m in MEASURES if m in rows[0]]
     table = []
@@ -225,9 +275,11 @@ def main(argv=None):
     args = inference_parser(__doc__).parse_args(argv)
     with exit_on_input_error():
         check_inference_args(args)
-        mitigation = Mitigation(args)
-        mitigation.run()
-        mitigation.finish()
+        with Processes(args.device) as processes:
+            with Session(args, processes, run_key(args), f"{run_key(args)}_mitigation", METHOD_SETTINGS) as session:
+                mitigation = Mitigation(args, session)
+                mitigation.run()
+                mitigation.finish()
 
 
 if __name__ == "__main__":

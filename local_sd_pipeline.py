@@ -6,10 +6,12 @@ measure something iterates over the steps.
 """
 
 import json
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 
@@ -52,7 +54,7 @@ class DenoiseStep:
     """One finished step. Tensors are (images, channels, height, width)."""
 
     index: int  # 0 is the noisiest
-    timestep: torch.Tensor
+    timestep: int
     latents: torch.Tensor  # x_t, what the UNet saw
     prediction: NoisePrediction
     noise_pred: torch.Tensor  # model output after guidance
@@ -83,13 +85,14 @@ class LocalStableDiffusionPipeline(StableDiffusionPipeline):
     """
 
     num_unet_evals = 0
+    empty_embeds = None
 
     def predict_noise(self, latents, t, embeds):
         """One UNet call for all branches.
 
         Args:
             latents: x_t, shape (images, channels, height, width).
-            t: timestep, 0-d tensor.
+            t: timestep; a plain number, as reading one back from a GPU would wait for all that is queued there.
             embeds: text features per branch, uncond first, each (images, tokens, dim).
 
         Returns:
@@ -97,7 +100,8 @@ class LocalStableDiffusionPipeline(StableDiffusionPipeline):
         """
         sample = self.scheduler.scale_model_input(torch.cat([latents] * len(embeds)), t)
         self.num_unet_evals += len(sample)
-        output = self.unet(sample, t, encoder_hidden_states=torch.cat(tuple(embeds)), return_dict=False)[0]
+        timestep = torch.full((), t, dtype=torch.int64, device=sample.device)  # filled there, not copied
+        output = self.unet(sample, timestep, encoder_hidden_states=torch.cat(tuple(embeds)), return_dict=False)[0]
         return NoisePrediction(output.chunk(len(embeds)), latents, *self.noise_scales(t))
 
     def noise_scales(self, t):
@@ -106,7 +110,7 @@ class LocalStableDiffusionPipeline(StableDiffusionPipeline):
         Raises:
             ValueError: for a scheduler with another prediction type.
         """
-        alpha = self.scheduler.alphas_cumprod[int(t)]
+        alpha = self.scheduler.alphas_cumprod[t]
         kind = self.scheduler.config.prediction_type
         if kind == "epsilon":
             return torch.tensor(1.0), torch.tensor(0.0)
@@ -117,8 +121,10 @@ class LocalStableDiffusionPipeline(StableDiffusionPipeline):
         raise ValueError(f"prediction_type {kind!r} of the scheduler is not epsilon, v_prediction or sample")
 
     @torch.no_grad()
-    def denoise(self, latents, embeds, num_inference_steps=50, guidance=None, on_step_start=None):
-        """Run the reverse process, yielding a `DenoiseStep` after each step.
+    def denoise(
+        self, latents, embeds, num_inference_steps=50, guidance=None, stop_after=None, around_last=nullcontext
+    ):  # fmt: skip
+        """Run the reverse process, yielding a `DenoiseStep` after each step. Nothing in it waits for the device.
 
         A caller that needs only the first step stops iterating.
 
@@ -128,15 +134,15 @@ class LocalStableDiffusionPipeline(StableDiffusionPipeline):
                 reaches `guidance` as a third output.
             guidance: maps a `NoisePrediction` to the model output the scheduler gets; default is
                 classifier-free guidance at 7.5.
-            on_step_start: called with (index, is_last) before each UNet call.
+            stop_after: end after so many of the steps; None makes them all.
+            around_last: makes the context in which the last step's UNet call runs, where attention is recorded.
         """
         guidance = guidance or partial(classifier_free_guidance, guidance_scale=7.5)
-        self.scheduler.set_timesteps(num_inference_steps, device=latents.device)
-        timesteps = self.scheduler.timesteps
+        self.scheduler.set_timesteps(num_inference_steps)
+        timesteps = self.scheduler.timesteps.tolist()[:stop_after]
         for index, t in enumerate(timesteps):
-            if on_step_start is not None:
-                on_step_start(index, index == len(timesteps) - 1)
-            prediction = self.predict_noise(latents, t, embeds)
+            with around_last() if index == len(timesteps) - 1 else nullcontext():
+                prediction = self.predict_noise(latents, t, embeds)
             noise_pred = guidance(prediction)
             next_latents = self.scheduler.step(noise_pred, t, latents, return_dict=False)[0]
             yield DenoiseStep(index, t, latents, prediction, noise_pred, next_latents)
@@ -145,21 +151,14 @@ class LocalStableDiffusionPipeline(StableDiffusionPipeline):
     def generate(self, latents, embeds, store=None, callback=None, **denoise_kwargs):
         """Denoise to the end; `store` records the last step's attention, `callback` sees every step.
 
+        All steps before the last run without any hook.
+
         Returns:
             Final latents, shape (images, channels, height, width).
         """
-        if store is None:
-            return self.run_steps(latents, embeds, callback, **denoise_kwargs)
-
-        def record_last(index, is_last):
-            store.recording, store.num_branches = is_last, len(embeds)
-
-        with record_cross_attention(self.unet, store):
-            final = self.run_steps(latents, embeds, callback, on_step_start=record_last, **denoise_kwargs)
-        store.recording = False
-        return final
-
-    def run_steps(self, latents, embeds, callback, **denoise_kwargs):
+        if store is not None:
+            store.num_branches = len(embeds)
+            denoise_kwargs["around_last"] = partial(record_cross_attention, self.unet, store)
         for step in self.denoise(latents, embeds, **denoise_kwargs):
             if callback is not None:
                 callback(step)
@@ -167,15 +166,28 @@ class LocalStableDiffusionPipeline(StableDiffusionPipeline):
 
     @torch.no_grad()
     def encode(self, prompts):
-        """Text features of the prompts and of the empty prompt, each (prompts, tokens, dim)."""
-        return self.encode_prompt(prompts, self.device, 1, True)
+        """Text features of the prompts and of the empty prompt, each (prompts, tokens, dim).
+
+        Each prompt is encoded by itself, so that its features do not depend on its neighbours, and once; the
+        empty prompt once for the life of the pipeline.
+        """
+        if self.empty_embeds is None:
+            self.empty_embeds = self.encode_prompt("", self.device, 1, False)[0]
+        embeds = {prompt: self.encode_prompt(prompt, self.device, 1, False)[0] for prompt in dict.fromkeys(prompts)}
+        return torch.cat([embeds[p] for p in prompts]), self.empty_embeds.expand(len(prompts), -1, -1)
 
     @torch.no_grad()
     def decode(self, latents):
-        """Images of final latents, uint8 array (images, height, width, 3)."""
-        images = self.vae.decode(latents / self.vae.config.scaling_factor, return_dict=False)[0]
-        images = self.image_processor.postprocess(images, output_type="np")
-        return (images * 255).round().astype("uint8")
+        """Images of final latents, uint8 array (images, height, width, 3).
+
+        One at a time: the decoder of Stable Diffusion needs more memory per image than its UNet does.
+        """
+        return np.concatenate([self.decode_one(x) for x in latents.split(1)])
+
+    def decode_one(self, latents):
+        image = self.vae.decode(latents / self.vae.config.scaling_factor, return_dict=False)[0]
+        image = self.image_processor.postprocess(image, output_type="np")
+        return (image * 255).round().astype("uint8")
 
     def initial_latents(self, seeds, image_length=None, joint_seed=None):
         """Starting noise, one CPU generator per image: image k depends on `seeds[k]` alone.
@@ -210,7 +222,7 @@ class LocalStableDiffusionPipeline(StableDiffusionPipeline):
         return self.tokenizer.decode(ids[kept:-1]).strip() if len(ids) - 1 > kept else ""
 
 
-def load_pipeline(model_id, unet_id=None, device="auto", dtype="auto"):
+def load_pipeline(model_id, unet_id=None, device="auto", dtype="auto", channels_last=False, compile=False):
     """Load a Stable Diffusion 1.x or 2.x pipeline for measurement: DDIM, no safety checker, no gradients.
 
     Args:
@@ -218,6 +230,8 @@ def load_pipeline(model_id, unet_id=None, device="auto", dtype="auto"):
         unet_id: folder or hub id of another UNet for it (a folder with a `unet` subfolder works too).
         device: "auto" takes CUDA, then MPS, then the CPU.
         dtype: "auto" is float16 on CUDA and float32 elsewhere.
+        channels_last: memory format of the UNet and the VAE; changes results by rounding alone.
+        compile: torch.compile the UNet, at its first call; changes results by rounding alone.
 
     Raises:
         ValueError: one line that names the fault: not there, not Stable Diffusion, half precision on a
@@ -239,7 +253,13 @@ def load_pipeline(model_id, unet_id=None, device="auto", dtype="auto"):
     pipe.set_progress_bar_config(disable=True)
     for module in (pipe.unet, pipe.vae, pipe.text_encoder):
         module.eval().requires_grad_(False)
-    return pipe.to(device)
+    pipe.to(device)
+    if channels_last:
+        for module in (pipe.unet, pipe.vae):
+            module.to(memory_format=torch.channels_last)
+    if compile:
+        pipe.unet.compile()
+    return pipe
 
 
 def check_model_folder(model_id):

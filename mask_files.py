@@ -2,19 +2,45 @@
 
 Ours holds one end-token map per image, keyed by prompt index and seed, with the prompts and settings
 they belong to. The original's holds every token of every layer by position, (prompts, layers, images,
-height * width, tokens), and is 150 times the size. Nothing is ever unpickled.
+height * width, tokens), and is 150 times the size. Masks are read one at a time and written as they are
+read, so that memory does not grow with the file. Nothing is ever unpickled.
 """
 
 import json
-import os
+import struct
 import zipfile
+import zlib
+from collections import ChainMap
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from npz_files import Streamed, array_shape, open_array, slabs, write_npz
+
 MASK_SETTINGS = ("model_id", "unet_id", "guidance_scale", "num_inference_steps", "image_length", "layers", "seed_mode")
+READ_ERRORS = (OSError, ValueError, KeyError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error,
+               struct.error)  # fmt: skip
+
+
+class StoredMasks(Mapping):
+    """Masks of a file by (prompt index, seed), read when asked for: float16 arrays (height, width)."""
+
+    def __init__(self, keys, scores):
+        self.positions, self.scores = {key: k for k, key in enumerate(keys)}, scores
+
+    def __getitem__(self, key):
+        return np.asarray(self.scores[self.positions[key]])
+
+    def __iter__(self):
+        return iter(self.positions)
+
+    def __len__(self):
+        return len(self.positions)
 
 
 @dataclass
@@ -24,13 +50,13 @@ class MaskStore:
     Attributes:
         settings: the `MASK_SETTINGS` of the generation; masks of others are refused.
         prompts: prompt index to prompt.
-        masks: (prompt index, seed) to float16 array (height, width).
+        masks: (prompt index, seed) to float16 array (height, width), any mapping.
         evals: prompt index to the UNet evaluations that an image's mask cost when it was made.
     """
 
     settings: dict
     prompts: dict = field(default_factory=dict)
-    masks: dict = field(default_factory=dict)
+    masks: Mapping = field(default_factory=dict)
     evals: dict = field(default_factory=dict)
 
     def add(self, index, prompt, seeds, masks, evals):
@@ -47,22 +73,32 @@ class MaskStore:
         return torch.from_numpy(np.stack([self.masks[index, s] for s in seeds])).float().unsqueeze(1)
 
     def save(self, path):
-        """Write all masks, through a temporary file so that a kill leaves the old one."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        """Write all masks in the order of their keys, one at a time, through a temporary file.
+
+        Raises:
+            ValueError: if they differ in size.
+        """
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
         keys = sorted(self.masks)
-        temporary = path.with_name(path.name + ".tmp")
-        with temporary.open("wb") as file:
-            np.savez_compressed(
-                file,
-                attention_scores=np.stack([self.masks[k] for k in keys]),
-                index=np.array([k[0] for k in keys]),
-                seed=np.array([k[1] for k in keys]),
-                prompt=np.array([self.prompts[k[0]] for k in keys]),
-                evals=np.array([self.evals[k[0]] for k in keys], float),
-                settings=np.array(json.dumps(self.settings, sort_keys=True)),
-            )
-        os.replace(temporary, path)
+        prompts = (self.prompts[index] for index, _ in keys)
+        width = max(map(len, self.prompts.values()))
+        arrays = {
+            "attention_scores": Streamed((len(keys), *self.masks[keys[0]].shape), np.float16, self.in_order(keys)),
+            "index": np.array([index for index, _ in keys]),
+            "seed": np.array([seed for _, seed in keys]),
+            "prompt": Streamed((len(keys),), f"<U{max(width, 1)}", (np.array([p], f"<U{width or 1}") for p in prompts)),
+            "evals": np.array([self.evals[index] for index, _ in keys], float),
+            "settings": np.array(json.dumps(self.settings, sort_keys=True)),
+        }
+        write_npz(path, arrays)
+
+    def in_order(self, keys):
+        shape = self.masks[keys[0]].shape
+        for key in keys:
+            mask = self.masks[key]
+            if mask.shape != shape:
+                raise ValueError(f"masks differ in size: that of prompt {key[0]} is {mask.shape}, others are {shape}")
+            yield mask
 
     @classmethod
     def load(cls, path, settings, records, remedy):
@@ -96,55 +132,102 @@ class MaskStore:
 
     @classmethod
     def read(cls, path):
-        """Read a file in our layout, whatever its settings.
+        """Read a file in our layout, whatever its settings; masks stay in the file until asked for.
 
         Raises:
             ValueError: one line, if it is no such file.
         """
-        with open_npz(path) as file:
-            if "settings" not in file:
-                raise ValueError(f"mask file {path} is in the original's layout, which says no prompts and seeds")
-            store = cls(json.loads(str(file["settings"])))
-            keys = [file[name].tolist() for name in ("index", "seed", "prompt", "evals")]
-            for index, seed, prompt, evals, mask in zip(*keys, file["attention_scores"], strict=True):
-                store.prompts[index], store.evals[index] = prompt, evals
-                store.masks[index, seed] = mask
+        if is_original_layout(path):
+            raise ValueError(f"mask file {path} is in the original's layout, which says no prompts and seeds")
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                store = cls(dict(json.loads(str(file["settings"]))))
+                index, seed, evals = (file[name].tolist() for name in ("index", "seed", "evals"))
+            prompts, scores = open_array(path, "prompt"), open_array(path, "attention_scores")
+            lengths = {len(index), len(seed), len(evals), len(prompts), len(scores)}
+            if scores.ndim != 3 or len(lengths) != 1 or not np.issubdtype(scores.dtype, np.floating):
+                raise ValueError("its arrays do not fit together")
+            for k, i in enumerate(index):
+                if i not in store.prompts:
+                    store.prompts[i], store.evals[i] = str(prompts[k]), evals[k]
+            store.masks = StoredMasks(zip(index, seed, strict=True), scores)
+        except READ_ERRORS + (TypeError,) as error:
+            raise ValueError(f"mask file {path} is damaged: {error}") from error
         return store
+
+
+class MaskParts:
+    """A folder with one file of our layout a prompt: what a run has made so far, safe from a kill."""
+
+    def __init__(self, folder, settings):
+        self.folder, self.settings = Path(folder), settings
+
+    def path(self, index, seeds):
+        return self.folder / f"{index}_{seeds[0]}_{len(seeds)}.npz"
+
+    def add(self, index, prompt, seeds, masks, evals):
+        """Write the masks of one prompt, a tensor (images, 1, height, width), and what each cost."""
+        part = MaskStore(self.settings)
+        part.add(index, prompt, seeds, masks, evals)
+        part.save(self.path(index, seeds))
+
+    def merged(self, paths, store=None):
+        """A `MaskStore` of the parts at `paths`, read one after another, and of `store`."""
+        prompts, evals, places = {}, {}, {}
+        for path in paths:
+            part = MaskStore.read(path)
+            prompts |= part.prompts
+            evals |= part.evals
+            places |= dict.fromkeys(part.masks, path)
+        if store is None:
+            return MaskStore(self.settings, prompts, PlacedMasks(places), evals)
+        everything = ChainMap(PlacedMasks(places), store.masks)
+        return MaskStore(self.settings, store.prompts | prompts, everything, store.evals | evals)
+
+
+class PlacedMasks(Mapping):
+    """Masks by (prompt index, seed), each read from the file that has it; the last file stays open."""
+
+    def __init__(self, places):
+        self.places, self.read = places, lru_cache(1)(MaskStore.read)
+
+    def __getitem__(self, key):
+        return self.read(self.places[key]).masks[key]
+
+    def __iter__(self):
+        return iter(self.places)
+
+    def __len__(self):
+        return len(self.places)
 
 
 def save_whole_tokens(path, parts):
     """Write a file in the original's layout out of one .npy a prompt, (layers, images, positions, tokens)."""
-    temporary = Path(f"{path}.tmp")
-    with temporary.open("wb") as file:
-        np.savez_compressed(file, attention_scores=np.stack([np.load(part) for part in parts]))
-    os.replace(temporary, path)
+    first = np.load(parts[0], mmap_mode="r", allow_pickle=False)
+    pieces = (np.load(part, allow_pickle=False) for part in parts)
+    write_npz(path, {"attention_scores": Streamed((len(parts), *first.shape), first.dtype, pieces)})
 
 
-def open_npz(path):
-    """Open an npz file that has attention scores.
+def is_original_layout(path):
+    """Whether the file is in the original's layout, which says neither prompts nor seeds.
 
     Raises:
-        ValueError: one line, if it is missing, damaged, or not such a file.
+        ValueError: one line, if it is missing, damaged, or has no attention scores.
     """
     if not Path(path).is_file():
         raise ValueError(f"mask file {path} does not exist")
     try:
-        file = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        with zipfile.ZipFile(path) as file:
+            names = file.namelist()
+    except READ_ERRORS as error:
         raise ValueError(f"mask file {path} is not a readable npz file: {error}") from error
-    if not isinstance(file, np.lib.npyio.NpzFile) or "attention_scores" not in file:
+    if "attention_scores.npy" not in names:
         raise ValueError(f"mask file {path} has no array attention_scores")
-    return file
-
-
-def is_original_layout(path):
-    """Whether the file is in the original's layout, which says neither prompts nor seeds."""
-    with open_npz(path) as file:
-        return "settings" not in file
+    return "settings.npy" not in names
 
 
 def load_original_layout(path, end_tokens, num_images, position=0):
-    """End-token masks out of a whole-token file of the original.
+    """End-token masks out of a whole-token file of the original, read prompt by prompt.
 
     Args:
         path: npz whose attention_scores are (prompts, layers, images, height * width, tokens).
@@ -156,23 +239,32 @@ def load_original_layout(path, end_tokens, num_images, position=0):
         float32 tensor (prompts, images, 1, height, width).
 
     Raises:
-        ValueError: one line, if the shape is not that of these prompts and images.
+        ValueError: one line, if the file is damaged or its shape is not that of these prompts and images.
     """
-    with open_npz(path) as file:
-        scores = file["attention_scores"]
-    wanted = position + len(end_tokens)
-    if scores.ndim != 5:
+    try:
+        shape = array_shape(path, "attention_scores")
+        side = check_original_shape(path, shape, end_tokens, num_images, position)
+        wanted = islice(slabs(path, "attention_scores"), position, position + len(end_tokens))
+        masks = [slab[..., t].astype(np.float32).mean(0) for slab, t in zip(wanted, end_tokens, strict=True)]
+    except READ_ERRORS as error:
+        told = str(error) if str(path) in str(error) else f"mask file {path} is damaged: {error}"
+        raise ValueError(told) from error
+    return torch.from_numpy(np.stack(masks)).unflatten(-1, (side, side)).unsqueeze(2)
+
+
+def check_original_shape(path, shape, end_tokens, num_images, position):
+    """Side of the maps, when the shape is that of these prompts and images."""
+    if len(shape) != 5:
         raise ValueError(
-            f"attention_scores in {path} has shape {scores.shape}; "
-            "expected (prompts, layers, images, positions, tokens)"
+            f"attention_scores in {path} has shape {shape}; expected (prompts, layers, images, positions, tokens)"
         )
-    if scores.shape[0] < wanted or scores.shape[2] != num_images or scores.shape[4] <= max(end_tokens):
+    wanted = position + len(end_tokens)
+    if shape[0] < wanted or shape[2] != num_images or shape[4] <= max(end_tokens):
         raise ValueError(
-            f"attention_scores in {path} has shape {scores.shape}: this run needs at least {wanted} prompts, "
+            f"attention_scores in {path} has shape {shape}: this run needs at least {wanted} prompts, "
             f"exactly {num_images} images each and more than {max(end_tokens)} tokens"
         )
-    side = round(scores.shape[3] ** 0.5)
-    if side**2 != scores.shape[3]:
-        raise ValueError(f"attention_scores in {path} has {scores.shape[3]} positions, which is not a square")
-    masks = [scores[position + k, ..., t].astype(np.float32).mean(0) for k, t in enumerate(end_tokens)]
-    return torch.from_numpy(np.stack(masks)).unflatten(-1, (side, side)).unsqueeze(2)
+    side = round(shape[3] ** 0.5)
+    if side**2 != shape[3]:
+        raise ValueError(f"attention_scores in {path} has {shape[3]} positions, which is not a square")
+    return side

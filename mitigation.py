@@ -1,4 +1,4 @@
-"""Mitigated generation of one prompt's images: modify the prompt at the first step, then denoise.
+"""Mitigated generation of a batch of images, of any prompts: modify the prompt at the first step, then denoise.
 
 Each image takes its own way: one that is not triggered is generated plainly with two branches, one
 that is re-anchored with three.
@@ -36,7 +36,6 @@ class MitigationOptions:
 
     guidance_scale: float = 7.5
     num_inference_steps: int = 50
-    batch_size: int = 16
     optim_target_loss: float | None = None
     optim_lr: float = 0.05
     optim_iters: int = 10
@@ -54,83 +53,112 @@ class MitigationOptions:
 
 
 @dataclass(frozen=True)
+class ImageBatch:
+    """What a batch of images is made from; the images may be of different prompts.
+
+    Attributes:
+        latents: initial noise, shape (images, channels, height, width).
+        seeds: one integer per image.
+        candidates: per image the embeddings of its prompt and of the alternatives, (its candidates, tokens, dim).
+        negative: the empty prompt's embedding, shape (1, tokens, dim).
+        mask: bright-ending mask (images, 1, height, width), for `use_mask` and `pr_mask`.
+    """
+
+    latents: torch.Tensor
+    seeds: list
+    candidates: list
+    negative: torch.Tensor
+    mask: torch.Tensor | None = None
+
+    def __len__(self):
+        return len(self.latents)
+
+    def chunks(self, size):
+        """The batch in pieces of at most `size` images."""
+        return [self.part(slice(k, k + size)) for k in range(0, len(self), size)]
+
+    def part(self, some):
+        mask = None if self.mask is None else self.mask[some]
+        return ImageBatch(self.latents[some], self.seeds[some], self.candidates[some], self.negative, mask)
+
+    def embeds(self, choice=None):
+        """Embedding of each image's prompt, or of the chosen candidate, (images, tokens, dim)."""
+        return torch.stack([c[k] for c, k in zip(self.candidates, choice or [0] * len(self), strict=True)])
+
+    def negatives(self, count):
+        return self.negative.expand(count, -1, -1)
+
+
+@dataclass(frozen=True)
 class Mitigated:
-    """Final latents (images, channels, height, width) and, per image, a dict of lists of what happened."""
+    """Final latents (images, channels, height, width) and a dict of lists, one entry an image, of what happened."""
 
     latents: torch.Tensor
     report: dict
 
 
-def mitigate(pipe, options, candidates, negative_prompt_embeds, latents, seeds, mask=None):
-    """Generate a prompt's images with the methods that `options` switch on.
+def mitigate(pipe, options, images):
+    """Generate images with the methods that `options` switch on.
 
     SS comes first and PE starts from what it chose; PR anchors on the original prompt.
 
     Args:
-        candidates: embeddings of the prompt and its alternatives, (candidates, tokens, dim).
-        negative_prompt_embeds: shape (1, tokens, dim).
-        latents: initial noise, shape (images, channels, height, width).
-        seeds: one integer per image.
-        mask: bright-ending mask (images, 1, height, width), for `use_mask` and `pr_mask`.
+        images: an `ImageBatch`.
 
     Returns:
         `Mitigated`; its report has magnitude_before and magnitude_after at the first step, triggered,
-        and where they apply choice (SS) and iterations (PE).
+        unet_evals (evaluations spent on the image), and where they apply choice (SS) and iterations (PE).
     """
-    count = len(latents)
-    negative = negative_prompt_embeds.expand(count, -1, -1)
-    original = candidates[:1].expand(count, -1, -1)
-    modified, report = modify_prompt(pipe, options, candidates, negative, latents, seeds, mask)
-    reanchored = report["triggered"] if options.l_target_pr is not None else torch.zeros(count, dtype=torch.bool)
-    final, after = torch.empty_like(latents), torch.empty(count)
+    count, steps = len(images), options.num_inference_steps
+    modified, report = modify_prompt(pipe, options, images)
+    reanchored = torch.tensor(report["triggered"]) & (options.l_target_pr is not None)
+    final, after = torch.empty_like(images.latents), torch.empty(count)
     for rows in (reanchored.nonzero()[:, 0], (~reanchored).nonzero()[:, 0]):
         if len(rows):
-            embeds = [negative[rows], original[rows], modified[rows]]
-            some_mask = None if mask is None else mask[rows]
-            final[rows], after[rows] = generate_group(
-                pipe, options, latents[rows], embeds, bool(reanchored[rows[0]]), some_mask
-            )
-    report["magnitude_after"] = after
-    report.setdefault("magnitude_before", after)
-    return Mitigated(final, {k: v.tolist() for k, v in report.items()})
+            final[rows], after[rows] = generate_group(pipe, options, images, modified, rows, bool(reanchored[rows[0]]))
+    report["unet_evals"] = [e + (3 if r else 2) * steps for e, r in zip(report["unet_evals"], reanchored, strict=True)]
+    report["magnitude_after"] = after.tolist()
+    report.setdefault("magnitude_before", report["magnitude_after"])
+    return Mitigated(final, report)
 
 
-def modify_prompt(pipe, options, candidates, negative, latents, seeds, mask):
-    """The embeddings to generate with, (images, tokens, dim), and what was measured on the way."""
-    count = len(latents)
-    embeds = candidates[:1].expand(count, -1, -1)
-    never = {"triggered": torch.zeros(count, dtype=torch.bool)}
-    noise, search, optimise = options.rand_noise_lam, options.l_target_ss, options.optim_target_loss
-    if noise is not None:
-        return add_embedding_noise(embeds, noise, seeds.tolist()), never
+def modify_prompt(pipe, options, images):
+    """The embeddings to generate with, (images, tokens, dim), and what was measured on the way, lists by name."""
+    count, search, optimise = len(images), options.l_target_ss, options.optim_target_loss
+    embeds, report = images.embeds(), {"triggered": [False] * count, "unet_evals": [0] * count}
+    if options.rand_noise_lam is not None:
+        return add_embedding_noise(embeds, options.rand_noise_lam, images.seeds), report
     if search is None and optimise is None:
-        return embeds, never
+        return embeds, report
     t = first_timestep(pipe, options.num_inference_steps)
-    uncond = predict_uncond(pipe, latents, t, negative)
-    report, measured_on = {}, mask if options.use_mask else None
+    uncond = predict_uncond(pipe, images.latents, t, images.negatives(count))
+    mask, evals = images.mask if options.use_mask else None, [1] * count
     if search is not None:
-        found = semantic_search(pipe, latents, t, candidates, uncond, search, measured_on, options.batch_size)
-        embeds = candidates[found.choice]
-        report = {"magnitude_before": found.magnitudes[:, 0], "triggered": found.triggered, "choice": found.choice}
+        found = semantic_search(pipe, images.latents, t, images.candidates, uncond, search, mask)
+        embeds = images.embeds(found.choice)
+        report = {"magnitude_before": [m[0] for m in found.magnitudes], "triggered": found.triggered}
+        report["choice"], evals = found.choice, [e + len(m) for e, m in zip(evals, found.magnitudes, strict=True)]
     if optimise is not None:
         lr, iters = options.optim_lr, options.optim_iters
-        result = optimize_prompt_embeds(pipe, latents, t, embeds, uncond, measured_on, lr, iters, optimise)
-        embeds, first = result.prompt_embeds, torch.tensor([losses[0] for losses in result.losses])
-        report = {"magnitude_before": first, "triggered": first > optimise} | report
-        report["iterations"] = torch.tensor([len(losses) for losses in result.losses])
-    return embeds, {k: v.cpu() for k, v in report.items()}
+        result = optimize_prompt_embeds(pipe, images.latents, t, embeds, uncond, mask, lr, iters, optimise)
+        embeds, first = result.prompt_embeds, [losses[0] for losses in result.losses]
+        if search is None:
+            report = {"magnitude_before": first, "triggered": [m > optimise for m in first]}
+        report["iterations"] = [len(losses) for losses in result.losses]
+        evals = [e + k for e, k in zip(evals, report["iterations"], strict=True)]
+    return embeds, report | {"unet_evals": evals}
 
 
-def generate_group(pipe, options, latents, embeds, reanchored, mask):
-    """Final latents of images that share a guidance, and their first-step magnitude (images,)."""
-    negative, original, modified = embeds
+def generate_group(pipe, options, images, modified, rows, reanchored):
+    """Final latents of the images at `rows`, which share a guidance, and their first-step magnitude (images,)."""
+    negative, mask = images.negatives(len(rows)), None if images.mask is None else images.mask[rows]
     if reanchored:
         pr_mask = mask if options.pr_mask else None
         guidance = PromptReanchoring(options.guidance_scale, options.l_target_pr, options.mag_thres_pr, pr_mask)
-        branches, branch = (negative, original, modified), 2
+        branches, branch = (negative, images.embeds()[rows], modified[rows]), 2
     else:
         guidance = partial(classifier_free_guidance, guidance_scale=options.guidance_scale)
-        branches, branch = (negative, modified), 1
+        branches, branch = (negative, modified[rows]), 1
     magnitudes = []
 
     def watch(step):
@@ -138,5 +166,5 @@ def generate_group(pipe, options, latents, embeds, reanchored, mask):
             magnitudes.append(noise_diff_norm(step.prediction.diff(branch, 0), mask if options.use_mask else None))
 
     steps = options.num_inference_steps
-    final = pipe.generate(latents, branches, callback=watch, num_inference_steps=steps, guidance=guidance)
+    final = pipe.generate(images.latents[rows], branches, callback=watch, num_inference_steps=steps, guidance=guidance)
     return final, magnitudes[0].cpu()

@@ -22,23 +22,23 @@ class PromptOptimResult:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """Outcome of `semantic_search`; candidate 0 is the original prompt.
+    """Outcome of `semantic_search`, a list with an entry an image; candidate 0 is the original prompt.
 
     Attributes:
-        choice: index of the chosen candidate, int64 (images,).
-        magnitudes: magnitude of every candidate evaluated, float32 (images, candidates evaluated).
-        triggered: whether the original prompt's magnitude exceeds the target, bool (images,).
+        choice: index of the chosen candidate.
+        magnitudes: those of the candidates evaluated, a list.
+        triggered: whether the original prompt's magnitude exceeds the target.
     """
 
-    choice: torch.Tensor
-    magnitudes: torch.Tensor
-    triggered: torch.Tensor
+    choice: list
+    magnitudes: list
+    triggered: list
 
 
 def first_timestep(pipe, num_inference_steps):
-    """The noisiest timestep of a run, where PE and SS measure."""
-    pipe.scheduler.set_timesteps(num_inference_steps, device=pipe.device)
-    return pipe.scheduler.timesteps[0]
+    """The noisiest timestep of a run, a plain number, where PE and SS measure."""
+    pipe.scheduler.set_timesteps(num_inference_steps)
+    return int(pipe.scheduler.timesteps[0])
 
 
 @torch.no_grad()
@@ -115,52 +115,42 @@ def optimize_prompt_embeds(
 
 
 @torch.no_grad()
-def semantic_search(pipe, latents, t, candidates, uncond, target, mask=None, batch_size=16):
+def semantic_search(pipe, latents, t, candidates, uncond, target, mask=None):
     """Choose the first candidate prompt whose magnitude at the first step is at or below `target`.
 
     SS of Chen et al. (CVPR 2025). Where none is, the smallest of the alternatives is chosen, never the
-    original itself, which would turn re-anchoring into plain generation without guidance. Candidates
-    are looked at in batches until every image has found its own: c candidates cost c evaluations, and
-    one before for `uncond`.
+    original itself, which would turn re-anchoring into plain generation without guidance. Each image looks
+    at its own candidates, one a UNet call that all images still searching share, and leaves when it has
+    found one: c candidates cost c evaluations, and one before for `uncond`.
 
     Args:
         latents: initial noise, shape (images, channels, height, width).
-        candidates: embeddings, the original first, shape (candidates, tokens, dim).
+        candidates: per image the embeddings of its prompts, the original first, (its candidates, tokens, dim).
         uncond: result of `predict_uncond`.
         mask: optional bright-ending mask (images, 1, height, width).
-        batch_size: samples per UNet call.
 
     Returns:
         `SearchResult`.
     """
-    columns = []
-    # The original alone comes first: most prompts are not memorized and need nothing else.
-    per_call = max(1, batch_size // len(latents))
-    starts = [0, *range(1, len(candidates), per_call)]
-    for start, stop in zip(starts, [*starts[1:], len(candidates)], strict=True):
-        columns += candidate_magnitudes(pipe, latents, t, candidates[start:stop], uncond, mask)
-        if (torch.stack(columns, 1) <= target).any(1).all():
-            break
-    magnitudes = torch.stack(columns, 1)
-    return SearchResult(choose_candidate(magnitudes, target), magnitudes, magnitudes[:, 0] > target)
-
-
-def candidate_magnitudes(pipe, latents, t, candidates, uncond, mask):
-    """Magnitudes of some candidates for all images: a list over candidates of (images,)."""
-    count = len(candidates)
-    repeated_mask = None if mask is None else mask.repeat(count, 1, 1, 1)
-    embeds = candidates.repeat_interleave(len(latents), 0)
-    flat = text_magnitude(pipe, latents.repeat(count, 1, 1, 1), t, embeds, uncond.repeat(count, 1, 1, 1), repeated_mask)
-    return list(flat.view(count, len(latents)))
+    magnitudes = [[] for _ in candidates]
+    searching = list(range(len(candidates)))
+    while searching:
+        embeds = torch.stack([candidates[k][len(magnitudes[k])] for k in searching])
+        some_mask = None if mask is None else mask[searching]
+        found = text_magnitude(pipe, latents[searching], t, embeds, uncond[searching], some_mask)
+        for k, value in zip(searching, found.tolist(), strict=True):
+            magnitudes[k].append(value)
+        searching = [k for k in searching if magnitudes[k][-1] > target and len(magnitudes[k]) < len(candidates[k])]
+    choice = [choose_candidate(m, target) for m in magnitudes]
+    return SearchResult(choice, magnitudes, [m[0] > target for m in magnitudes])
 
 
 def choose_candidate(magnitudes, target):
-    """Index of the first magnitude at or below target, else of the smallest behind the first, (images,)."""
-    below = magnitudes <= target
-    first = below.float().argmax(1)
-    if magnitudes.shape[1] == 1:
-        return torch.zeros_like(first)
-    return torch.where(below.any(1), first, magnitudes[:, 1:].argmin(1) + 1)
+    """Index of the first of one image's magnitudes at or below target, else of the smallest behind the first."""
+    below = next((k for k, m in enumerate(magnitudes) if m <= target), None)
+    if below is not None or len(magnitudes) == 1:
+        return below or 0
+    return min(range(1, len(magnitudes)), key=lambda k: magnitudes[k])
 
 
 class PromptReanchoring:

@@ -4,22 +4,18 @@ import time
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
 from attn_utils import down_cross_layers
+from background import BackgroundWriter
 from data_utils import load_prompts
 from local_sd_pipeline import classifier_free_guidance, load_pipeline
+from npz_files import Streamed, array_shape, write_npz
 from prompt_aug import whole_words
-from run_utils import (
-    InputError,
-    ResultsFile,
-    image_seed,
-    input_errors,
-    make_folder,
-    save_png,
-    stream_images_npz,
-)
+from row_files import ResultsFile
+from run_utils import WAY_OUT, FolderLock, InputError, image_seed, input_errors, make_folder, read_png, save_png
 from trackers import Tracking
 
 SETTINGS = (
@@ -30,16 +26,18 @@ RANDOM_PROMPT_WORDS = 12
 
 
 class Session:
-    """Everything a script opens before its loop.
+    """Everything a script opens before its loop. A context manager: leaving it lets go of the run's name.
 
     Attributes:
+        processes: this process's place among several.
         pipe: the loaded pipeline.
-        records: the prompts, in order; `todo` are those without a row yet.
+        records: the prompts, in order; those in `results.done` have a row.
         results: the `ResultsFile` the rows go to.
+        writer: runs what can go on beside the next batch.
         layers: cross-attention layers that bright-ending masks are read from.
     """
 
-    def __init__(self, args, run_key, rows_name, settings=()):
+    def __init__(self, args, processes, run_key, rows_name, settings=()):
         """
         Args:
             args: parsed arguments of `common_parser`.
@@ -50,38 +48,69 @@ class Session:
         Raises:
             InputError: one line per fault in what the user gave.
         """
-        self.args = args
+        self.args, self.processes = args, processes
         self.images = args.output_dir / "images_data" / run_key
         self.attention = args.output_dir / "attn_data"
+        self.lock = self.tracking = self.writer = None
+        try:
+            with processes.main_first():  # which fetches from the hub and merges what an earlier call left
+                self.open(rows_name, settings)
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def open(self, rows_name, settings):
+        args, is_main = self.args, self.processes.is_main
         for folder in (self.images, self.attention):
             make_folder(folder)
         self.random_words = ()
         # `random` draws its words from the model's tokenizer, every other set is checked before loading.
         early = None if args.dataset == "random" else self.load_records()
-        with input_errors():
-            self.pipe = load_pipeline(args.model_id, args.unet_id, args.device, args.dtype)
-            self.layers = down_cross_layers(self.pipe.unet)
-            self.pipe.initial_latents([0], args.image_length)
+        self.pipe = self.open_pipeline()
         self.random_words = whole_words(self.pipe.tokenizer)
         self.records = early or self.load_records()
         chosen = {name: getattr(args, name) for name in (*SETTINGS, *settings)}
         chosen = {k: str(v) if isinstance(v, Path) else v for k, v in chosen.items()}
         chosen["dtype"] = str(self.pipe.unet.dtype)
+        self.lock = FolderLock(self.images) if is_main else None
         path = args.output_dir / "det_outputs" / f"{rows_name}.jsonl"
-        self.results = ResultsFile(path, chosen, overwrite=args.overwrite)
-        self.todo = [r for r in self.records if r.index not in self.results.done]
+        self.results = ResultsFile(path, chosen, overwrite=args.overwrite, shard=self.processes.shard)
+        if is_main:
+            self.results.merge()
         self.started, self.finished = time.time(), 0
         self.tracking = self.open_tracking(rows_name) if args.with_tracking else None
+        self.writer = BackgroundWriter(self.pipe.device)
         self.warn_truncated()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        if self.writer is not None:
+            self.writer.close()
+        if self.tracking is not None:  # it may hold lines that are not written yet
+            self.tracking.finish()
+        if self.lock is not None:
+            self.lock.release()
+
+    def open_pipeline(self):
+        args = self.args
+        with input_errors():
+            pipe = load_pipeline(
+                args.model_id, args.unet_id, self.processes.device, args.dtype, args.channels_last, args.compile
+            )
+            self.layers = down_cross_layers(pipe.unet)
+            pipe.initial_latents([0], args.image_length)
+        return pipe
 
     def open_tracking(self, rows_name):
         with input_errors():
             return Tracking(self.args.tracker, rows_name, self.results.path.parent, self.results.settings)
 
-    def track(self, values):
+    def track(self, values, step=None):
         """Log numbers with --with_tracking, at the count of finished prompts."""
         if self.tracking is not None:
-            self.tracking.log(values, step=len(self.results.done))
+            self.tracking.log(values, step=len(self.results.done) if step is None else step)
 
     def load_records(self):
         args = self.args
@@ -91,8 +120,8 @@ class Session:
         return " ".join(rng.choice(self.random_words) for _ in range(RANDOM_PROMPT_WORDS))
 
     def warn_truncated(self):
-        for record in self.todo:
-            cut = self.pipe.truncated_text(record.prompt)
+        for record in self.records if self.processes.is_main else ():
+            cut = "" if record.index in self.results.done else self.pipe.truncated_text(record.prompt)
             if cut:
                 tqdm.write(f"warning: prompt {record.index} is longer than the model reads; cut off: {cut!r}")
 
@@ -120,9 +149,48 @@ class Session:
         return self.pipe.initial_latents(self.seeds(record), self.args.image_length, joint)
 
     def groups(self):
-        """Prompts that share UNet calls: as many as fit into --batch_size images."""
+        """This process's groups of prompts that share UNet calls: as many as fit into --batch_size images.
+
+        They are cut from all prompts by position, so that who shares a call, and with it the rounding of the
+        results, depends neither on what is finished already nor on the number of processes.
+        """
         size = max(1, self.args.batch_size // self.args.num_images_per_prompt)
-        return [self.todo[k : k + size] for k in range(0, len(self.todo), size)]
+        groups = [self.records[k : k + size] for k in range(0, len(self.records), size)]
+        return self.processes.share([g for g in groups if any(r.index not in self.results.done for r in g)])
+
+    def run_groups(self, name, run_group):
+        """Call `run_group` for each group, under a progress bar; it hands its results to `writer`.
+
+        Raises:
+            Whatever it or the writing raised.
+        """
+        with self.processes.main_first():
+            if self.processes.is_main:
+                self.results.begin()
+        groups = self.groups()
+        mine = sum(len(g) for g in groups)
+        done = len(self.records) - mine if self.processes.count == 1 else 0
+        name = name if self.processes.count == 1 else f"{name}, process 1 of {self.processes.count}"
+        hidden = not self.processes.is_main
+        with tqdm(total=done + mine, initial=done, desc=name, unit="prompt", disable=hidden) as self.bar:
+            for group in groups:
+                run_group(group)
+            self.writer.wait()
+
+    def finish_rows(self):
+        """Merge the rows of all processes; False for a process that has nothing more to do.
+
+        Raises:
+            InputError: if rows of another process are not to be seen, as on a slow network file system.
+        """
+        self.processes.wait()
+        if not self.processes.is_main:
+            return False
+        self.results.merge()
+        missing = next((r.index for r in self.records if r.index not in self.results.done), None)
+        if missing is not None:
+            raise InputError(f"{self.results.path} lacks prompt {missing}; the same command again goes on")
+        return True
 
     def end_tokens(self, record):
         return torch.full((self.args.num_images_per_prompt,), self.pipe.end_token(record.prompt))
@@ -138,46 +206,66 @@ class Session:
     def wants_images(self):
         return self.args.store_img_png or self.args.store_img_npz
 
-    def add_row(self, row):
-        """Append a finished prompt's row; with --with_tracking log its means and the pace as well."""
-        self.results.add(row)
-        self.finished += 1
+    def add_rows(self, rows):
+        """Append the rows of finished prompts; with --with_tracking log their means and the pace as well."""
+        new = [row for row in rows if row["index"] not in self.results.done]
+        before = len(self.results.done)
+        self.results.add(*new)
+        self.finished += len(new)
         pace = self.finished / (time.time() - self.started)
-        means = {k: v for k, v in row.items() if k.startswith("mean_")}
-        self.track({"index": row["index"], "prompts_per_second": pace, **means})
-
-    def close(self):
-        """End the tracker, which may hold lines that are not written yet."""
-        if self.tracking is not None:
-            self.tracking.finish()
+        for step, row in enumerate(new, before + 1):
+            means = {k: v for k, v in row.items() if k.startswith("mean_")}
+            self.track({"index": row["index"], "prompts_per_second": pace, **means}, step)
+        self.bar.update(len(rows))
 
     def images_are_kept(self):
         """Whether every image is there as PNG; of a finished run without --store_img_png none is."""
-        return all(self.png_path(r, s).exists() for r in self.records for s in self.seeds(r))
+        return all(path.exists() for path in self.png_paths())
+
+    def png_paths(self):
+        return (self.png_path(r, s) for r in self.records for s in self.seeds(r))
 
     def rows(self):
-        """This run's rows in the order of its prompts."""
-        by_index = {row["index"]: row for row in self.results.rows()}
-        return [by_index[r.index] for r in self.records]
+        """Yield this run's rows in the order of its prompts, after `finish_rows`."""
+        return (self.results.row(r.index) for r in self.records)
 
     def finish_images(self, npz_path):
-        """Collect the PNGs into an npz and drop what was not asked for.
+        """Collect the PNGs into an npz, one at a time, and drop what was not asked for.
 
         Raises:
             InputError: if a PNG of a finished row is gone.
         """
         if not self.wants_images:
             return None
-        paths = [self.png_path(r, s) for r in self.records for s in self.seeds(r)]
-        missing = next((p for p in paths if not p.exists()), None)
-        if missing is not None and (self.args.store_img_png or not npz_path.exists()):
+        missing = next((p for p in self.png_paths() if not p.exists()), None)
+        count = len(self.records) * self.args.num_images_per_prompt
+        if missing is not None and (self.args.store_img_png or not holds_images(npz_path, count)):
             raise InputError(f"{missing} is missing although its row is finished; rerun with --overwrite")
         if self.args.store_img_npz and missing is None:
-            stream_images_npz(npz_path, paths)
+            shape = read_png(next(self.png_paths())).shape
+            write_npz(npz_path, {"images": Streamed((count, *shape), np.uint8, read_equal(self.png_paths(), shape))})
         if not self.args.store_img_png:
-            for path in paths:
+            for path in self.png_paths():
                 path.unlink(missing_ok=True)
         return npz_path
+
+
+def holds_images(npz_path, count):
+    """Whether there is a file with so many images: the PNGs it was made of may be gone."""
+    return npz_path.exists() and array_shape(npz_path, "images")[0] == count
+
+
+def read_equal(paths, shape):
+    """Yield the images at `paths`, all of one shape.
+
+    Raises:
+        InputError: if one cannot be read or is of another shape.
+    """
+    for path in paths:
+        image = read_png(path)
+        if image.shape != shape:
+            raise InputError(f"images of one run differ in size: {path} is {image.shape}, others {shape}; {WAY_OUT}")
+        yield image
 
 
 def chunked(tensors, size):

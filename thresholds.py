@@ -49,6 +49,10 @@ class Threshold:
             if self.settings.get(name) != settings.get(name):
                 values = f"{name} {self.settings.get(name)!r}, this run's is {settings.get(name)!r}"
                 raise InputError(f"{path} was calibrated with {values}; calibrate again with eval_mem.py detection")
+        theirs, ours = self.settings.get("early_exit"), settings.get("early_exit")
+        if theirs != ours if self.T is None else self.T > (ours or self.T):
+            told = f"T={self.T or 'all'}" + (f" of --early_exit {theirs}" if theirs else "")
+            raise InputError(f"{path} is for {told}, which --early_exit {ours} does not give")
 
     def decide(self, row):
         """(score, whether it is above the threshold) of one row."""
@@ -67,7 +71,7 @@ def calibrate(nonmem, key, horizon, fpr):
         raise InputError(f"{run.path} has no score {NAMES.get(key, key)}; its scores are {', '.join(score_names(run))}")
     scores = [image_scores(row, key, horizon).mean() for _, row in nonmem]
     prompts = {row["prompt"] for _, row in nonmem}  # the same prompt at another seed is no further evidence
-    settings = {name: run.settings.get(name) for name in MODEL_SETTINGS}
+    settings = {name: run.settings.get(name) for name in (*MODEL_SETTINGS, "early_exit")}
     return Threshold(
         key, horizon, calibrate_threshold(scores, fpr), fpr, len(prompts), len(run.rows[0]["seeds"]), settings
     )

@@ -31,7 +31,8 @@ sys.path.insert(0, str(HERE.parent))
 from data_utils import clean_prompt, jsonl_rows, make_record, refuse_repeated_indices  # noqa: E402
 from paraphrase_parts import OUTCOMES, Paraphrases, fold  # noqa: E402
 from paraphrase_templates import template_paraphrases  # noqa: E402
-from run_utils import InputError, ResultsFile, exit_on_input_error, format_table  # noqa: E402
+from row_files import ResultsFile  # noqa: E402
+from run_utils import InputError, exit_on_input_error, format_table  # noqa: E402
 
 DEFAULT_LLM = "HuggingFaceTB/SmolLM2-360M-Instruct"
 MAX_CALLS = 4  # of the chat model per caption, each with several answers; templates fill up what is then missing
@@ -143,7 +144,7 @@ def main(argv=None):
         todo = [row for row in rows if row["index"] not in results.done]
         for row in tqdm(todo, total=len(rows), initial=len(rows) - len(todo), desc="paraphrases", unit="prompt"):
             results.add(paraphrase(row, args, chat))
-        print(summary(results.rows(), args.num))
+        print(summary(list(results.rows()), args.num))
         print(args.output)
 
 

@@ -78,10 +78,9 @@ def eager_maps(pipe, latents, embeds, t):
 
 def test_recorded_maps_equal_the_eager_processors(pipe):
     latents, embeds, tokens = inputs(pipe)
-    layers, t = cross_attention_layers(pipe.unet), torch.tensor(1)
+    layers, t = cross_attention_layers(pipe.unet), 1
     whole, column = AttentionStore(layers), AttentionStore(layers, tokens)
     for store in (whole, column):
-        store.recording = True
         with record_cross_attention(pipe.unet, store):
             pipe.predict_noise(latents, t, embeds)
     eager = eager_maps(pipe, latents, embeds, t)
@@ -97,7 +96,6 @@ def test_only_the_last_step_is_recorded(pipe):
     store, last = AttentionStore(layers, tokens), AttentionStore(layers, tokens)
     pipe.generate(latents, embeds, store=store, num_inference_steps=4)
     steps = list(pipe.denoise(latents, embeds, 4))
-    last.recording = True
     with record_cross_attention(pipe.unet, last):
         pipe.predict_noise(steps[-1].latents, steps[-1].timestep, embeds)
     assert all(torch.equal(store.maps[n], last.maps[n]) for n in layers)

@@ -9,14 +9,9 @@ from PIL import Image
 
 from data_utils import PromptRecord, clean_prompt, load_prompts, read_image
 from mask_files import MaskStore, is_original_layout, load_original_layout
-from run_utils import (
-    InputError,
-    ResultsFile,
-    format_table,
-    replace_link,
-    save_png,
-    stream_images_npz,
-)
+from npz_files import open_array, slabs, write_npz
+from row_files import ResultsFile
+from run_utils import InputError, format_table, replace_link
 
 
 def write(path, text):
@@ -127,15 +122,17 @@ def test_resume_after_a_torn_line_and_refusal_of_other_settings(tmp_path):
     assert ResultsFile(file.path, {"gen_seed": 1}, overwrite=True).done == set()
 
 
-def test_images_npz_and_link(tmp_path):
+def test_arrays_are_read_in_place_or_slab_by_slab_and_a_link_replaced(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (5, 8, 6, 3), dtype=np.uint8)
-    paths = [tmp_path / f"{k}.png" for k in range(5)]
-    for path, image in zip(paths, images, strict=True):
-        save_png(path, image)
-    stream_images_npz(tmp_path / "all.npz", paths)
+    write_npz(tmp_path / "all.npz", {"images": images, "name": np.array("x"), "none": np.empty((0, 3))})
+    np.savez_compressed(tmp_path / "small.npz", images=images)
     replace_link(tmp_path / "all.npz", tmp_path / "newest.npz")
-    with np.load(tmp_path / "newest.npz") as file:
-        assert np.array_equal(file["images"], images)
+    for name in ("newest.npz", "small.npz"):
+        assert np.array_equal(open_array(tmp_path / name, "images"), images)
+        assert all(np.array_equal(a, b) for a, b in zip(slabs(tmp_path / name, "images"), images, strict=True))
+    assert isinstance(open_array(tmp_path / "all.npz", "images"), np.memmap)
+    assert open_array(tmp_path / "all.npz", "none").shape == (0, 3)
+    assert str(open_array(tmp_path / "all.npz", "name")) == "x"
 
 
 def test_table_by_hand():

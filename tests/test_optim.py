@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from local_sd_pipeline import NoisePrediction, classifier_free_guidance
-from mitigation import MitigationOptions, mitigate
+from mitigation import ImageBatch, MitigationOptions, mitigate
 from optim_utils import (
     PromptReanchoring,
     add_embedding_noise,
@@ -40,10 +40,10 @@ def optimise(pipe, setting, rows, mask=True, **kwargs):
     )
 
 
-def search(pipe, setting, rows, target, count=4, batch_size=3):
+def search(pipe, setting, rows, target):
     return semantic_search(
-        pipe, setting["latents"][rows], setting["t"], setting["candidates"][:count], setting["uncond"][rows],
-        target, setting["mask"][rows], batch_size,
+        pipe, setting["latents"][rows], setting["t"], [setting["candidates"]] * len(SEEDS[rows]),
+        setting["uncond"][rows], target, setting["mask"][rows],
     )  # fmt: skip
 
 
@@ -86,22 +86,38 @@ def test_pe_stops_per_image_and_costs_one_evaluation_an_iteration(pipe, setting)
     ids=["original is fine", "first below wins", "only the last", "smallest alternative", "no alternatives"],
 )
 def test_ss_choice(magnitudes, choice):
-    assert choose_candidate(torch.tensor([magnitudes, magnitudes], dtype=torch.float), 5).tolist() == [choice] * 2
+    assert choose_candidate(magnitudes, 5) == choice
 
 
 def test_ss_magnitudes_cost_and_independence(pipe, setting):
     everything = search(pipe, setting, slice(None), target=-1.0)
-    assert everything.triggered.all() and everything.magnitudes.shape == (3, 4)
+    assert all(everything.triggered) and [len(m) for m in everything.magnitudes] == [4] * 3
     assert evals(pipe, lambda: search(pipe, setting, slice(0, 1), -1.0)) == 4  # and one for uncond: 1 + c
     assert evals(pipe, lambda: search(pipe, setting, slice(0, 1), 1e9)) == 1
     alone = search(pipe, setting, slice(1, 2), target=-1.0)
-    torch.testing.assert_close(alone.magnitudes, everything.magnitudes[1:2], rtol=1e-4, atol=1e-5)
+    assert alone.magnitudes[0] == pytest.approx(everything.magnitudes[1], rel=1e-4)
     for c in range(4):
         embeds = setting["candidates"][c : c + 1].expand(3, -1, -1)
         first = optimize_prompt_embeds(
             pipe, setting["latents"], setting["t"], embeds, setting["uncond"], setting["mask"], num_iters=1
         )
-        torch.testing.assert_close(everything.magnitudes[:, c], torch.tensor([x[0] for x in first.losses]))
+        assert [m[c] for m in everything.magnitudes] == pytest.approx([x[0] for x in first.losses])
+
+
+def test_ss_of_each_image_ends_at_its_own_first_candidate_below_the_target(pipe, setting):
+    """Images of two prompts in one batch, one with three candidates and one with two."""
+    candidates = [setting["candidates"], setting["candidates"][1:3], setting["candidates"]]
+    everything = search(pipe, setting, slice(None), target=-1.0).magnitudes
+    target = sorted(everything[0])[1]
+    results = []
+    inputs = setting["latents"], setting["t"], candidates, setting["uncond"], target, setting["mask"]
+    cost = evals(pipe, lambda: results.append(semantic_search(pipe, *inputs)))
+    found = results[0]
+    assert cost == sum(len(m) for m in found.magnitudes) and len({len(m) for m in found.magnitudes}) > 1
+    for k, offered in enumerate(candidates):
+        seen = found.magnitudes[k]
+        assert all(m > target for m in seen[:-1]) and (seen[-1] <= target or len(seen) == len(offered))
+        assert seen[found.choice[k]] <= target or found.choice[k] > 0
 
 
 def prediction(diff_norm, noise_scale=1.0):
@@ -146,16 +162,18 @@ def test_masked_pr_is_pr_where_bright_and_as_asked_where_dark():
 
 
 def mitigated(pipe, setting, rows=slice(None), **options):
-    options = MitigationOptions(num_inference_steps=5, **options)
-    return mitigate(
-        pipe, options, setting["candidates"], setting["negative"], setting["latents"][rows],
-        torch.tensor(SEEDS)[rows], setting["mask"][rows],
-    )  # fmt: skip
+    return mitigate(pipe, MitigationOptions(num_inference_steps=5, **options), batch(setting).part(rows))
+
+
+def batch(setting):
+    """Images of three prompts: each row has the candidates in another order, the second fewer of them."""
+    c = setting["candidates"]
+    candidates = [c, c[[1, 0, 2]], c[[2, 3, 1, 0]]]
+    return ImageBatch(setting["latents"], SEEDS, candidates, setting["negative"], setting["mask"])
 
 
 def test_methods_that_do_not_fire_are_plain_generation(pipe, setting):
-    text = setting["candidates"][:1]
-    embeds = tuple(e.expand(3, -1, -1) for e in (setting["negative"], text))
+    embeds = (setting["negative"].expand(3, -1, -1), batch(setting).embeds())
     unmitigated = pipe.generate(setting["latents"], embeds, num_inference_steps=5)
     for options in ({}, {"l_target_ss": 1e9, "l_target_pr": 1, "mag_thres_pr": 2}, {"optim_target_loss": 1e9}):
         result = mitigated(pipe, setting, **options)
@@ -175,9 +193,16 @@ METHODS = {
 def test_an_image_of_a_mitigated_batch_equals_the_image_alone(pipe, setting, options):
     together, alone = mitigated(pipe, setting, **options), mitigated(pipe, setting, slice(1, 2), **options)
     torch.testing.assert_close(together.latents[1:2], alone.latents, rtol=1e-2, atol=5e-3)
-    for key in ("triggered", "choice"):
+    for key in ("triggered", "choice", "iterations", "unet_evals"):
         if key in alone.report:
             assert together.report[key][1] == alone.report[key][0]
+
+
+@pytest.mark.parametrize("options", METHODS.values(), ids=METHODS)
+def test_the_evaluations_of_each_image_add_up_to_the_counter(pipe, setting, options):
+    results = []
+    cost = evals(pipe, lambda: results.append(mitigated(pipe, setting, **options)))
+    assert sum(results[0].report["unet_evals"]) == cost
 
 
 def test_pr_makes_three_branch_evaluations_a_step_and_plain_generation_two(pipe, setting):

@@ -8,6 +8,7 @@ import subprocess
 import numpy as np
 import pytest
 
+import row_files
 import run_utils
 from cli_args import (
     check_inference_args,
@@ -16,17 +17,10 @@ from cli_args import (
     inference_parser,
     method_name,
 )
-from run_utils import (
-    InputError,
-    ResultsFile,
-    exit_on_input_error,
-    git_commit,
-    make_folder,
-    replacing,
-    save_png,
-    stream_images_npz,
-    versions,
-)
+from npz_files import Streamed, write_npz
+from row_files import ResultsFile, git_commit, versions
+from run_utils import InputError, exit_on_input_error, make_folder, replacing, save_png
+from session import read_equal
 
 SETTINGS = {"gen_seed": 0, "layers": ("a", "b")}
 
@@ -55,7 +49,7 @@ def test_every_differing_setting_is_named_and_nothing_touched(tmp_path):
 
 def test_versions_alone_do_not_refuse(tmp_path, monkeypatch):
     path = finished(tmp_path).path
-    monkeypatch.setattr(run_utils, "versions", lambda: {"torch": "0"})
+    monkeypatch.setattr(row_files, "versions", lambda: {"torch": "0"})
     assert ResultsFile(path, SETTINGS).done == {0, 1}
 
 
@@ -101,12 +95,16 @@ def test_versions_without_git_and_in_somebody_elses_repository(tmp_path, monkeyp
     assert versions()["commit"] is None and versions()["numpy"] == np.__version__
 
 
+def images_npz(path, pngs, shape):
+    write_npz(path, {"images": Streamed((len(pngs), *shape), np.uint8, read_equal(pngs, shape))})
+
+
 def test_streamed_npz_equals_savez_and_refuses_images_of_two_sizes(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (3, 6, 4, 3), dtype=np.uint8)
     paths = [tmp_path / f"{k}.png" for k in range(3)]
     for path, image in zip(paths, images, strict=True):
         save_png(path, image)
-    stream_images_npz(tmp_path / "a.npz", paths)
+    images_npz(tmp_path / "a.npz", paths, (6, 4, 3))
     np.savez(tmp_path / "b.npz", images=images)
     with np.load(tmp_path / "a.npz") as a, np.load(tmp_path / "b.npz") as b:
         assert a.files == b.files and a["images"].dtype == b["images"].dtype
@@ -114,10 +112,10 @@ def test_streamed_npz_equals_savez_and_refuses_images_of_two_sizes(tmp_path):
     before = (tmp_path / "a.npz").read_bytes()
     save_png(paths[2], images[2][:5])
     with pytest.raises(InputError, match="differ in size"):
-        stream_images_npz(tmp_path / "a.npz", paths)
+        images_npz(tmp_path / "a.npz", paths, (6, 4, 3))
     paths[1].write_bytes(b"torn")
     with pytest.raises(InputError, match="1.png is not a readable image"):
-        stream_images_npz(tmp_path / "a.npz", paths)
+        images_npz(tmp_path / "a.npz", paths, (6, 4, 3))
     assert (tmp_path / "a.npz").read_bytes() == before and not list(tmp_path.glob("*.tmp"))
 
 
