@@ -89,11 +89,14 @@ def cross_attention_probs(attn, hidden_states, encoder_hidden_states):
     """
     if attn.group_norm is not None or attn.spatial_norm is not None or attn.norm_cross:
         raise ValueError("this attention layer is not that of a Stable Diffusion 1.x or 2.x UNet")
-    query = attn.head_to_batch_dim(attn.to_q(hidden_states))
-    key = attn.head_to_batch_dim(attn.to_k(encoder_hidden_states))
-    # In float32 throughout: end-token values near 1e-3 would lose digits in half precision.
-    scores = attn.scale * query.float() @ key.float().transpose(1, 2)
-    return scores.softmax(-1).unflatten(0, (-1, attn.heads)).mean(1)
+    query, key = (x.unflatten(2, (attn.heads, -1)) for x in (attn.to_q(hidden_states), attn.to_k(encoder_hidden_states)))
+    # Head by head, since all heads at once take as much memory as the rest of the layer, and in float32
+    # throughout: end-token values near 1e-3 would lose digits in half precision.
+    total = 0
+    for head in range(attn.heads):
+        scores = attn.scale * query[:, :, head].float() @ key[:, :, head].float().transpose(1, 2)
+        total = total + scores.softmax(-1)
+    return total / attn.heads
 
 
 def cross_attention_layers(unet):

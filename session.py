@@ -37,13 +37,14 @@ class Session:
         layers: cross-attention layers that bright-ending masks are read from.
     """
 
-    def __init__(self, args, processes, run_key, rows_name, settings=()):
+    def __init__(self, args, processes, run_key, rows_name, settings=(), columns=()):
         """
         Args:
             args: parsed arguments of `common_parser`.
             run_key: names the image folder.
             rows_name: stem of the rows in det_outputs.
             settings: names of further arguments that decide the numbers.
+            columns: what the script reads back from its rows.
 
         Raises:
             InputError: one line per fault in what the user gave.
@@ -54,12 +55,12 @@ class Session:
         self.lock = self.tracking = self.writer = None
         try:
             with processes.main_first():  # which fetches from the hub and merges what an earlier call left
-                self.open(rows_name, settings)
+                self.open(rows_name, settings, columns)
         except BaseException:
             self.__exit__()
             raise
 
-    def open(self, rows_name, settings):
+    def open(self, rows_name, settings, columns):
         args, is_main = self.args, self.processes.is_main
         for folder in (self.images, self.attention):
             make_folder(folder)
@@ -74,7 +75,9 @@ class Session:
         chosen["dtype"] = str(self.pipe.unet.dtype)
         self.lock = FolderLock(self.images) if is_main else None
         path = args.output_dir / "det_outputs" / f"{rows_name}.jsonl"
-        self.results = ResultsFile(path, chosen, overwrite=args.overwrite, shard=self.processes.shard)
+        self.results = ResultsFile(
+            path, chosen, overwrite=args.overwrite, shard=self.processes.shard, columns=("seeds", "prompt", *columns)
+        )
         if is_main:
             self.results.merge()
         self.started, self.finished = time.time(), 0
@@ -101,6 +104,7 @@ class Session:
             )
             self.layers = down_cross_layers(pipe.unet)
             pipe.initial_latents([0], args.image_length)
+            pipe.scheduler.set_timesteps(args.num_inference_steps)
         return pipe
 
     def open_tracking(self, rows_name):
