@@ -89,7 +89,8 @@ def cross_attention_probs(attn, hidden_states, encoder_hidden_states):
     """
     if attn.group_norm is not None or attn.spatial_norm is not None or attn.norm_cross:
         raise ValueError("this attention layer is not that of a Stable Diffusion 1.x or 2.x UNet")
-    query, key = (x.unflatten(2, (attn.heads, -1)) for x in (attn.to_q(hidden_states), attn.to_k(encoder_hidden_states)))
+    query = attn.to_q(hidden_states).unflatten(2, (attn.heads, -1))
+    key = attn.to_k(encoder_hidden_states).unflatten(2, (attn.heads, -1))
     # Head by head, since all heads at once take as much memory as the rest of the layer, and in float32
     # throughout: end-token values near 1e-3 would lose digits in half precision.
     total = 0

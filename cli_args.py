@@ -12,6 +12,10 @@ from similarity import SSCD_PREPROCESSING
 TRACKERS = ("jsonl", "tensorboard", "wandb", "trackio")  # the last three are accelerate's
 PLANTED = ROOT / "examples"
 LARGEST_SEED = 2**32 - 1
+LARGEST_COUNT = 10**12  # of whole numbers; beyond it they no longer fit where they go
+LARGEST_IMAGE = 8192  # pixels
+MAX_ADDED_WORDS = 1000
+LONGEST_NAME = 150  # bytes; file systems end at 255, and endings are added
 MAX_IMAGES = 1000  # run_utils.image_seed gives k three digits
 TRUE_WORDS, FALSE_WORDS = {"true", "yes", "1"}, {"false", "no", "0"}
 
@@ -40,14 +44,37 @@ def positive_int(text):
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return at_most(value, LARGEST_COUNT)
+
+
+def at_most(value, largest):
+    if value > largest:
+        raise argparse.ArgumentTypeError(f"{value} is above {largest}")
     return value
+
+
+def pixels(text):
+    return at_most(positive_int(text), LARGEST_IMAGE)
+
+
+def word_count(text):
+    return at_most(natural_int(text), MAX_ADDED_WORDS)
+
+
+def file_name(text):
+    """A name that files can be called by, in the folder they belong to."""
+    if not text or text.startswith(".") or "/" in text or "\\" in text or not text.isprintable():
+        raise argparse.ArgumentTypeError(f"{text!r} is no name for files: use letters, digits, _ and -")
+    if len(text.encode()) > LONGEST_NAME:
+        raise argparse.ArgumentTypeError(f"a name of {len(text.encode())} bytes is longer than {LONGEST_NAME}")
+    return text
 
 
 def natural_int(text):
     value = int(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"{text} is negative")
-    return value
+    return at_most(value, LARGEST_COUNT)
 
 
 def seed_int(text):
@@ -88,7 +115,7 @@ def common_parser():
     """Arguments of both scripts; use with `ArgumentParser(parents=[common_parser()])`."""
     parser = argparse.ArgumentParser(add_help=False)
     group = parser.add_argument_group("run")
-    group.add_argument("--run_name", default="test", help="names the result files")
+    group.add_argument("--run_name", type=file_name, default="test", help="names the result files")
     group.add_argument("--dataset", help=".jsonl, *_groundtruth folder, folder of NNN.jpg + NNN.txt, `random`, hub id")
     group.add_argument("--prompt_key", help="column of the prompt in a Hugging Face data set")
     group.add_argument("--start", type=natural_int, default=0, help="first prompt by position")
@@ -120,7 +147,7 @@ def common_parser():
         "--seed_mode", default="per_image", choices=("per_image", "original"),
         help="original: all images of a prompt from one generator seeded gen_seed + index, as the released code",
     )  # fmt: skip
-    group.add_argument("--image_length", type=positive_int, help="pixels; default is the model's own (512 for SD 1.x)")
+    group.add_argument("--image_length", type=pixels, help="pixels; default is the model's own (512 for SD 1.x)")
     group.add_argument("--guidance_scale", type=finite_float, default=7.5)
     group.add_argument("--num_inference_steps", type=positive_int, default=50)
     group.add_argument("--batch_size", type=positive_int, default=16, help="images per UNet call, of several prompts")
@@ -199,7 +226,7 @@ def inference_parser(description):
     group.add_argument("--mag_thres_pr", type=positive_float, help="PR: magnitude of full re-anchoring")
     group.add_argument("--pr_mask", action=Switch, default=False, help="PR only where the mask is bright (ours)")
     group.add_argument("--prompt_aug_style", choices=tuple(AUGMENTATIONS), help="perturb the prompt at random")
-    group.add_argument("--repeat_num", type=natural_int, default=1, help="words that --prompt_aug_style adds")
+    group.add_argument("--repeat_num", type=word_count, default=1, help="words that --prompt_aug_style adds")
     group.add_argument("--rand_noise_lam", type=positive_float, help="GNI: scale of noise on the embedding")
     add_evaluators(parser.add_argument_group("evaluation at the end of a run, with --with_tracking"))
     return parser

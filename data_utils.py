@@ -22,6 +22,7 @@ NOT_SHIPPED = {
     "sdv1_500_memorized.jsonl": "Webster's 500 prompts memorized by Stable Diffusion v1 (arXiv 2305.08694)",
     "sdv1_500_mem_groundtruth": "Webster's 500 prompts with their training images (arXiv 2305.08694)",
 }
+LARGEST_INDEX = 10**12  # seeds are made of it and have to fit into 64 bits
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 HOW_TO_GET = (
     "it is not ours to ship: `bash examples/download_data.sh` lists it with its licence, and with its name there "
@@ -142,22 +143,30 @@ def read_utf8(path):
 def parse_line(path, number, line):
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}, line {number}: not JSON ({error})") from error
     if not isinstance(row, dict):
         raise InputError(f"{path}, line {number}: expected a JSON object")
+    broken = next((k for k, v in row.items() if isinstance(v, str) and not is_unicode(v)), None)
+    if broken is not None:
+        raise InputError(f"{path}, line {number}: {broken} holds half a surrogate pair, as \\ud800; write it whole")
     caption = row.get("caption", row.get("prompt"))
     if not isinstance(caption, str):
         raise InputError(f"{path}, line {number}: no text under the key caption (keys: {', '.join(row) or 'none'})")
     index = row.get("index", 0)
-    if not isinstance(index, int) or isinstance(index, bool) or index < 0:
-        raise InputError(f"{path}, line {number}: index {index!r} is not a whole number from 0 on")
+    if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index <= LARGEST_INDEX:
+        raise InputError(f"{path}, line {number}: index {index!r} is not a whole number from 0 to {LARGEST_INDEX}")
     for key, expected in (("is_memorized", bool), ("kind", str), ("url", str)):
         if not isinstance(row.get(key), expected | None):
             kinds = {bool: "true or false", str: "text"}
             problem = f"{key} {row[key]!r} is neither {kinds[expected]} nor null"
             raise InputError(f"{path}, line {number}: {problem}")
     return {**row, "caption": caption}
+
+
+def is_unicode(text):
+    """Whether a text can be written as UTF-8: JSON can spell half a surrogate pair, which is no character."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def ground_truth_rows(folder):
@@ -184,6 +193,8 @@ def pair_rows(folder):
         if not images:
             raise InputError(f"{text} has no image of the same name beside it (.jpg, .jpeg or .png)")
         index = int(text.stem) if text.stem.isdecimal() else position
+        if index > LARGEST_INDEX:
+            raise InputError(f"{text} is numbered above {LARGEST_INDEX}; give it a shorter name")
         yield {"caption": read_utf8(text).strip(), "index": index, "reference_images": images}
 
 
@@ -268,9 +279,12 @@ def read_mask(path):
     """A true mask as bool array (height, width).
 
     Raises:
-        InputError: if it cannot be read.
+        InputError: if it cannot be read, or is black: nothing could be compared within it.
     """
-    return read_pixels(path, "L") > 127
+    mask = read_pixels(path, "L") > 127
+    if not mask.any():
+        raise InputError(f"{path} is black, a mask of nothing; remove it or make the copied region white in it")
+    return mask
 
 
 def read_pixels(path, mode):

@@ -29,6 +29,7 @@ from thresholds import Threshold
 # Scores of the rows by --run_version; the end token's attention is read off in both.
 ROW_SCORES = {"baseline": ("text_noise_norm", "end_token_attention"), "ours": tuple(NAMES)}
 SETTINGS = ("run_version", "attn_scores", "early_exit")
+COLUMNS = ("kind", "is_memorized", "text_noise_norm")
 
 
 def run_key(args):
@@ -65,8 +66,8 @@ class Detection:
             return
         self.threshold.refuse_other_settings(self.session.results.settings, self.args.threshold_file)
         if self.threshold.key not in ROW_SCORES[self.args.run_version]:
-            name = NAMES.get(self.threshold.key, self.threshold.key)
-            raise InputError(f"{self.args.threshold_file} is for {name}, which --run_version baseline does not give")
+            name, version = NAMES.get(self.threshold.key, self.threshold.key), self.args.run_version
+            raise InputError(f"{self.args.threshold_file} is for {name}, which --run_version {version} does not give")
 
     def read_masks(self):
         """Masks of an earlier pass, a function from record to (images, 1, height, width)."""
@@ -260,7 +261,7 @@ def main(argv=None):
     with exit_on_input_error():
         check_detect_args(args)
         with Processes(args.device) as processes:
-            with Session(args, processes, run_key(args), run_key(args), SETTINGS) as session:
+            with Session(args, processes, run_key(args), run_key(args), SETTINGS, COLUMNS) as session:
                 detection = Detection(args, session)
                 detection.run()
                 detection.finish()

@@ -130,7 +130,7 @@ def shared_scores(runs):
     Raises:
         InputError: if there is none.
     """
-    names = [score_names(run) for run in runs]
+    names = [score_names(run.rows[0]) for run in runs]
     shared = [k for k in names[0] if all(k in other for other in names)]
     if not shared:
         raise InputError(f"{runs[0].path} and the others share no score; they are of different versions")

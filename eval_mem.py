@@ -10,8 +10,6 @@ Each prints its tables and writes them to --output with the same numbers as JSON
 
 import json
 
-import numpy as np
-
 import eval_detection as detection
 import eval_figures as figures
 import eval_localisation as localisation
@@ -20,7 +18,7 @@ from eval_cli import eval_parser
 from eval_report import build_report
 from kind_labels import read_kinds, relabel
 from result_files import read_run
-from run_utils import InputError, exit_on_input_error, input_errors, make_folder, write_text
+from run_utils import InputError, exit_on_input_error, input_errors, make_folder, plain, write_text
 from similarity import ClipSimilarity, CopyDescriptor, PerceptualDistance
 from thresholds import calibrate
 
@@ -155,15 +153,6 @@ def write_results(output, name, tables, notes, results):
     write_text(output / f"{name}.md", text + "\n")
     write_text(output / f"{name}.json", json.dumps(plain(results), indent=1) + "\n")
     print(f"\n{output / name}.md, {name}.json")
-
-
-def plain(value):
-    """The same with NaN as None: JSON has no NaN."""
-    if isinstance(value, dict):
-        return {k: plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(v) for v in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def save_figure(path, draw, *args):

@@ -191,7 +191,7 @@ def check_comparable(runs):
         if other != first:
             raise InputError(f"{runs[0].path} and {run.path} are not of the same prompts and seeds; finish both runs")
     for run in runs:
-        if not run.is_mitigation or "method" not in run.rows[0]:
+        if not run.is_mitigation or any({"method", "unet_evals_per_image"} - row.keys() for row in run.rows):
             raise InputError(f"{run.path} is no result of inference_mem.py; give files called *_mitigation.jsonl")
 
 

@@ -21,11 +21,12 @@ from eval_mitigation import MEASURES as SIMILARITIES
 from eval_mitigation import Evaluators, measure_run
 from generation import observe
 from mask_files import MaskParts, MaskStore, is_original_layout, load_original_layout
+from metrics import fit_mask
 from mitigation import ImageBatch, MitigationOptions, mitigate
 from processes import Processes
 from prompt_aug import augment_prompt
 from result_files import read_run
-from run_utils import InputError, exit_on_input_error, format_table, input_errors, replace_link, write_text
+from run_utils import InputError, exit_on_input_error, format_table, input_errors, plain, replace_link, write_text
 from session import Session, chunked
 from similarity import ClipSimilarity, CopyDescriptor, similarity_to_references
 
@@ -33,6 +34,7 @@ METHOD_SETTINGS = (
     "run_version", "optim_target_loss", "optim_lr", "optim_iters", "l_target_ss", "l_target_pr", "mag_thres_pr",
     "pr_mask", "prompt_aug_style", "repeat_num", "rand_noise_lam", "attn_scores",
 )  # fmt: skip
+COLUMNS = ("kind", "triggered", "unet_evals_per_image", "magnitude_before", "magnitude_after")
 MEASURES = ("magnitude_before", "magnitude_after", "pixel_similarity")
 
 
@@ -158,7 +160,7 @@ class Mitigation:
             float32 tensor (images of all prompts, 1, height, width).
         """
         if self.positional_masks:
-            return torch.cat([self.positional_masks[r.index] for r in group])
+            return self.joined([self.positional_masks[r.index] for r in group])
         seeds = self.session.seeds
         lacking = [k for k, r in enumerate(group) if not self.masks.has(r.index, seeds(r))]
         stores = {r.index: self.masks for r in group}
@@ -170,7 +172,12 @@ class Mitigation:
                 stores[group[k].index] = self.read_part(path, group[k])
         for r in group:
             self.masks.evals[r.index] = stores[r.index].evals[r.index]
-        return torch.cat([stores[r.index].get(r.index, seeds(r)) for r in group])
+        return self.joined([stores[r.index].get(r.index, seeds(r)) for r in group])
+
+    def joined(self, masks):
+        """Masks of several prompts as one tensor, at the latents' size, which each has to fit."""
+        with input_errors():
+            return torch.cat([fit_mask(m, self.session.latent_size) for m in masks])
 
     def read_part(self, path, record):
         with input_errors():
@@ -223,7 +230,7 @@ class Mitigation:
             records = {r.index: r for r in self.session.records}
             run = read_run(self.session.results.path)
             measured = measure_run(run, [r for r in run.rows if r["index"] in records], self.evaluators, records)
-            write_text(path, "".join(json.dumps(m) + "\n" for m in measured))
+            write_text(path, "".join(json.dumps(plain(m)) + "\n" for m in measured))
             means = {n: float(np.mean([np.mean(m[n]) for m in measured])) for n in SIMILARITIES if n in measured[0]}
             means = {n: v for n, v in means.items() if np.isfinite(v)}
             self.session.track({f"mean_{n}": v for n, v in means.items()})
@@ -259,7 +266,7 @@ def summary(method, rows):
     wanted = ("kind", "triggered", "unet_evals_per_image", *MEASURES)
     rows = [{k: row[k] for k in wanted if k in row} for row in rows]
     kinds = sorted({row["kind"] for row in rows if row["kind"]})
-    measures = [m for m in MEASURES if m in rows[0]]
+    measures = [m for m in MEASURES if all(m in row for row in rows)]
     table = []
     for kind in [*kinds, None] if len(kinds) != 1 else kinds:
         some = [row for row in rows if kind is None or row["kind"] == kind]
@@ -276,7 +283,8 @@ def main(argv=None):
     with exit_on_input_error():
         check_inference_args(args)
         with Processes(args.device) as processes:
-            with Session(args, processes, run_key(args), f"{run_key(args)}_mitigation", METHOD_SETTINGS) as session:
+            rows_name = f"{run_key(args)}_mitigation"
+            with Session(args, processes, run_key(args), rows_name, METHOD_SETTINGS, COLUMNS) as session:
                 mitigation = Mitigation(args, session)
                 mitigation.run()
                 mitigation.finish()

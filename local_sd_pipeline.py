@@ -292,6 +292,10 @@ def load_unet(unet_id, dtype):
 
 def pick_device(device):
     if device != "auto":
+        try:
+            torch.empty(1, device=device)
+        except (RuntimeError, AssertionError) as error:  # the latter where torch was built without CUDA
+            raise ValueError(f"no device {device} here, or torch was built without it; use --device auto") from error
         return device
     if torch.cuda.is_available():
         return "cuda"

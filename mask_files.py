@@ -7,9 +7,7 @@ read, so that memory does not grow with the file. Nothing is ever unpickled.
 """
 
 import json
-import struct
 import zipfile
-import zlib
 from collections import ChainMap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,12 +17,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.lib.format import open_memmap
 
-from npz_files import Streamed, array_shape, open_array, slabs, write_npz
+from npz_files import READ_ERRORS, Streamed, array_shape, open_array, slabs, write_npz
 
 MASK_SETTINGS = ("model_id", "unet_id", "guidance_scale", "num_inference_steps", "image_length", "layers", "seed_mode")
-READ_ERRORS = (OSError, ValueError, KeyError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error,
-               struct.error)  # fmt: skip
+ARRAYS = ("index", "seed", "evals", "prompt", "attention_scores")
+NO_MASK = "is zero all over, or holds negative or infinite values"
+
+
+def is_mask(scores):
+    return bool(np.isfinite(scores).all() and (scores >= 0).all() and scores.any())
 
 
 class StoredMasks(Mapping):
@@ -111,7 +114,7 @@ class MaskStore:
             remedy: what to do about a refusal, the end of the message.
 
         Raises:
-            ValueError: one line, if the file's settings or the prompt at an index differ.
+            ValueError: one line, if the file's settings or the prompt at an index differ, or a mask is none.
         """
         store = cls.read(path)
         for name in MASK_SETTINGS:
@@ -128,6 +131,10 @@ class MaskStore:
                     f"masks in {path} at index {record.index} are of the prompt {stored_prompt!r}, "
                     f"this run's is {record.prompt!r}; {remedy}"
                 )
+        wanted = {record.index for record in records}
+        for index, seed in store.masks:
+            if index in wanted and not is_mask(store.masks[index, seed]):
+                raise ValueError(f"the mask of prompt {index} in {path} {NO_MASK}; {remedy}")
         return store
 
     @classmethod
@@ -140,20 +147,26 @@ class MaskStore:
         if is_original_layout(path):
             raise ValueError(f"mask file {path} is in the original's layout, which says no prompts and seeds")
         try:
-            with np.load(path, allow_pickle=False) as file:
-                store = cls(dict(json.loads(str(file["settings"]))))
-                index, seed, evals = (file[name].tolist() for name in ("index", "seed", "evals"))
-            prompts, scores = open_array(path, "prompt"), open_array(path, "attention_scores")
-            lengths = {len(index), len(seed), len(evals), len(prompts), len(scores)}
-            if scores.ndim != 3 or len(lengths) != 1 or not np.issubdtype(scores.dtype, np.floating):
-                raise ValueError("its arrays do not fit together")
-            for k, i in enumerate(index):
+            store = cls(dict(json.loads(str(open_array(path, "settings")))))
+            index, seed, evals, prompts, scores = (open_array(path, name) for name in ARRAYS)
+            check_arrays(index, seed, evals, prompts, scores)
+            keys = list(zip(index.tolist(), seed.tolist(), strict=True))
+            for k, (i, _) in enumerate(keys):
                 if i not in store.prompts:
-                    store.prompts[i], store.evals[i] = str(prompts[k]), evals[k]
-            store.masks = StoredMasks(zip(index, seed, strict=True), scores)
-        except READ_ERRORS + (TypeError,) as error:
+                    store.prompts[i], store.evals[i] = str(prompts[k]), float(evals[k])
+            store.masks = StoredMasks(keys, scores)
+        except READ_ERRORS as error:
             raise ValueError(f"mask file {path} is damaged: {error}") from error
         return store
+
+
+def check_arrays(index, seed, evals, prompts, scores):
+    """Raise ValueError where a file's arrays do not have one entry a mask each, or are of other types."""
+    arrays = {"i": (index, seed), "f": (evals, scores), "U": (prompts,)}
+    right = all(a.dtype.kind == kind for kind, some in arrays.items() for a in some)
+    one_each = all(a.shape == (len(scores),) for a in (index, seed, evals, prompts))
+    if not (right and scores.ndim == 3 and one_each and all(scores.shape[1:]) and np.isfinite(evals).all()):
+        raise ValueError("its arrays do not fit together")
 
 
 class MaskParts:
@@ -203,9 +216,20 @@ class PlacedMasks(Mapping):
 
 def save_whole_tokens(path, parts):
     """Write a file in the original's layout out of one .npy a prompt, (layers, images, positions, tokens)."""
-    first = np.load(parts[0], mmap_mode="r", allow_pickle=False)
-    pieces = (np.load(part, allow_pickle=False) for part in parts)
+    first = read_part(parts[0])
+    pieces = (read_part(part, first) for part in parts)
     write_npz(path, {"attention_scores": Streamed((len(parts), *first.shape), first.dtype, pieces)})
+
+
+def read_part(path, like=None):
+    """One prompt's attention to every token; ValueError where it is missing, damaged, or unlike another prompt's."""
+    try:
+        array = open_memmap(path, mode="r")
+        if like is not None and (array.shape, array.dtype) != (like.shape, like.dtype):
+            raise ValueError(f"{array.dtype} of shape {array.shape}, others {like.dtype} of {like.shape}")
+    except READ_ERRORS as error:
+        raise ValueError(f"no attention in {path} although its row is finished: {error}; use --overwrite") from error
+    return array
 
 
 def is_original_layout(path):
@@ -245,11 +269,21 @@ def load_original_layout(path, end_tokens, num_images, position=0):
         shape = array_shape(path, "attention_scores")
         side = check_original_shape(path, shape, end_tokens, num_images, position)
         wanted = islice(slabs(path, "attention_scores"), position, position + len(end_tokens))
-        masks = [slab[..., t].astype(np.float32).mean(0) for slab, t in zip(wanted, end_tokens, strict=True)]
+        masks = [end_token_maps(slab, t) for slab, t in zip(wanted, end_tokens, strict=True)]
     except READ_ERRORS as error:
         told = str(error) if str(path) in str(error) else f"mask file {path} is damaged: {error}"
         raise ValueError(told) from error
     return torch.from_numpy(np.stack(masks)).unflatten(-1, (side, side)).unsqueeze(2)
+
+
+def end_token_maps(slab, token):
+    """The end token's attention out of one prompt's (layers, images, positions, tokens): (images, positions)."""
+    if slab.dtype.kind != "f":
+        raise ValueError(f"attention_scores are {slab.dtype}, not floating-point numbers")
+    maps = slab[..., token].astype(np.float32).mean(0)
+    if not all(map(is_mask, maps)):
+        raise ValueError(f"a mask {NO_MASK}")
+    return maps
 
 
 def check_original_shape(path, shape, end_tokens, num_images, position):
@@ -259,12 +293,12 @@ def check_original_shape(path, shape, end_tokens, num_images, position):
             f"attention_scores in {path} has shape {shape}; expected (prompts, layers, images, positions, tokens)"
         )
     wanted = position + len(end_tokens)
-    if shape[0] < wanted or shape[2] != num_images or shape[4] <= max(end_tokens):
+    if shape[0] < wanted or not shape[1] or shape[2] != num_images or shape[4] <= max(end_tokens):
         raise ValueError(
             f"attention_scores in {path} has shape {shape}: this run needs at least {wanted} prompts, "
             f"exactly {num_images} images each and more than {max(end_tokens)} tokens"
         )
     side = round(shape[3] ** 0.5)
-    if side**2 != shape[3]:
+    if side**2 != shape[3] or not side:
         raise ValueError(f"attention_scores in {path} has {shape[3]} positions, which is not a square")
     return side

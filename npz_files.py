@@ -3,17 +3,26 @@
 Arrays are stored without compression: what is written once is then read in place. Nothing is unpickled.
 """
 
+import lzma
 import math
 import struct
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
 from numpy.lib import format as npy
 
 from run_utils import replacing
 
+# What a damaged file raises, by the place of the damage: zip directory, member (its flags may say that it is
+# encrypted, a RuntimeError, or compressed in another way), header of the array, its size or its data.
+READ_ERRORS = (
+    OSError, ValueError, KeyError, EOFError, NotImplementedError, RuntimeError, OverflowError, MemoryError, TypeError,
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, TokenError, SyntaxError,
+)  # fmt: skip
 CHUNK = 1 << 20
 LOCAL_HEADER = struct.Struct("<26xHH")  # lengths of name and extra field, behind which the data begin
 

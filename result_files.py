@@ -6,11 +6,19 @@ from pathlib import Path
 
 import numpy as np
 
+from row_files import are_seeds, find_fault, is_number, is_whole
 from run_utils import InputError, read_png
 
 MITIGATION_SUFFIX = "_mitigation"
 NOT_SCORES = {"index", "seeds", "uncond_noise_norm"}  # lists a row has one entry an image of, but no score
 MODEL_SETTINGS = ("model_id", "unet_id", "guidance_scale", "num_inference_steps", "image_length")
+# Settings that evaluation looks into, and what each must be; strengths are None of other methods.
+SETTINGS = {
+    "dataset": lambda value: isinstance(value, str), "gen_seed": is_whole,
+    **dict.fromkeys(
+        ("rand_noise_lam", "repeat_num", "l_target_ss", "optim_target_loss"), lambda v: v is None or is_number(v)
+    ),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -80,8 +88,12 @@ def read_run(path):
         raise InputError(f"{path} has no {config.name} beside it: it is no result file, or of another version")
     try:
         record = json.loads(config.read_text(encoding="utf-8"))
-        settings, versions = dict(record["settings"]), dict(record["versions"])
-    except (ValueError, KeyError, TypeError) as error:
+        settings, versions = record["settings"], record["versions"]
+        if not isinstance(settings, dict) or not isinstance(versions, dict):
+            raise TypeError("settings and versions have names")
+        if not all(is_right(settings.get(name)) for name, is_right in SETTINGS.items()):
+            raise TypeError("a setting of another type")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{config} does not say how its rows were made; run the script again") from error
     rows = [parse_row(path, number, line) for number, line in enumerate(whole_lines(path), 1)]
     if not rows:
@@ -102,16 +114,21 @@ def whole_lines(path):
 def parse_row(path, number, line):
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}, line {number}: not JSON ({error})") from error
     missing = [k for k in ("index", "prompt", "seeds") if not isinstance(row, dict) or k not in row]
     if missing:
         raise InputError(
             f"{path}, line {number}: a row of another version, without {', '.join(missing)}; run the script again"
         )
+    if not are_seeds(row["seeds"], row) or not is_whole(row["index"]):
+        raise InputError(f"{path}, line {number}: index and seeds are not whole numbers; run the script again")
     for name, values in row.items():
         if isinstance(values, list):
             check_numbers(path, number, name, values, len(row["seeds"]))
+    fault = find_fault(row, ("prompt",))
+    if fault is not None:
+        raise InputError(f"{path}, line {number}: {fault} is not what a run writes; run the script again")
     return row
 
 
@@ -119,7 +136,7 @@ def check_numbers(path, number, name, values, num_images):
     """Refuse lists of numbers that hold NaN or have not one entry an image; others are left alone."""
     try:
         array = np.asarray(values, float)
-    except ValueError as error:
+    except (ValueError, TypeError, OverflowError) as error:
         if name not in NOT_SCORES and all(isinstance(v, list | int | float) for v in values):
             raise InputError(f"{path}, line {number}: {name} has steps or images missing") from error
         return
@@ -134,6 +151,11 @@ def check_counts(path, rows):
     if len(counts) > 1:
         told = " and ".join(f"{n} (prompt {index})" for n, index in sorted(counts.items()))
         raise InputError(f"{path}: unequal numbers of images: {told}; make the run again with --overwrite")
+    for name in score_names(rows[0]):
+        stepped = isinstance(rows[0][name][0], list)
+        other = next((r for r in rows if not is_score(r.get(name)) or isinstance(r[name][0], list) != stepped), None)
+        if other is not None:
+            raise InputError(f"{path}: prompt {other['index']} lacks {name}; make the run again with --overwrite")
 
 
 def check_same_model(runs, what="compared"):
@@ -150,9 +172,8 @@ def check_same_model(runs, what="compared"):
                 raise InputError(f"{first.path} and {run.path} cannot be {what}: {name} is {values}")
 
 
-def score_names(run):
-    """Keys of the rows that are scores: a list with a number an image, or a list of steps an image."""
-    row = run.rows[0]
+def score_names(row):
+    """Keys of a row that are scores: a list with a number an image, or a list of steps an image."""
     return [k for k, v in row.items() if k not in NOT_SCORES and is_score(v)]
 
 

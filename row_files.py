@@ -5,6 +5,8 @@ import json
 import os
 import platform
 import subprocess
+import sys
+from glob import escape
 from importlib import metadata
 from pathlib import Path
 
@@ -22,15 +24,16 @@ class ResultsFile:
         done: keys of the finished rows.
     """
 
-    def __init__(self, path, settings, key="index", overwrite=False, shard=None):
+    def __init__(self, path, settings, key="index", overwrite=False, shard=None, columns=()):
         """
         Args:
+            columns: what every row has to hold; those in `COLUMNS` are looked into, and refused if of another type.
             shard: number of this process where there are several; None writes the file itself.
 
         Raises:
             InputError: if the file holds rows of other settings, naming each difference, or is damaged.
         """
-        self.path, self.key = Path(path), key
+        self.path, self.key, self.columns = Path(path), key, columns
         self.target = self.path if shard is None else Path(f"{path}.shard{shard}")
         self.settings = json.loads(json.dumps(settings))  # as they come back: tuples are lists there
         self.config = self.path.with_suffix(".config.json")
@@ -44,7 +47,7 @@ class ResultsFile:
         self.done = set(self.places)
 
     def shards(self):
-        return sorted(self.path.parent.glob(f"{self.path.name}.shard*"))
+        return sorted(self.path.parent.glob(f"{escape(self.path.name)}.shard*"))  # a run may be called `*`
 
     def find_rows(self, paths):
         """Where each key's row is, a dict to (path, offset, length); the first of several counts."""
@@ -57,11 +60,14 @@ class ResultsFile:
 
     def parse(self, path, number, line):
         try:
-            row = json.loads(line)
+            row = json.loads(line, parse_constant=refuse_constant)
         except (ValueError, RecursionError):
             row = None
-        if not isinstance(row, dict) or not isinstance(row.get(self.key), int):
+        if not isinstance(row, dict) or not is_whole(row.get(self.key)):
             raise InputError(f"{path}, line {number}: not a row with {self.key}; {WAY_OUT}")
+        fault = find_fault(row, self.columns) if self.columns else None
+        if fault is not None:
+            raise InputError(f"{path}, line {number}: {fault} is missing or is not what a run writes; {WAY_OUT}")
         return row
 
     def begin(self):
@@ -75,11 +81,15 @@ class ResultsFile:
         self.replace = False
 
     def add(self, *rows):
-        """Append rows, those of one key at most once; after an error the file is as long as before."""
+        """Append rows, those of one key at most once; after an error the file is as long as before.
+
+        Raises:
+            InputError: if a row holds NaN or infinity, which JSON does not have and no score may be.
+        """
         if not self.config.exists() or self.replace:
             self.begin()
         new = [row for row in rows if row[self.key] not in self.done]
-        data = "".join(json.dumps(row) + "\n" for row in new).encode()
+        data = "".join(self.to_line(row) for row in new).encode()
         with self.target.open("ab", buffering=0) as file:
             start = file.seek(0, os.SEEK_END)
             try:
@@ -88,6 +98,15 @@ class ResultsFile:
                 file.truncate(start)
                 raise
         self.done |= {row[self.key] for row in new}
+
+    def to_line(self, row):
+        try:
+            return json.dumps(row, allow_nan=False) + "\n"
+        except ValueError as error:
+            raise InputError(
+                f"prompt {row[self.key]}: the numbers of its row are NaN or infinite; use --dtype float32, or smaller "
+                "values of --guidance_scale and the strengths"
+            ) from error
 
     def rows(self):
         """Yield the rows of the file, one at a time; a half-written last line, left by a kill, is cut off."""
@@ -137,6 +156,62 @@ class ResultsFile:
         self.places = places
 
 
+def refuse_constant(name):
+    raise ValueError(f"{name} is not JSON")
+
+
+def is_number(value):
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max  # false for NaN
+
+
+def is_whole(value):
+    """Whether a value is a whole number from 0 on that fits into 64 bits, as indices and seeds do."""
+    return type(value) is int and 0 <= value < 2**63
+
+
+def are_scores(values, row):
+    """A number an image, or as many steps for each."""
+    if not isinstance(values, list) or len(values) != len(row["seeds"]):
+        return False
+    if all(map(is_number, values)):
+        return True
+    steps = {len(v) for v in values if isinstance(v, list)}
+    return len(steps) == 1 and 0 not in steps and all(isinstance(v, list) and all(map(is_number, v)) for v in values)
+
+
+def are_flags(values, row):
+    return isinstance(values, list) and len(values) == len(row["seeds"]) and all(type(v) is bool for v in values)
+
+
+def are_seeds(values, row):
+    return isinstance(values, list) and bool(values) and all(map(is_whole, values))
+
+
+# Columns that the scripts read back, in the order in which they are looked at, and what each must be.
+COLUMNS = {
+    "seeds": are_seeds,
+    "prompt": lambda value, row: isinstance(value, str),
+    "kind": lambda value, row: isinstance(value, str | None),
+    "is_memorized": lambda value, row: isinstance(value, bool | None),
+    "triggered": are_flags,
+    "method": lambda value, row: isinstance(value, str),
+    "unet_evals_per_image": lambda value, row: is_number(value),
+    "mask_evals_per_image": lambda value, row: is_number(value),
+    **dict.fromkeys(
+        ("text_noise_norm", "text_noise_norm_masked", "text_noise_norm_shuffled", "text_noise_norm_rms",
+         "end_token_attention", "magnitude_before", "magnitude_after", "pixel_similarity"), are_scores,
+    ),
+}  # fmt: skip
+
+
+def find_fault(row, needed):
+    """Name of the first column that is needed and missing, or is of another type; None where all are well."""
+    for name, is_right in COLUMNS.items():
+        if not is_right(row[name], row) if name in row else name in needed:
+            return name
+    return next((name for name in needed if name not in row), None)
+
+
 def drop_torn_line(path):
     """Cut a last line without its end off a file, if it has one."""
     if not path.exists():
@@ -175,9 +250,12 @@ def write_all(file, data):
 
 def read_settings(config):
     try:
-        return dict(json.loads(config.read_text(encoding="utf-8"))["settings"])
+        settings = json.loads(config.read_text(encoding="utf-8"))["settings"]
+        if not isinstance(settings, dict):
+            raise TypeError("settings have names")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{config} does not say how its rows were made; {WAY_OUT}") from error
+    return settings
 
 
 def refuse_other_settings(path, old, new):

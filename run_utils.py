@@ -86,6 +86,8 @@ def make_folder(path, option="--output_dir"):
         probe.unlink()
     except OSError as error:
         raise InputError(f"cannot write to {path}: {error.strerror}; choose another {option}") from error
+    except ValueError as error:  # characters that no path can hold
+        raise InputError(f"cannot write to {str(path)!r}: {error}; choose another {option}") from error
     return path
 
 
@@ -137,6 +139,15 @@ def write_text(path, text):
     """Write text through a temporary file."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def plain(value):
+    """The same with NaN as None: JSON has no NaN."""
+    if isinstance(value, dict):
+        return {k: plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def save_png(path, image):

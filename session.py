@@ -35,6 +35,7 @@ class Session:
         results: the `ResultsFile` the rows go to.
         writer: runs what can go on beside the next batch.
         layers: cross-attention layers that bright-ending masks are read from.
+        latent_size: height and width of the latents.
     """
 
     def __init__(self, args, processes, run_key, rows_name, settings=(), columns=()):
@@ -103,7 +104,7 @@ class Session:
                 args.model_id, args.unet_id, self.processes.device, args.dtype, args.channels_last, args.compile
             )
             self.layers = down_cross_layers(pipe.unet)
-            pipe.initial_latents([0], args.image_length)
+            self.latent_size = pipe.initial_latents([0], args.image_length).shape[-2:]
             pipe.scheduler.set_timesteps(args.num_inference_steps)
         return pipe
 

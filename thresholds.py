@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from eval_detection import NAMES, image_scores
 from eval_utils import calibrate_threshold
 from result_files import MODEL_SETTINGS, score_names
+from row_files import is_number, is_whole
 from run_utils import InputError
 
 
@@ -33,12 +34,22 @@ class Threshold:
         try:
             with open(path, encoding="utf-8") as file:
                 loaded = cls(**json.load(file))
-            float(loaded.threshold), dict(loaded.settings)
+            loaded.check()
         except FileNotFoundError as error:
             raise InputError(f"{path} does not exist; eval_mem.py detection --calibrate writes such a file") from error
-        except (ValueError, TypeError) as error:
+        except (OSError, ValueError, TypeError, RecursionError) as error:
             raise InputError(f"{path} is not a threshold file of eval_mem.py detection --calibrate") from error
         return loaded
+
+    def check(self):
+        """
+        Raises:
+            ValueError: if something is not of its type.
+        """
+        counts = (self.num_negatives, self.num_images, 1 if self.T is None else self.T)
+        numbers = is_number(self.threshold) and is_number(self.fpr) and all(is_whole(n) and n for n in counts)
+        if not (numbers and isinstance(self.key, str) and isinstance(self.settings, dict)):
+            raise ValueError("a value of another type")
 
     def refuse_other_settings(self, settings, path):
         """
@@ -55,7 +66,13 @@ class Threshold:
             raise InputError(f"{path} is for {told}, which --early_exit {ours} does not give")
 
     def decide(self, row):
-        """(score, whether it is above the threshold) of one row."""
+        """(score, whether it is above the threshold) of one row.
+
+        Raises:
+            InputError: if the row does not have the score.
+        """
+        if self.key not in row:
+            raise InputError(f"the threshold is for {NAMES.get(self.key, self.key)}, which this run does not give")
         score = float(image_scores(row, self.key, self.T).mean())
         return score, score > self.threshold
 
@@ -67,8 +84,9 @@ def calibrate(nonmem, key, horizon, fpr):
         nonmem: list of (run, row).
     """
     run = nonmem[0][0]
-    if key not in score_names(run):
-        raise InputError(f"{run.path} has no score {NAMES.get(key, key)}; its scores are {', '.join(score_names(run))}")
+    names = score_names(run.rows[0])
+    if key not in names:
+        raise InputError(f"{run.path} has no score {NAMES.get(key, key)}; its scores are {', '.join(names)}")
     scores = [image_scores(row, key, horizon).mean() for _, row in nonmem]
     prompts = {row["prompt"] for _, row in nonmem}  # the same prompt at another seed is no further evidence
     settings = {name: run.settings.get(name) for name in (*MODEL_SETTINGS, "early_exit")}

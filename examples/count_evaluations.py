@@ -58,7 +58,7 @@ class Jobs:
 
     def search(self):
         uncond = predict_uncond(self.pipe, self.latents, self.t, self.negative)
-        semantic_search(self.pipe, self.latents, self.t, self.candidates, uncond, target=0.0)
+        semantic_search(self.pipe, self.latents, self.t, [self.candidates], uncond, target=0.0)
 
     def count(self, job):
         before = self.pipe.num_unet_evals

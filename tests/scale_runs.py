@@ -1,5 +1,6 @@
 """Runs of both scripts for the tests of resume, batches and processes, and how their outputs are compared."""
 
+import json
 import os
 import subprocess
 import sys
@@ -7,7 +8,6 @@ from pathlib import Path
 
 import session
 from local_sd_pipeline import load_pipeline
-from row_files import ResultsFile
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"
@@ -57,8 +57,7 @@ def run(script, processes, folder, model, *more):
 
 
 def finished(script, folder):
-    """Keys of the rows that are on disk, shards included; torn lines do not count."""
-    path = Path(folder) / "det_outputs" / ROWS[script]
-    reader = ResultsFile.__new__(ResultsFile)
-    reader.path, reader.key = path, "index"
-    return set(reader.find_rows([path, *reader.shards()]))
+    """Keys of the rows that are on disk, shards included; torn lines do not count and are left as they are."""
+    paths = (Path(folder) / "det_outputs").glob(f"{ROWS[script]}*")
+    lines = [line for path in paths for line in path.read_bytes().split(b"\n")[:-1]]
+    return {json.loads(line)["index"] for line in lines}

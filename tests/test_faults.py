@@ -7,24 +7,34 @@ import subprocess
 import time
 
 import pytest
-from scale_runs import command, environment, files, run
+from scale_runs import command, environment, files, finished, run
 
 KILLS = int(os.environ.get("KILLS", 20))
 
 
-def kill_after(seconds, *args):
-    """Start a command line and kill it and its children; False if it had ended by itself before."""
-    child = subprocess.Popen(
-        command(*args), env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
+def writing_since(folder, child):
+    """Wait until the run has begun to write; the time then. Before that there is nothing to lose."""
+    while child.poll() is None and not list(folder.glob("det_outputs/*.config.json")):
+        time.sleep(0.02)
+    return time.time()
+
+
+def start(*args):
+    quiet = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return subprocess.Popen(command(*args), env=environment(), start_new_session=True, **quiet)
+
+
+def kill_after(seconds, folder, child):
+    """Kill a run and its children so long after its first write; False if it had ended by itself before."""
+    writing_since(folder, child)
     try:
         child.wait(seconds)
         return False
     except subprocess.TimeoutExpired:
         os.killpg(child.pid, signal.SIGKILL)
+        # The launcher's workers are sessions of their own; they carry the folder in their command line.
+        subprocess.run(["pkill", "-KILL", "-f", str(folder)], check=False)
         child.wait()
-        # The launcher's workers are sessions of their own; they carry its folder in their command line.
-        subprocess.run(["pkill", "-KILL", "-f", str(args[2])], check=False)
         return True
 
 
@@ -32,16 +42,15 @@ def kill_after(seconds, *args):
 @pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.parametrize("script", ["detect_mem", "inference_mem"])
 def test_nothing_is_lost_or_doubled_by_kills_at_random_moments(script, processes, tmp_path, model_folder):
-    moments, more = random.Random(f"{script} {processes}"), ["--num_inference_steps", "10"]
-    run(script, processes, tmp_path / "warm", model_folder, *more)
-    started = time.time()
-    run(script, processes, tmp_path / "whole", model_folder, *more)
-    lasts, wanted, killed, with_rows = time.time() - started, files(tmp_path / "whole"), 0, 0
+    moments, args = random.Random(f"{script} {processes}"), (model_folder, "--num_inference_steps", "40", "--end", "6")
+    child = start(script, processes, tmp_path / "whole", *args)
+    began = writing_since(tmp_path / "whole", child)
+    assert child.wait() == 0
+    lasts, wanted, rows_then = time.time() - began, files(tmp_path / "whole"), []
     for trial in range(KILLS):
         folder = tmp_path / f"trial_{trial}"
-        # From the moment the imports are done; before it there is nothing to lose.
-        killed += kill_after(moments.uniform(0.5, 1) * lasts, script, processes, folder, model_folder, *more)
-        with_rows += any((folder / "det_outputs").glob("*.jsonl*"))
-        run(script, processes, folder, model_folder, *more)
+        if kill_after(moments.uniform(0, lasts), folder, start(script, processes, folder, *args)):
+            rows_then.append(len(finished(script, folder)))
+        run(script, processes, folder, *args)
         assert files(folder) == wanted, trial
-    print(f"{script}, {processes} processes: {killed} of {KILLS} killed, {with_rows} with files of rows; all equal")
+    print(f"{script}, {processes} processes: {len(rows_then)} of {KILLS} killed, with rows {rows_then}; all equal")

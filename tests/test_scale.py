@@ -60,7 +60,8 @@ def call(tmp_path, model_folder, monkeypatch):
 
     def call(script, folder, *more):
         before = pipe.num_unet_evals
-        SCRIPTS[script]([*OPTIONS[script], "--output_dir", str(tmp_path / folder), "--model_id", str(model_folder), *more])
+        common = ["--output_dir", str(tmp_path / folder), "--model_id", str(model_folder)]
+        SCRIPTS[script]([*OPTIONS[script], *common, *more])
         return tmp_path / folder, pipe.num_unet_evals - before
 
     return call
