@@ -168,6 +168,8 @@ def replace_link(path, name):
     """Make `name` another name of the file at `path`, replacing what it named; a copy where links are not to be had."""
     temporary = Path(f"{name}.tmp")
     temporary.unlink(missing_ok=True)
+    if os.path.exists(name) and os.path.samefile(path, name):  # renaming a link over itself would leave both
+        return name
     try:
         os.link(path, temporary)
     except OSError:
