@@ -19,7 +19,8 @@ from eval_detection import HORIZONS, NAMES, horizons_of, image_scores
 from eval_utils import rank_auc
 from generation import observe
 from map_files import DIFF_MAPS, maps_path, save_maps
-from mask_files import MaskParts, MaskStore, is_original_layout, load_original_layout, save_whole_tokens
+from mask_files import MaskStore, is_original_layout, load_original_layout, save_whole_tokens
+from mask_parts import MaskParts
 from metrics import norms_from_maps, shuffle_mask
 from processes import Processes
 from run_utils import InputError, exit_on_input_error, format_table, input_errors, replacing, write_text

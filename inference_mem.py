@@ -20,7 +20,8 @@ from cli_args import check_inference_args, inference_parser, method_name, uses_m
 from eval_mitigation import MEASURES as SIMILARITIES
 from eval_mitigation import Evaluators, measure_run
 from generation import observe
-from mask_files import MaskParts, MaskStore, is_original_layout, load_original_layout
+from mask_files import MaskStore, is_original_layout, load_original_layout
+from mask_parts import MaskParts
 from metrics import fit_mask
 from mitigation import ImageBatch, MitigationOptions, mitigate
 from processes import Processes

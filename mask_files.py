@@ -8,10 +8,8 @@ read, so that memory does not grow with the file. Nothing is ever unpickled.
 
 import json
 import zipfile
-from collections import ChainMap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 
@@ -167,51 +165,6 @@ def check_arrays(index, seed, evals, prompts, scores):
     one_each = all(a.shape == (len(scores),) for a in (index, seed, evals, prompts))
     if not (right and scores.ndim == 3 and one_each and all(scores.shape[1:]) and np.isfinite(evals).all()):
         raise ValueError("its arrays do not fit together")
-
-
-class MaskParts:
-    """A folder with one file of our layout a prompt: what a run has made so far, safe from a kill."""
-
-    def __init__(self, folder, settings):
-        self.folder, self.settings = Path(folder), settings
-
-    def path(self, index, seeds):
-        return self.folder / f"{index}_{seeds[0]}_{len(seeds)}.npz"
-
-    def add(self, index, prompt, seeds, masks, evals):
-        """Write the masks of one prompt, a tensor (images, 1, height, width), and what each cost."""
-        part = MaskStore(self.settings)
-        part.add(index, prompt, seeds, masks, evals)
-        part.save(self.path(index, seeds))
-
-    def merged(self, paths, store=None):
-        """A `MaskStore` of the parts at `paths`, read one after another, and of `store`."""
-        prompts, evals, places = {}, {}, {}
-        for path in paths:
-            part = MaskStore.read(path)
-            prompts |= part.prompts
-            evals |= part.evals
-            places |= dict.fromkeys(part.masks, path)
-        if store is None:
-            return MaskStore(self.settings, prompts, PlacedMasks(places), evals)
-        everything = ChainMap(PlacedMasks(places), store.masks)
-        return MaskStore(self.settings, store.prompts | prompts, everything, store.evals | evals)
-
-
-class PlacedMasks(Mapping):
-    """Masks by (prompt index, seed), each read from the file that has it; the last file stays open."""
-
-    def __init__(self, places):
-        self.places, self.read = places, lru_cache(1)(MaskStore.read)
-
-    def __getitem__(self, key):
-        return self.read(self.places[key]).masks[key]
-
-    def __iter__(self):
-        return iter(self.places)
-
-    def __len__(self):
-        return len(self.places)
 
 
 def save_whole_tokens(path, parts):
