@@ -44,6 +44,22 @@ class AttentionStore:
         self.maps[name] = probs
 
 
+class TokenShares:
+    """Keeps the attention that each token gets, averaged over heads and positions, of `layers`.
+
+    Attributes:
+        maps: layer name to float32 tensor (images, tokens) that sums to 1.
+    """
+
+    def __init__(self, layers, text_branch=1):
+        self.layers, self.text_branch, self.num_branches, self.maps = tuple(layers), text_branch, 2, {}
+
+    def add(self, name, attn, hidden_states, encoder_hidden_states):
+        branch = self.text_branch, self.num_branches
+        text, tokens = slice_branch(hidden_states, *branch), slice_branch(encoder_hidden_states, *branch)
+        self.maps[name] = cross_attention_probs(attn, text, tokens).mean(1)
+
+
 def token_column(probs, tokens):
     """Each image's own token out of (images, positions, tokens): (images, positions)."""
     index = tokens.to(probs.device).view(-1, 1, 1).expand(-1, probs.shape[1], 1)

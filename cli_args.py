@@ -1,114 +1,38 @@
 """Command lines of the two scripts: the original's words, with every flag doing what its help says."""
 
 import argparse
-import math
-import re
 from pathlib import Path
 
+from cli_types import (
+    Switch,
+    device_name,
+    file_name,
+    finite_float,
+    image_count,
+    natural_float,
+    natural_int,
+    pixels,
+    positive_float,
+    positive_int,
+    seed_int,
+    word_count,
+)
+from methods import METHODS
 from prompt_aug import AUGMENTATIONS
 from run_utils import ROOT, InputError
 from similarity import SSCD_PREPROCESSING
 
 TRACKERS = ("jsonl", "tensorboard", "wandb", "trackio")  # the last three are accelerate's
 PLANTED = ROOT / "examples"
-LARGEST_SEED = 2**32 - 1
-LARGEST_COUNT = 10**12  # of whole numbers; beyond it they no longer fit where they go
-LARGEST_IMAGE = 8192  # pixels
-MAX_ADDED_WORDS = 1000
-LONGEST_NAME = 150  # bytes; file systems end at 255, and endings are added
-MAX_IMAGES = 1000  # run_utils.image_seed gives k three digits
-TRUE_WORDS, FALSE_WORDS = {"true", "yes", "1"}, {"false", "no", "0"}
-
-
-class Switch(argparse.Action):
-    """A boolean as `--flag`, `--no-flag`, `--flag True` or `--flag False`, as the original's users type it."""
-
-    def __init__(self, option_strings, dest, **kwargs):
-        negated = [f"--no-{o[2:]}" for o in option_strings]
-        super().__init__([*option_strings, *negated], dest, nargs="?", metavar="BOOL", **kwargs)
-
-    def __call__(self, parser, namespace, value, option_string=None):
-        if option_string.startswith("--no-"):
-            if value is not None:
-                parser.error(f"{option_string} takes no value, not {value!r}")
-            setattr(namespace, self.dest, False)
-        elif value is None or value.lower() in TRUE_WORDS:
-            setattr(namespace, self.dest, True)
-        elif value.lower() in FALSE_WORDS:
-            setattr(namespace, self.dest, False)
-        else:
-            parser.error(f"{option_string} takes true or false, not {value!r}")
-
-
-def positive_int(text):
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
-    return at_most(value, LARGEST_COUNT)
-
-
-def at_most(value, largest):
-    if value > largest:
-        raise argparse.ArgumentTypeError(f"{value} is above {largest}")
-    return value
-
-
-def pixels(text):
-    return at_most(positive_int(text), LARGEST_IMAGE)
-
-
-def word_count(text):
-    return at_most(natural_int(text), MAX_ADDED_WORDS)
-
-
-def file_name(text):
-    """A name that files can be called by, in the folder they belong to."""
-    if not text or text.startswith(".") or "/" in text or "\\" in text or not text.isprintable():
-        raise argparse.ArgumentTypeError(f"{text!r} is no name for files: use letters, digits, _ and -")
-    if len(text.encode()) > LONGEST_NAME:
-        raise argparse.ArgumentTypeError(f"a name of {len(text.encode())} bytes is longer than {LONGEST_NAME}")
-    return text
-
-
-def natural_int(text):
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text} is negative")
-    return at_most(value, LARGEST_COUNT)
-
-
-def seed_int(text):
-    value = natural_int(text)
-    if value > LARGEST_SEED:
-        raise argparse.ArgumentTypeError(f"{text} is above {LARGEST_SEED}")
-    return value
-
-
-def image_count(text):
-    value = positive_int(text)
-    if value > MAX_IMAGES:
-        raise argparse.ArgumentTypeError(f"{text} is above {MAX_IMAGES}, where image seeds would repeat")
-    return value
-
-
-def finite_float(text):
-    value = float(text)
-    if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"{text} is not a finite number")
-    return value
-
-
-def device_name(text):
-    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is none of auto, cpu, cuda, cuda:N, mps")
-    return text
-
-
-def positive_float(text):
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
-    return value
+# What --strength sets for the methods that have flags of their own; the others are in methods.py.
+FLAGS_OF = {
+    "pe": lambda s: {"optim_target_loss": s},
+    "prss": lambda s: {"l_target_ss": s, "l_target_pr": s, "mag_thres_pr": 2 * s},
+    "rna": lambda s: {"prompt_aug_style": "rand_numb_add", "repeat_num": round(s)},
+    "rt": lambda s: {"prompt_aug_style": "rand_word_add", "repeat_num": round(s)},
+    "cwr": lambda s: {"prompt_aug_style": "rand_word_repeat", "repeat_num": round(s)},
+    "gni": lambda s: {"rand_noise_lam": s},
+}
 
 
 def common_parser():
@@ -171,6 +95,10 @@ def detect_parser(description):
         "--early_exit", type=positive_int, metavar="T",
         help="stop after T steps: D(T) alone, or with --attn_scores LD(T) too; no images, no masks",
     )  # fmt: skip
+    group.add_argument("--scores", help="published signals to measure as well: all, or names with commas")
+    group.add_argument(
+        "--calibration", type=Path, metavar="ROWS", help="run of ordinary prompts that broken_memories is compared with"
+    )
     group.add_argument("--store_attn_npz", action=Switch, default=True, help="bright-ending masks as npz")
     group.add_argument(
         "--store_all_tokens", action=Switch, default=False, help="every token's attention, in the original's layout"
@@ -216,6 +144,11 @@ def inference_parser(description):
         "--run_version", default="baseline", choices=("baseline", "ours_A"),
         help="ours_A: magnitudes are weighted by the bright-ending mask",
     )  # fmt: skip
+    group.add_argument(
+        "--prompt_embeds", type=Path, help="embeddings by prompt index instead of the prompts', by search_embeddings.py"
+    )
+    group.add_argument("--method", choices=(*FLAGS_OF, *METHODS), help="mitigation by name, instead of the flags below")
+    group.add_argument("--strength", type=natural_float, help="the knob of --method, see the README; 0 switches it off")
     group.add_argument("--attn_scores", type=Path, help="masks for ours_A; default attn_data/mit_attn_scores.npz")
     group.add_argument("--optim_target_steps", type=natural_int, default=0, help="step that is measured; must be 0")
     group.add_argument("--optim_target_loss", type=positive_float, help="PE: optimise down to this magnitude")
@@ -246,12 +179,40 @@ def make_parser(description):
     )
 
 
+def apply_method(args):
+    """Turn --method NAME --strength S into the flags of that method, where it has flags.
+
+    Raises:
+        InputError: if only one of them is given, or flags besides.
+    """
+    if (args.method is None) != (args.strength is None):
+        raise InputError("--method and --strength go together")
+    if args.method is None:
+        return
+    flags = {f for made in FLAGS_OF.values() for f in made(1)} - {"repeat_num"}
+    given = next((f for f in sorted(flags) if getattr(args, f) is not None), None)
+    if given is not None or args.pr_mask and args.method not in FLAGS_OF:
+        raise InputError(f"--method {args.method} does not combine with --{given or 'pr_mask'}")
+    if args.method in METHODS:
+        if args.strength > METHODS[args.method].largest:
+            raise InputError(
+                f"--strength of {args.method} is {METHODS[args.method].knob}, {METHODS[args.method].largest:g} at most"
+            )
+        return
+    if args.strength:
+        if "repeat_num" in FLAGS_OF[args.method](1) and args.strength != round(args.strength):
+            raise InputError(f"--strength of {args.method} is a whole number of words")
+        vars(args).update(FLAGS_OF[args.method](args.strength))
+    args.method = args.strength = None
+
+
 def check_inference_args(args):
-    """Refuse combinations that mean nothing.
+    """Refuse combinations that mean nothing, after --method was turned into flags.
 
     Raises:
         InputError: one line per fault, the first found.
     """
+    apply_method(args)
     if args.optim_target_steps != 0:
         raise InputError("--optim_target_steps must be 0: the methods are defined at the first step")
     if (args.l_target_pr is None) != (args.mag_thres_pr is None):
@@ -283,6 +244,8 @@ def uses_masks(args):
 def method_name(args):
     """Short name of the mitigation that the arguments ask for, part of its file names."""
     perturbations = {"rand_numb_add": "rna", "rand_word_add": "rt", "rand_word_repeat": "cwr"}
+    if args.method is not None:
+        return args.method
     parts = []
     if args.prompt_aug_style is not None:
         parts.append(f"{perturbations[args.prompt_aug_style]}{args.repeat_num}")

@@ -15,6 +15,7 @@ import torch
 
 from attn_utils import cross_attention_layers
 from cli_args import check_detect_args, detect_parser
+from detectors import signal_of
 from eval_detection import HORIZONS, NAMES, horizons_of, image_scores
 from eval_utils import rank_auc
 from generation import observe
@@ -23,13 +24,15 @@ from mask_files import MaskStore, is_original_layout, load_original_layout, save
 from mask_parts import MaskParts
 from metrics import norms_from_maps, shuffle_mask
 from processes import Processes
+from result_files import score_names
 from run_utils import InputError, exit_on_input_error, format_table, input_errors, replacing, write_text
 from session import Session, chunked
+from signals import Signals
 from thresholds import Threshold
 
 # Scores of the rows by --run_version; the end token's attention is read off in both.
 ROW_SCORES = {"baseline": ("text_noise_norm", "end_token_attention"), "ours": tuple(NAMES)}
-SETTINGS = ("run_version", "attn_scores", "early_exit")
+SETTINGS = ("run_version", "attn_scores", "early_exit", "scores", "calibration")
 COLUMNS = ("kind", "is_memorized", "text_noise_norm")
 
 
@@ -47,6 +50,7 @@ class Detection:
         # What ends early has no last step to read attention at.
         self.layers = session.layers if args.early_exit is None else ()
         self.map_layers = cross_attention_layers(session.pipe.unet) if args.store_maps else ()
+        self.signals = Signals(args, session.pipe)
         self.stored_masks = self.read_masks() if args.attn_scores else None
         self.parts = MaskParts(session.attention / f"{run_key(args)}_parts", session.mask_settings)
         self.refuse_missing_maps()
@@ -99,25 +103,29 @@ class Detection:
             "negative": negative.repeat_interleave(count, 0),
             "text": prompt_embeds.repeat_interleave(count, 0),
             "tokens": torch.cat([session.end_tokens(r) for r in group]),
+            "seeds": torch.tensor([seed for r in group for seed in session.seeds(r)]),
         }
         before = pipe.num_unet_evals
         pieces = [self.observe_chunk(**chunk) for chunk in chunked(inputs, self.args.batch_size)]
         evals = (pipe.num_unet_evals - before) // len(inputs["latents"])
         session.writer.submit(self.write_group, group, pieces, evals)
 
-    def observe_chunk(self, latents, negative, text, tokens):
+    def observe_chunk(self, latents, negative, text, tokens, seeds):
         """What one generation leaves, a dict of tensors with a row an image; nothing here waits for the device."""
+        trace = self.signals.trace((negative, text), tokens, seeds.tolist())
         observed = observe(
             self.session.pipe, latents, (negative, text), tokens,
             layers=self.layers, all_tokens=self.args.store_all_tokens, map_layers=self.map_layers,
             num_inference_steps=self.args.num_inference_steps, guidance=self.session.guidance,
-            stop_after=self.args.early_exit,
+            stop_after=self.args.early_exit, trace=trace,
         )  # fmt: skip
         piece = {"maps": observed.diff_maps.transpose(0, 1), "uncond": observed.uncond_norms}
         if observed.mask is not None:
             piece["mask"] = observed.mask
-        if self.session.wants_images:
+        if self.session.wants_images or self.signals.compares_images:
             piece["latents"] = observed.latents
+        if trace is not None:
+            piece |= self.signals.measure(trace)
         if observed.attention:
             piece["attention"] = torch.stack([a.half() for a in observed.attention.values()], 1)
         for layer, (end, padding) in observed.columns.items():
@@ -130,14 +138,15 @@ class Detection:
         rows = []
         for record, observed in zip(group, chunked(whole, self.args.num_images_per_prompt), strict=True):
             if record.index not in self.session.results.done:
-                self.write_files(record, observed, evals)
-            rows.append(self.make_row(record, observed, evals))
+                images = self.session.pipe.decode(observed["latents"]) if "latents" in observed else None
+                self.write_files(record, observed, images, evals)
+                rows.append(self.make_row(record, observed, images, evals))
         self.session.add_rows(rows)
 
-    def write_files(self, record, observed, evals):
+    def write_files(self, record, observed, images, evals):
         session = self.session
         if session.wants_images:
-            session.save_images(record, session.pipe.decode(observed["latents"]))
+            session.save_images(record, images)
         if self.args.store_attn_npz:
             self.parts.folder.mkdir(exist_ok=True)
             if "attention" in observed:
@@ -146,14 +155,14 @@ class Detection:
             else:
                 self.parts.add(record.index, record.prompt, session.seeds(record), observed["mask"], evals)
         if self.args.store_maps:
-            columns = {k: v.cpu().numpy() for k, v in observed.items() if k.startswith(("end.", "padding."))}
+            columns = {k: v.cpu().numpy() for k, v in observed.items() if k.startswith(("end.", "padding.", "map."))}
             path = maps_path(self.args.output_dir, run_key(self.args), record.index)
             save_maps(path, {DIFF_MAPS: observed["maps"].cpu().numpy(), **columns})
 
     def whole_part(self, record):
         return self.parts.folder / f"{record.index}.npy"
 
-    def make_row(self, record, observed, evals):
+    def make_row(self, record, observed, images, evals):
         seeds, maps, mask = self.session.seeds(record), observed["maps"].transpose(0, 1), observed.get("mask")
         norms = {"text_noise_norm": norms_from_maps(maps)}
         if self.args.run_version == "ours":
@@ -163,12 +172,16 @@ class Detection:
                 norms["text_noise_norm_shuffled"] = norms_from_maps(maps, shuffle_mask(used, seeds))
                 norms["text_noise_norm_rms"] = norms_from_maps(maps, used, "rms")
         norms = {k: v.cpu() for k, v in norms.items()}
+        scores = {k.removeprefix("score."): v for k, v in observed.items() if k.startswith("score.")}
+        scores |= self.signals.of_images(images)
+        costs = {"score_costs": self.signals.costs()} if self.signals.measured else {}
         attention = {} if mask is None else {"end_token_attention": mask.mean((1, 2, 3)).tolist()}
         return {
             "index": record.index, "prompt": record.prompt, "seeds": seeds,
             "is_memorized": record.is_memorized, "kind": record.kind,
             "uncond_noise_norm": observed["uncond"].tolist(), **{k: v.tolist() for k, v in norms.items()},
-            **attention, **{f"mean_{k}": v.mean().item() for k, v in norms.items()}, "unet_evals_per_image": evals,
+            **attention, **{k: v.tolist() for k, v in scores.items()}, **costs,
+            **{f"mean_{k}": v.mean().item() for k, v in norms.items()}, "unet_evals_per_image": evals,
         }  # fmt: skip
 
     def finish(self):
@@ -232,29 +245,39 @@ def summary(rows):
     Args:
         rows: an iterable, read once; kept are a few numbers an image.
     """
-    labels, scores = [], {}
+    labels, scores, costs = [], {}, {}
     for row in rows:
         labels.append(row["is_memorized"])
-        for key in ROW_SCORES["ours"]:
-            for horizon in horizons_of(row, key, HORIZONS) if key in row else ():
+        costs = row.get("score_costs", {})
+        found = score_names(row)
+        for key in [*(k for k in NAMES if k in found), *(k for k in found if k not in NAMES)]:
+            for horizon in horizons_of(row, key, HORIZONS):
                 scores.setdefault((key, horizon), []).append(image_scores(row, key, horizon))
     memorized = [k for k, label in enumerate(labels) if label]
     others = [k for k, label in enumerate(labels) if not label]
     with_auc = None not in labels and bool(memorized) and bool(others)
-    headers = ["score", "T", "memorized", "not memorized", "AUC per image", "AUC per prompt"]
+    headers = ["memorized", "not memorized", "AUC per image", "AUC per prompt"] if with_auc else ["mean"]
     table = []
     for (key, horizon), values in scores.items():
-        head = [NAMES[key], "all" if horizon is None else horizon]
-        if not with_auc:
-            table.append([*head, float(np.mean([x.mean() for x in values]))])
-            continue
-        a, b = ([values[k] for k in group] for group in (memorized, others))
-        per_prompt = rank_auc([x.mean() for x in a], [x.mean() for x in b])
-        a, b = np.concatenate(a), np.concatenate(b)
-        table.append([*head, float(a.mean()), float(b.mean()), rank_auc(a, b), per_prompt])
+        head = [NAMES.get(key, key), "all" if horizon is None else horizon]
+        numbers = class_columns(values, memorized, others) if with_auc else [float(np.mean([x.mean() for x in values]))]
+        table.append([*head, *numbers, *(cost_of(key, costs) if costs else ())])
     counts = f"{len(memorized)} memorized and {len(others)} other prompts" if with_auc else f"{len(labels)} prompts"
-    headers = headers if with_auc else ["score", "T", "mean"]
+    headers = ["score", "T", *headers, *(("extra evaluations", "gradients") if costs else ())]
     return f"{format_table(headers, table)}\n{counts}; higher = memorized"
+
+
+def class_columns(values, memorized, others):
+    """Means of both classes and AUC per image and per prompt, of one array of image scores a prompt."""
+    a, b = ([values[k] for k in group] for group in (memorized, others))
+    per_prompt = rank_auc([x.mean() for x in a], [x.mean() for x in b])
+    a, b = np.concatenate(a), np.concatenate(b)
+    return [float(a.mean()), float(b.mean()), rank_auc(a, b), per_prompt]
+
+
+def cost_of(key, costs):
+    """Evaluations and gradients an image of the signal that a row key belongs to; 0 where it only looks."""
+    return costs.get(signal_of(key), (0, 0))
 
 
 def main(argv=None):

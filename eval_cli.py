@@ -5,7 +5,8 @@ from pathlib import Path
 
 import torch
 
-from cli_args import Switch, add_evaluators, device_name, natural_int, positive_int
+from cli_args import add_evaluators
+from cli_types import Switch, device_name, natural_int, positive_int
 from eval_detection import HORIZONS, SCORES
 
 

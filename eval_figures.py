@@ -7,6 +7,7 @@ import numpy as np
 from cycler import cycler
 
 from data_utils import read_image
+from detectors import score_cost
 from eval_detection import HORIZONS, NAMES, gather, horizons_of, image_scores
 from eval_localisation import BRIGHT_ENDING, DIFF, PRODUCT, SHUFFLED, candidate_maps
 from eval_tradeoff import PLAIN
@@ -25,6 +26,8 @@ STYLE = {
     "axes.grid": True, "grid.linewidth": 0.4, "grid.alpha": 0.7, "axes.spines.top": False, "axes.spines.right": False,
     "font.size": 9, "axes.titlesize": 10, "legend.fontsize": 8, "axes.prop_cycle": cycler(color=COLORS),
 }  # fmt: skip
+LINES = ("-", "--", ":")
+PANELS = 6  # in a row
 LOWEST_FPR = 1e-3
 SHOWN_MAPS = (BRIGHT_ENDING, f"{DIFF}, all steps", PRODUCT)
 
@@ -50,15 +53,41 @@ def roc_figure(kinds, sets, keys, horizon_by_key):
     figure, axes = grid(len(sets), len(kinds), 3.6, 3.3)
     for line, (negatives, nonmem) in zip(axes, sets.items(), strict=True):
         for axis, (kind, mem) in zip(line, kinds.items(), strict=True):
-            for color, key in zip(COLORS, keys, strict=False):
+            for k, key in enumerate(keys):
                 items = gather(mem, nonmem, key, horizon_by_key[key], "image")
                 curve = cumulative_curve(items.scores, items.labels)
                 fpr, tpr = curve.false[0] / curve.negatives[0], curve.true[0] / curve.positives[0]
-                axis.step(np.r_[LOWEST_FPR, np.maximum(fpr, LOWEST_FPR)], np.r_[0, tpr], where="post", color=color,
+                style = {"color": COLORS[k % len(COLORS)], "linestyle": LINES[k // len(COLORS) % len(LINES)]}
+                axis.step(np.r_[LOWEST_FPR, np.maximum(fpr, LOWEST_FPR)], np.r_[0, tpr], where="post", **style,
                           label=score_label(key, horizon_by_key[key]))  # fmt: skip
             axis.set(xscale="log", xlim=(LOWEST_FPR, 1), ylim=(0, 1.02), title=f"{kind} / {negatives}")
             axis.set(xlabel="false positive rate", ylabel="true positive rate")
     legend_below(figure, axes[0, 0])
+    return figure
+
+
+def cost_figure(results, num_steps):
+    """AUC of every score against what it alone would cost an image, a panel for each negative set.
+
+    Args:
+        results: of `eval_detection.evaluate_detection`; those per image and of all memorized prompts are drawn.
+    """
+    kind = results[-1]["memorized_kind"]  # all memorized, where there are several kinds
+    some = [r for r in results if r["level"] == "image" and r["memorized_kind"] == kind]
+    sets = list(dict.fromkeys(r["negative_set"] for r in some))
+    figure, axes = grid(1, len(sets), 6.2, 4.6)
+    for axis, negatives in zip(axes[0], sets, strict=True):
+        for k, r in enumerate(r for r in some if r["negative_set"] == negatives):
+            value, x = r["auc"], score_cost(r["key"], r["T"], num_steps)
+            spread = [[value["value"] - value["low"]], [value["high"] - value["value"]]]
+            color = COLORS[k % len(COLORS)]
+            style = {"fmt": "o", "markersize": 4, "linewidth": 0.8, "color": color}
+            axis.errorbar(x, value["value"], yerr=np.maximum(spread, 0), **style)
+            axis.annotate(score_label(r["key"], r["T"]), (x, value["value"]), xytext=(4, 2), textcoords="offset points",
+                          fontsize=6.5, color=color)  # fmt: skip
+        axis.axhline(0.5, linewidth=0.8, color="0.5", linestyle=":")
+        axis.set(xscale="log", ylim=(0, 1.03), title=f"{kind} / {negatives}")
+        axis.set(xlabel="evaluations an image", ylabel="AUC per image")
     return figure
 
 
@@ -69,9 +98,12 @@ def score_label(key, horizon):
 
 def distribution_figure(kinds, sets, keys, horizon_by_key):
     """Every image's score as a dot, by kind; the bar is the median."""
-    figure, axes = grid(1, len(keys), 3.1, 3.3)
+    columns = min(PANELS, len(keys))
+    figure, axes = grid(-(-len(keys) // columns), columns, 3.1, 3.3)
+    for axis in axes.flat[len(keys) :]:
+        axis.set_visible(False)
     groups = {**{k: v for k, v in kinds.items() if k != "all memorized"}, **sets}
-    for axis, key in zip(axes[0], keys, strict=True):
+    for axis, key in zip(axes.flat[: len(keys)], keys, strict=True):
         for place, (color, pairs) in enumerate(zip(COLORS, groups.values(), strict=False)):
             values = np.concatenate([image_scores(row, key, horizon_by_key[key]) for _, row in pairs])
             jitter = np.random.default_rng(0).uniform(-0.28, 0.28, len(values))

@@ -72,6 +72,8 @@ def candidate_maps(arrays, seeds):
     maps[f"{DIFF}, last step"] = diff[:, -1]
     maps[PRODUCT] = mask * maps[f"{DIFF}, all steps"]
     maps[f"{BRIGHT_ENDING} x {DIFF}, last step"] = mask * diff[:, -1]
+    others = {k.removeprefix("map."): resize(v, size) for k, v in arrays.items() if k.startswith("map.")}
+    maps |= {name.replace("_", " "): m for name, m in others.items()}
     maps[ALL_ONES] = torch.ones_like(mask)
     maps[SHUFFLED] = shuffle_mask(mask.unsqueeze(1), seeds).squeeze(1)
     return maps

@@ -35,18 +35,20 @@ def run_detection(args):
     tables = detection.detection_tables(results, differences)
     both = {"scores": results, "differences": differences}
     write_results(args.output, "detection", tables, [detection.INTERVALS, made_from([*mem, *nonmem])], both)
-    draw_detection(args.output, mem, nonmem)
+    draw_detection(args.output, mem, nonmem, results)
     if args.calibrate is not None:
         write_threshold(args, mem, nonmem)
 
 
-def draw_detection(output, mem, nonmem):
+def draw_detection(output, mem, nonmem, results):
     kinds, sets = detection.label_rows(mem, nonmem)
     keys = detection.shared_scores([*mem, *nonmem])
     horizons = figures.default_horizons([*mem, *nonmem], keys)
     stepped = [k for k in keys if isinstance(mem[0].rows[0][k][0], list)]
     save_figure(output / "roc.png", figures.roc_figure, kinds, sets, keys, horizons)
     save_figure(output / "scores.png", figures.distribution_figure, kinds, sets, keys, horizons)
+    if len(keys) > len(detection.SCORES):
+        save_figure(output / "cost.png", figures.cost_figure, results, mem[0].settings["num_inference_steps"])
     save_figure(output / "auc_by_steps.png", figures.horizon_figure, kinds, sets, stepped)
 
 

@@ -67,12 +67,14 @@ def strength_of(run):
 
 def strength_names(run):
     """Settings that may hold the strength of the run's method."""
+    if run.settings.get("method") is not None:
+        return ("strength",)
     return STRENGTHS.get(method_of(run), () if method_of(run) == PLAIN else ("l_target_ss", "optim_target_loss"))
 
 
 def weakest_first(run):
     """Sorts a method's runs by strength: a low target is strong, much noise and many words are."""
-    is_target = "rand_noise_lam" not in strength_names(run) and "repeat_num" not in strength_names(run)
+    is_target = not {"rand_noise_lam", "repeat_num", "strength"} & set(strength_names(run))
     return -strength_of(run) if is_target else strength_of(run)
 
 

@@ -30,7 +30,9 @@ class Observation:
     columns: dict = field(default_factory=dict)
 
 
-def observe(pipe, latents, embeds, tokens=None, *, layers=(), all_tokens=False, map_layers=(), **denoise_kwargs):
+def observe(
+    pipe, latents, embeds, tokens=None, *, layers=(), all_tokens=False, map_layers=(), trace=None, **denoise_kwargs
+):  # fmt: skip
     """Generate once and keep the noise-difference maps and the bright-ending mask.
 
     Args:
@@ -41,6 +43,7 @@ def observe(pipe, latents, embeds, tokens=None, *, layers=(), all_tokens=False, 
         layers: attention layers whose mean is the mask; none captures nothing.
         all_tokens: keep the maps of every token of `layers` as well (the original's layout).
         map_layers: layers whose end-token and padding attention is kept as well, for localisation.
+        trace: a `generation_trace.Trace`, which sees every step as well.
         **denoise_kwargs: `num_inference_steps` and `guidance` of `pipe.denoise`.
 
     Returns:
@@ -53,8 +56,13 @@ def observe(pipe, latents, embeds, tokens=None, *, layers=(), all_tokens=False, 
     def watch(step):
         maps.append(noise_diff_map(step.noise_diff))
         uncond_norms.append(step.noise_pred_uncond.float().flatten(1).norm(dim=1))
+        if trace is not None:
+            trace.watch(step, maps[-1])
 
-    final = pipe.generate(latents, embeds, store=store if recorded else None, callback=watch, **denoise_kwargs)
+    final = pipe.generate(
+        latents, embeds, store=store if recorded else None, step_stores=trace.stores if trace else None,
+        callback=watch, **denoise_kwargs,
+    )  # fmt: skip
     columns = {name: end_and_padding(store, name, tokens) for name in recorded}
     ends = [columns[name][0] for name in layers]
     return Observation(

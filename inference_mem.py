@@ -9,33 +9,35 @@ Rows go to det_outputs/, images to images_data/, both under the run name and the
 one name do not overwrite one another. The same command after an interruption goes on where it stopped.
 """
 
-import contextlib
 import json
+import random
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from tqdm import tqdm
 
 from cli_args import check_inference_args, inference_parser, method_name, uses_masks
 from eval_mitigation import MEASURES as SIMILARITIES
 from eval_mitigation import Evaluators, measure_run
-from generation import observe
-from mask_files import MaskStore, is_original_layout, load_original_layout
-from mask_parts import MaskParts
-from metrics import fit_mask
+from methods import run_method
 from mitigation import ImageBatch, MitigationOptions, mitigate
 from processes import Processes
 from prompt_aug import augment_prompt
 from result_files import read_run
+from run_masks import RunMasks
 from run_utils import InputError, exit_on_input_error, format_table, input_errors, plain, replace_link, write_text
-from session import Session, chunked
+from session import Session
 from similarity import ClipSimilarity, CopyDescriptor, similarity_to_references
 
 METHOD_SETTINGS = (
     "run_version", "optim_target_loss", "optim_lr", "optim_iters", "l_target_ss", "l_target_pr", "mag_thres_pr",
-    "pr_mask", "prompt_aug_style", "repeat_num", "rand_noise_lam", "attn_scores",
+    "pr_mask", "prompt_aug_style", "repeat_num", "rand_noise_lam", "attn_scores", "method", "strength",
+    "prompt_embeds",
 )  # fmt: skip
 COLUMNS = ("kind", "triggered", "unet_evals_per_image", "magnitude_before", "magnitude_after")
+ORDINARY_PROMPTS = 100  # that neuron_off takes its statistics from
 MEASURES = ("magnitude_before", "magnitude_after", "pixel_similarity")
 
 
@@ -49,14 +51,17 @@ class Mitigation:
     def __init__(self, args, session):
         self.args, self.session, self.pipe = args, session, session.pipe
         self.method = method_name(args)
-        self.needs_masks = uses_masks(args)
-        self.mask_path = args.attn_scores or session.attention / "mit_attn_scores.npz"
-        self.positional_masks, self.masks = {}, MaskStore(session.mask_settings)
-        self.parts = MaskParts(session.attention / "mit_attn_scores_parts", session.mask_settings)
-        self.options = MitigationOptions.from_args(args)
+        self.options = MitigationOptions.from_args(args, self.ordinary_text())
         self.evaluators = self.open_evaluators() if session.processes.is_main else Evaluators()
-        if self.needs_masks:
-            self.open_masks()
+        self.masks = RunMasks(args, session) if uses_masks(args) else None
+        self.given = read_embeddings(args.prompt_embeds, session) if args.prompt_embeds else {}
+
+    def ordinary_text(self):
+        """Embeddings of prompts of random words, for the method that compares with them."""
+        if self.args.method != "neuron_off":
+            return None
+        prompts = [self.session.random_prompt(random.Random(k)) for k in range(ORDINARY_PROMPTS)]
+        return self.pipe.encode(prompts)[0]
 
     def open_evaluators(self):
         """Evaluators of --sscd and --reference_model, opened first so that a fault shows before the work."""
@@ -74,24 +79,6 @@ class Mitigation:
                 tqdm.write(f"warning: no CLIP similarity: {error}")
         return Evaluators(descriptor, clip)
 
-    def open_masks(self):
-        """Read --attn_scores, or the file that earlier runs left; refuse masks of anything else."""
-        session, explicit = self.session, self.args.attn_scores is not None
-        if not explicit and not self.mask_path.exists():
-            return
-        remedy = "move the file away, or give another by --attn_scores"
-        with input_errors():
-            if is_original_layout(self.mask_path):
-                ends = [self.pipe.end_token(r.prompt) for r in session.records]
-                count, start = self.args.num_images_per_prompt, self.args.start
-                masks = load_original_layout(self.mask_path, ends, count, start)
-                self.positional_masks = {r.index: m for r, m in zip(session.records, masks, strict=True)}
-                return
-            self.masks = MaskStore.load(self.mask_path, session.mask_settings, session.records, remedy)
-        for record in session.records if explicit else ():
-            if not self.masks.has(record.index, session.seeds(record)):
-                raise InputError(f"{self.mask_path} has no mask of prompt {record.index} at this run's seeds; {remedy}")
-
     def run(self):
         self.session.run_groups(self.method, self.run_group)
 
@@ -99,17 +86,31 @@ class Mitigation:
         """Some prompts from their noise to their latents, in shared UNet calls; the rest is handed over."""
         session, count = self.session, self.args.num_images_per_prompt
         prompts = [self.perturbed_prompt(r) for r in group]
-        encoded = [self.pipe.encode([p, *self.alternatives(r)]) for p, r in zip(prompts, group, strict=True)]
-        masks = self.masks_of(group, [text[:1] for text, _ in encoded]) if self.needs_masks else None
+        encoded = [self.encode(p, r) for p, r in zip(prompts, group, strict=True)]
+        masks = None if self.masks is None else self.masks.of(group, [text[:1] for text, _ in encoded])
         images = ImageBatch(
             latents=torch.cat([session.latents(r) for r in group]),
             seeds=[seed for r in group for seed in session.seeds(r)],
             candidates=[text for text, _ in encoded for _ in range(count)],
             negative=encoded[0][1][:1],
             mask=None if masks is None else masks.to(self.pipe.device),
+            prompts=[p for p in prompts for _ in range(count)],
+            end_tokens=[self.pipe.end_token(p) for p in prompts for _ in range(count)],
         )
-        pieces = [mitigate(self.pipe, self.options, chunk) for chunk in images.chunks(self.args.batch_size)]
+        pieces = [self.generate(chunk) for chunk in images.chunks(self.args.batch_size)]
         session.writer.submit(self.write_group, group, prompts, pieces)
+
+    def encode(self, prompt, record):
+        """Features of a prompt and its alternatives, and of the empty prompt; --prompt_embeds replaces the first."""
+        text, negative = self.pipe.encode([prompt, *self.alternatives(record)])
+        if self.given:
+            text = torch.cat([self.given[record.index].to(text)[None], text[1:]])
+        return text, negative
+
+    def generate(self, images):
+        if self.args.method is None:
+            return mitigate(self.pipe, self.options, images)
+        return run_method(self.pipe, self.options, images, self.args.method, self.args.strength)
 
     def write_group(self, group, prompts, pieces):
         """Images first and the rows last: a row says that everything of its prompt is there."""
@@ -130,7 +131,7 @@ class Mitigation:
         if "choice" in row:
             row["prompts_chosen"] = [[prompt, *self.alternatives(record)][c] for c in row["choice"]]
         row["unet_evals_per_image"] = float(np.mean(row.pop("unet_evals")))
-        if record.index in self.masks.evals:
+        if self.masks is not None and record.index in self.masks.evals:
             row["mask_evals_per_image"] = self.masks.evals[record.index]
         head = {
             "index": record.index, "prompt": record.prompt, "prompt_used": prompt, "kind": record.kind,
@@ -150,77 +151,6 @@ class Mitigation:
             return record.prompt
         seed = self.session.seeds(record)[0]
         return augment_prompt(record.prompt, style, self.args.repeat_num, seed, self.session.random_words)
-
-    def masks_of(self, group, prompt_embeds):
-        """Masks of the prompts' images: stored ones, or those of an unmitigated generation, which are then stored.
-
-        Args:
-            prompt_embeds: one tensor (1, tokens, dim) a prompt.
-
-        Returns:
-            float32 tensor (images of all prompts, 1, height, width).
-        """
-        if self.positional_masks:
-            return self.joined([self.positional_masks[r.index] for r in group])
-        seeds = self.session.seeds
-        lacking = [k for k, r in enumerate(group) if not self.masks.has(r.index, seeds(r))]
-        stores = {r.index: self.masks for r in group}
-        if lacking:
-            paths = [self.parts.path(group[k].index, seeds(group[k])) for k in lacking]
-            if not all(path.exists() for path in paths):  # all together or none: their rounding is that of the batch
-                self.make_masks([group[k] for k in lacking], [prompt_embeds[k] for k in lacking])
-            for k, path in zip(lacking, paths, strict=True):
-                stores[group[k].index] = self.read_part(path, group[k])
-        for r in group:
-            self.masks.evals[r.index] = stores[r.index].evals[r.index]
-        return self.joined([stores[r.index].get(r.index, seeds(r)) for r in group])
-
-    def joined(self, masks):
-        """Masks of several prompts as one tensor, at the latents' size, which each has to fit."""
-        with input_errors():
-            return torch.cat([fit_mask(m, self.session.latent_size) for m in masks])
-
-    def read_part(self, path, record):
-        with input_errors():
-            return MaskStore.load(path, self.session.mask_settings, [record], f"remove the folder {path.parent}")
-
-    def make_masks(self, records, prompt_embeds):
-        """Generate without mitigation and keep a file of masks a prompt."""
-        session, count = self.session, self.args.num_images_per_prompt
-        text = torch.cat(prompt_embeds).repeat_interleave(count, 0)
-        inputs = {
-            "latents": torch.cat([session.latents(r) for r in records]),
-            "negative": self.pipe.empty_embeds.expand(len(text), -1, -1),
-            "text": text,
-            "tokens": torch.cat([session.end_tokens(r) for r in records]),
-        }
-        before = self.pipe.num_unet_evals
-        made = torch.cat([self.unmitigated_mask(**chunk) for chunk in chunked(inputs, self.args.batch_size)])
-        evals = (self.pipe.num_unet_evals - before) / len(made)
-        for record, masks in zip(records, made.split(count), strict=True):
-            self.parts.add(record.index, record.prompt, session.seeds(record), masks, evals)
-
-    def unmitigated_mask(self, latents, negative, text, tokens):
-        return observe(
-            self.pipe, latents, (negative, text), tokens, layers=self.session.layers,
-            num_inference_steps=self.args.num_inference_steps, guidance=self.session.guidance,
-        ).mask  # fmt: skip
-
-    def finish_masks(self):
-        """Add the masks that this run made to the file that other runs read, and drop their parts."""
-        if not self.needs_masks or self.args.attn_scores is not None:
-            return
-        paths = [self.parts.path(r.index, self.session.seeds(r)) for r in self.session.records]
-        paths = [path for path in paths if path.exists()]
-        if not paths:
-            return
-        with input_errors():  # the file is read again: another run may have added to it
-            store = MaskStore.read(self.mask_path) if self.mask_path.exists() else None
-            self.parts.merged(paths, store).save(self.mask_path)
-        for path in paths:
-            path.unlink()
-        with contextlib.suppress(OSError):  # parts of another run
-            self.parts.folder.rmdir()
 
     def evaluate(self):
         """Measure all images, keep the numbers beside the rows, log and print their means."""
@@ -243,19 +173,37 @@ class Mitigation:
         """Print the table and give the images of this method the documented name as well."""
         if not self.session.finish_rows():
             return
-        self.finish_masks()
+        if self.masks is not None:
+            self.masks.finish()
         similarity = self.evaluate()
         folder = self.args.output_dir / "images_data"
         npz = self.session.finish_images(folder / f"{run_key(self.args)}_generated_images.npz")
         files = [self.session.results.path, similarity, npz]
         if npz is not None and npz.exists():
             files.append(replace_link(npz, folder / f"{self.args.run_name}_generated_images.npz"))
-        if self.needs_masks:
-            files.append(self.mask_path)
+        if self.masks is not None:
+            files.append(self.masks.path)
         print(summary(self.method, self.session.rows()))
         print("\n".join(str(f) for f in files if f))
         if self.args.store_img_png:
             print(self.session.images)
+
+
+def read_embeddings(path, session):
+    """Prompt embeddings by index, each (tokens, dim).
+
+    Raises:
+        InputError: if the file cannot be read, lacks a prompt, or is of another model.
+    """
+    try:
+        found = load_file(path)
+    except (OSError, SafetensorError, ValueError) as error:
+        raise InputError(f"cannot read {path}: {error}; examples/search_embeddings.py writes such a file") from error
+    shape = session.pipe.encode([""])[0].shape[1:]
+    for record in session.records:
+        if str(record.index) not in found or found[str(record.index)].shape != shape:
+            raise InputError(f"{path} has no embedding of prompt {record.index} for this model; search again")
+    return {r.index: found[str(r.index)] for r in session.records}
 
 
 def summary(method, rows):

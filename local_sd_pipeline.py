@@ -6,8 +6,7 @@ measure something iterates over the steps.
 """
 
 import json
-from contextlib import nullcontext
-from dataclasses import dataclass
+from contextlib import ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -16,64 +15,8 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 
 from attn_utils import record_cross_attention
-
-
-@dataclass(frozen=True)
-class NoisePrediction:
-    """The UNet's outputs for all branches at one timestep.
-
-    The detection scores are defined on the predicted noise, guidance on whatever the UNet predicts.
-    For `epsilon` models these are the same. For `v_prediction` eps = sqrt(a) v + sqrt(1 - a) x_t, and
-    for `sample` eps = (x_t - sqrt(a) x_0) / sqrt(1 - a), with a = alphas_cumprod[t] (Salimans and Ho,
-    ICLR 2022, appendix D): linear in the output, so that a difference of noises is the difference of
-    outputs times `noise_scale`, and guidance in either space gives the same image.
-
-    Attributes:
-        outputs: one tensor (images, channels, height, width) per branch, uncond first.
-        latents: x_t, same shape.
-        noise_scale: d eps / d output, a 0-d tensor.
-        latents_scale: d eps / d x_t, a 0-d tensor; 0 for epsilon models.
-    """
-
-    outputs: tuple
-    latents: torch.Tensor
-    noise_scale: torch.Tensor
-    latents_scale: torch.Tensor
-
-    def noise(self, branch):
-        """Predicted noise of one branch."""
-        return self.noise_scale * self.outputs[branch] + self.latents_scale * self.latents
-
-    def diff(self, branch=1, other=0):
-        """Predicted noise of `branch` less that of `other` (uncond)."""
-        return self.noise_scale * (self.outputs[branch] - self.outputs[other])
-
-
-@dataclass(frozen=True)
-class DenoiseStep:
-    """One finished step. Tensors are (images, channels, height, width)."""
-
-    index: int  # 0 is the noisiest
-    timestep: int
-    latents: torch.Tensor  # x_t, what the UNet saw
-    prediction: NoisePrediction
-    noise_pred: torch.Tensor  # model output after guidance
-    next_latents: torch.Tensor  # x_{t-1}
-
-    @property
-    def noise_diff(self):
-        """Text-conditional part of the predicted noise."""
-        return self.prediction.diff(1, 0)
-
-    @property
-    def noise_pred_uncond(self):
-        return self.prediction.noise(0)
-
-
-def classifier_free_guidance(prediction, guidance_scale):
-    """Classifier-free guidance (Ho and Salimans, 2022) in the form Stable Diffusion uses."""
-    uncond, text = prediction.outputs[:2]
-    return uncond + guidance_scale * (text - uncond)
+from guidance import classifier_free_guidance
+from predictions import DenoiseStep, NoisePrediction
 
 
 class LocalStableDiffusionPipeline(StableDiffusionPipeline):
@@ -82,9 +25,11 @@ class LocalStableDiffusionPipeline(StableDiffusionPipeline):
     Attributes:
         num_unet_evals: UNet evaluations of single samples since loading (a guided step on one image is
             two). Read it before and after a piece of work to know its cost.
+        num_unet_gradients: backward passes and tangents of single samples, counted by who takes them.
     """
 
     num_unet_evals = 0
+    num_unet_gradients = 0
     empty_embeds = None
 
     def predict_noise(self, latents, t, embeds):
@@ -122,7 +67,7 @@ class LocalStableDiffusionPipeline(StableDiffusionPipeline):
 
     @torch.no_grad()
     def denoise(
-        self, latents, embeds, num_inference_steps=50, guidance=None, stop_after=None, around_last=nullcontext
+        self, latents, embeds, num_inference_steps=50, guidance=None, stop_after=None, around_step=None
     ):  # fmt: skip
         """Run the reverse process, yielding a `DenoiseStep` after each step. Nothing in it waits for the device.
 
@@ -135,30 +80,41 @@ class LocalStableDiffusionPipeline(StableDiffusionPipeline):
             guidance: maps a `NoisePrediction` to the model output the scheduler gets; default is
                 classifier-free guidance at 7.5.
             stop_after: end after so many of the steps; None makes them all.
-            around_last: makes the context in which the last step's UNet call runs, where attention is recorded.
+            around_step: makes out of (index, is_last) the context of a step's UNet call, where attention is recorded.
         """
         guidance = guidance or partial(classifier_free_guidance, guidance_scale=7.5)
         self.scheduler.set_timesteps(num_inference_steps)
         timesteps = self.scheduler.timesteps.tolist()[:stop_after]
         for index, t in enumerate(timesteps):
-            with around_last() if index == len(timesteps) - 1 else nullcontext():
+            with around_step(index, index == len(timesteps) - 1) if around_step else nullcontext():
                 prediction = self.predict_noise(latents, t, embeds)
             noise_pred = guidance(prediction)
             next_latents = self.scheduler.step(noise_pred, t, latents, return_dict=False)[0]
             yield DenoiseStep(index, t, latents, prediction, noise_pred, next_latents)
             latents = next_latents
 
-    def generate(self, latents, embeds, store=None, callback=None, **denoise_kwargs):
-        """Denoise to the end; `store` records the last step's attention, `callback` sees every step.
+    def generate(self, latents, embeds, store=None, step_stores=None, callback=None, **denoise_kwargs):
+        """Denoise to the end.
 
-        All steps before the last run without any hook.
+        Args:
+            store: records the last step's attention.
+            step_stores: dict from index to a store that records the attention of that step. All other steps run
+                without any hook.
+            callback: sees every `DenoiseStep`.
 
         Returns:
             Final latents, shape (images, channels, height, width).
         """
-        if store is not None:
-            store.num_branches = len(embeds)
-            denoise_kwargs["around_last"] = partial(record_cross_attention, self.unet, store)
+
+        def around_step(index, is_last):
+            stack = ExitStack()
+            for some in (store if is_last else None, (step_stores or {}).get(index)):
+                if some is not None:
+                    some.num_branches = len(embeds)
+                    stack.enter_context(record_cross_attention(self.unet, some))
+            return stack
+
+        denoise_kwargs["around_step"] = around_step
         for step in self.denoise(latents, embeds, **denoise_kwargs):
             if callback is not None:
                 callback(step)

@@ -9,7 +9,7 @@ from functools import partial
 
 import torch
 
-from local_sd_pipeline import classifier_free_guidance
+from guidance import classifier_free_guidance
 from metrics import noise_diff_norm
 from optim_utils import (
     PromptReanchoring,
@@ -32,6 +32,7 @@ class MitigationOptions:
         rand_noise_lam: GNI, scale of Gaussian noise on the prompt embedding.
         use_mask: magnitudes at the first step are weighted by the bright-ending mask.
         pr_mask: PR acts only where the mask is bright.
+        ordinary_text: embeddings of prompts that are not memorized, (prompts, tokens, dim), for `neuron_off`.
     """
 
     guidance_scale: float = 7.5
@@ -45,11 +46,16 @@ class MitigationOptions:
     rand_noise_lam: float | None = None
     use_mask: bool = False
     pr_mask: bool = False
+    ordinary_text: torch.Tensor | None = None
 
     @classmethod
-    def from_args(cls, args):
-        names = cls.__dataclass_fields__.keys() - {"use_mask"}
-        return cls(**{name: getattr(args, name) for name in names}, use_mask=args.run_version == "ours_A")
+    def from_args(cls, args, ordinary_text=None):
+        names = cls.__dataclass_fields__.keys() - {"use_mask", "ordinary_text"}
+        return cls(
+            **{name: getattr(args, name) for name in names},
+            use_mask=args.run_version == "ours_A",
+            ordinary_text=ordinary_text,
+        )
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,7 @@ class ImageBatch:
         candidates: per image the embeddings of its prompt and of the alternatives, (its candidates, tokens, dim).
         negative: the empty prompt's embedding, shape (1, tokens, dim).
         mask: bright-ending mask (images, 1, height, width), for `use_mask` and `pr_mask`.
+        prompts, end_tokens: per image its prompt and the index of its end token, for methods that look at padding.
     """
 
     latents: torch.Tensor
@@ -69,6 +76,8 @@ class ImageBatch:
     candidates: list
     negative: torch.Tensor
     mask: torch.Tensor | None = None
+    prompts: list = ()
+    end_tokens: list = ()
 
     def __len__(self):
         return len(self.latents)
@@ -79,7 +88,8 @@ class ImageBatch:
 
     def part(self, some):
         mask = None if self.mask is None else self.mask[some]
-        return ImageBatch(self.latents[some], self.seeds[some], self.candidates[some], self.negative, mask)
+        words = self.prompts[some], self.end_tokens[some]
+        return ImageBatch(self.latents[some], self.seeds[some], self.candidates[some], self.negative, mask, *words)
 
     def embeds(self, choice=None):
         """Embedding of each image's prompt, or of the chosen candidate, (images, tokens, dim)."""

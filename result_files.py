@@ -10,7 +10,8 @@ from row_files import are_seeds, find_fault, is_number, is_whole
 from run_utils import InputError, read_png
 
 MITIGATION_SUFFIX = "_mitigation"
-NOT_SCORES = {"index", "seeds", "uncond_noise_norm"}  # lists a row has one entry an image of, but no score
+MOTION_NORMS = ("latent_norm", "update_norm", "x0_norm")
+NOT_SCORES = {"index", "seeds", "uncond_noise_norm", *MOTION_NORMS}  # lists with an entry an image, but no score
 MODEL_SETTINGS = ("model_id", "unet_id", "guidance_scale", "num_inference_steps", "image_length")
 # Settings that evaluation looks into, and what each must be; strengths are None of other methods.
 SETTINGS = {

@@ -11,7 +11,8 @@ from tqdm import tqdm
 from attn_utils import down_cross_layers
 from background import BackgroundWriter
 from data_utils import load_prompts
-from local_sd_pipeline import classifier_free_guidance, load_pipeline
+from guidance import classifier_free_guidance
+from local_sd_pipeline import load_pipeline
 from npz_files import Streamed, array_shape, write_npz
 from prompt_aug import whole_words
 from row_files import ResultsFile

@@ -7,12 +7,16 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS = {
-    "metrics": 0, "run_utils": 0, "background": 0, "prompt_aug": 0, "attn_utils": 0, "eval_utils": 0, "trackers": 0,
-    "npz_files": 1, "row_files": 1, "processes": 1, "data_utils": 1, "local_sd_pipeline": 1,
+    "metrics": 0, "run_utils": 0, "background": 0, "cli_types": 0,
+    "prompt_aug": 0, "attn_utils": 0, "eval_utils": 0, "trackers": 0,
+    "npz_files": 1, "row_files": 1, "processes": 1, "data_utils": 1, "local_sd_pipeline": 2,
     "map_files": 2, "result_files": 2, "similarity": 2, "mask_files": 2, "kind_labels": 2, "generation": 2,
-    "optim_utils": 2, "mask_parts": 3,
-    "eval_detection": 3, "eval_localisation": 3, "mitigation": 3, "cli_args": 3, "session": 3, "eval_tradeoff": 3,
-    "thresholds": 4, "eval_mitigation": 4, "eval_cli": 4, "eval_figures": 5, "eval_report": 6,
+    "guidance": 1, "attention_edits": 1, "latent_optim": 1, "predictions": 0, "generation_trace": 0,
+    "embedding_search": 1,
+    "optim_utils": 2, "detectors": 2, "mask_parts": 3, "run_masks": 4,
+    "eval_detection": 3, "eval_localisation": 3, "mitigation": 3, "session": 3, "eval_tradeoff": 3, "signals": 3,
+    "methods": 4, "cli_args": 5, "thresholds": 4, "eval_mitigation": 4,
+    "eval_cli": 6, "eval_figures": 5, "eval_report": 6,
     "detect_mem": 7, "inference_mem": 7, "eval_mem": 7,
 }  # fmt: skip
 

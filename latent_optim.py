@@ -1,0 +1,92 @@
+"""Mitigations that change the starting noise instead of the prompt, each image on its own.
+
+Where the noise difference is computed, its unit vector u is taken over one image's whole latent.
+"""
+
+import torch
+
+from metrics import noise_diff_norm
+
+SAIL_LR, SAIL_WEIGHT = 0.05, 0.05
+HAN_GAMMA, HAN_RHO, HAN_NUMEL = 0.7, 50.0, 4 * 64 * 64
+ADAMW_LR = 0.01
+
+
+def noise_diff(pipe, latents, t, embeds):
+    """Text-conditional part of the predicted noise, (images, channels, height, width); two evaluations an image."""
+    return pipe.predict_noise(latents, t, embeds).diff()
+
+
+def unit(x):
+    """Each image of x over its norm."""
+    return x / x.flatten(1).norm(dim=1).clamp(min=1e-12).view(-1, 1, 1, 1)
+
+
+def sail(pipe, latents, t, embeds, num_iters, target_loss=None):
+    """Starting noise in a flat place, by Adam (SAIL; Jeon et al., ICML 2025).
+
+    Loss: ||noise_diff(x + u)|| + 0.05 ||x||, u the unit noise_diff at the x of this iteration (the released code
+    takes it at the x of the first). An image leaves at or below `target_loss`, 8.2 for Stable Diffusion 1.
+
+    Returns:
+        (latents, iterations of each image, a list). An iteration costs four evaluations and two gradients.
+    """
+
+    def loss(x, rows):
+        some = tuple(e[rows] for e in embeds)
+        with torch.no_grad():
+            u = unit(noise_diff(pipe, x, t, some))
+        return noise_diff_norm(noise_diff(pipe, x + u, t, some)) + SAIL_WEIGHT * x.float().flatten(1).norm(dim=1)
+
+    return descend(pipe, latents, loss, torch.optim.Adam, SAIL_LR, num_iters, target_loss)
+
+
+def lower_magnitude(pipe, latents, t, embeds, num_iters, target_loss=None):
+    """Starting noise with a low D, by AdamW (Han et al., NeurIPS 2025, per sample).
+
+    Returns:
+        As `sail`; an iteration costs two evaluations and two gradients.
+    """
+
+    def loss(x, rows):
+        return noise_diff_norm(noise_diff(pipe, x, t, tuple(e[rows] for e in embeds)))
+
+    return descend(pipe, latents, loss, torch.optim.AdamW, ADAMW_LR, num_iters, target_loss)
+
+
+def descend(pipe, latents, loss, optimizer_class, lr, num_iters, target_loss):
+    """Lower a loss of each image over its latents; an image that has reached the target is left alone."""
+    leaves = [x.detach().float().clone().requires_grad_() for x in latents.split(1)]
+    optimizer, iterations = optimizer_class(leaves, lr=lr), [0] * len(leaves)
+    active = list(range(len(leaves)))
+    for _ in range(num_iters):
+        with torch.enable_grad():
+            values = loss(torch.cat([leaves[k] for k in active]).to(latents.dtype), active)
+        for k in active:
+            iterations[k] += 1
+        keep = [target_loss is None or v > target_loss for v in values.tolist()]
+        active = [k for k, kept in zip(active, keep, strict=True) if kept]
+        if not active:
+            break
+        optimizer.zero_grad(set_to_none=True)
+        with torch.enable_grad():
+            chosen = values[torch.tensor(keep, device=values.device)].sum()
+        for k, gradient in zip(active, torch.autograd.grad(chosen, [leaves[k] for k in active]), strict=True):
+            leaves[k].grad = gradient
+        pipe.num_unet_gradients += 2 * len(keep)
+        optimizer.step()
+    return torch.cat(leaves).detach().to(latents.dtype), iterations
+
+
+@torch.no_grad()
+def leave_basin(pipe, latents, t, embeds, repetitions):
+    """x <- x - gamma (noise_diff(x + rho u) - noise_diff(x)), so many times (Han et al., NeurIPS 2025, batch-wise).
+
+    gamma = 0.7 and rho = 50 as published for the latents of Stable Diffusion 1; rho grows with the root of their
+    number of elements, as the norm of noise does. A repetition costs four evaluations an image.
+    """
+    rho = HAN_RHO * (latents[0].numel() / HAN_NUMEL) ** 0.5
+    for _ in range(repetitions):
+        diff = noise_diff(pipe, latents, t, embeds)
+        latents = latents - HAN_GAMMA * (noise_diff(pipe, latents + rho * unit(diff), t, embeds) - diff)
+    return latents
