@@ -277,6 +277,8 @@ def score_cost(key, horizon, num_steps):
         num_steps: of a whole generation.
     """
     signal = SIGNALS.get(signal_of(key))
+    if key == "attention_entropy_layer":  # of the first step, unlike the others of its signal
+        return 2
     if signal is not None:
         return 2 * (signal.steps or num_steps) + signal.cost[0] + 2 * signal.cost[1]
     return 2 * (horizon or num_steps) if key == "text_noise_norm" else 2 * num_steps

@@ -19,7 +19,7 @@ from methods import METHODS, encode_padded, run_method
 from mitigation import ImageBatch, MitigationOptions, mitigate
 from predictions import NoisePrediction
 
-PROMPTS, SEEDS, STEPS = ["the golden owl mug", "a large red circle on the left"], [1, 2, 3], 5
+PROMPTS, SEEDS, STEPS = ["the golden owl mug", "a large red circle on the left"], [1, 2, 3], 4
 STRENGTHS = {"sail": 2, "init_noise": 2, "init_noise_adam": 2, "attention_attenuate": 2}
 
 

@@ -20,7 +20,11 @@ def kinds_of_output(notebook):
     ]
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+# The last repeats the first three on other prompts and takes as long as two of them.
+CASES = [pytest.param(p, marks=[pytest.mark.slow] if p.stem.startswith("4") else [], id=p.stem) for p in NOTEBOOKS]
+
+
+@pytest.mark.parametrize("path", CASES)
 def test_notebook_runs_and_keeps_its_outputs(path):
     kept = nbformat.read(path, as_version=4)
     notebook = copy.deepcopy(kept)
