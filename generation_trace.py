@@ -34,6 +34,7 @@ class Trace:
     stores: dict = field(default_factory=dict)
     norms: list = field(default_factory=list)
     found_maps: dict = field(default_factory=dict)
+    last_index: int | None = None  # of the latest step beyond the first, which the next one replaces
 
     def watch(self, step, diff_map):
         """See a step of the generation and keep what the signals read."""
@@ -42,8 +43,6 @@ class Trace:
         self.steps[step.index] = step
         self.maps = self.maps or [diff_map]
         self.norms.append(motion_norms(self.pipe, step))
-
-    last_index: int | None = None  # of the latest step, which the next one replaces
 
     @property
     def last(self):
