@@ -4,12 +4,11 @@ Unlike recording, an edit changes the image. It acts on one branch of a UNet cal
 that are not edited keep the processors that they had.
 """
 
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 
-from attn_utils import cross_attention_layers
+from attn_utils import cross_attention_layers, wrapped_processors
 
 NOTHING = torch.finfo(torch.float32).min  # logit of a token that is hidden
 
@@ -98,13 +97,7 @@ def raw_logits(attn, hidden_states, encoder_hidden_states):
     return attn.scale * query @ key.transpose(2, 3)
 
 
-@contextmanager
 def edit_cross_attention(unet, edit):
-    """Apply an edit for the duration of the block; the processors are restored on exit."""
-    original, layers = unet.attn_processors, edit.layers or cross_attention_layers(unet)
-    try:
-        unet.set_attn_processor({n: EditedProcessor(p, n, edit) if n in layers else p for n, p in original.items()})
-        with torch.compiler.set_stance("force_eager"):
-            yield
-    finally:
-        unet.set_attn_processor(dict(original))
+    """Context manager that applies an edit; the processors are restored on exit."""
+    layers = edit.layers or cross_attention_layers(unet)
+    return wrapped_processors(unet, layers, lambda inner, name: EditedProcessor(inner, name, edit))

@@ -134,22 +134,32 @@ def down_cross_layers(unet, block=0):
 
 
 @contextmanager
+def wrapped_processors(unet, layers, wrap):
+    """Attention processors of `layers` replaced by wrap(processor, name) for the block; restored on exit.
+
+    A compiled UNet runs uncompiled inside: compiling another one for a few steps would cost more than they do.
+
+    Raises:
+        KeyError: if the UNet has no layer of a name.
+    """
+    original = unet.attn_processors
+    missing = sorted(set(layers) - set(original))
+    if missing:
+        raise KeyError(f"no such attention layers: {missing}; this UNet has {cross_attention_layers(unet)}")
+    try:
+        unet.set_attn_processor({n: wrap(p, n) if n in layers else p for n, p in original.items()})
+        with torch.compiler.set_stance("force_eager"):
+            yield
+    finally:
+        unet.set_attn_processor(dict(original))
+
+
+@contextmanager
 def record_cross_attention(unet, store):
     """Record into `store` for the duration of the block; the processors are restored on exit.
-
-    A compiled UNet runs uncompiled inside: compiling another one for a single step would cost more than it.
 
     Raises:
         KeyError: if the UNet has no layer of a name the store asks for.
     """
-    original = unet.attn_processors
-    missing = sorted(set(store.layers) - set(original))
-    if missing:
-        raise KeyError(f"no such attention layers: {missing}; this UNet has {cross_attention_layers(unet)}")
-    try:
-        wrapped = {n: AttentionRecorder(p, n, store) if n in store.layers else p for n, p in original.items()}
-        unet.set_attn_processor(wrapped)
-        with torch.compiler.set_stance("force_eager"):
-            yield store
-    finally:
-        unet.set_attn_processor(dict(original))
+    with wrapped_processors(unet, store.layers, lambda inner, name: AttentionRecorder(inner, name, store)):
+        yield store

@@ -20,7 +20,7 @@ class Trace:
         steps: `DenoiseStep` by index, of the first three and the last.
         maps: `metrics.noise_diff_map` of the first step, in a list.
         stores: by step, the `TokenShares` of the steps whose attention is wanted.
-        norms: `motion_norms` of each step, a list of dicts.
+        norms: `motion_norms` of each step, a list of dicts; None when nothing reads them.
         found_maps: maps that signals made on the way, (images, height, width) by name.
     """
 
@@ -32,7 +32,7 @@ class Trace:
     steps: dict = field(default_factory=dict)
     maps: list = field(default_factory=list)
     stores: dict = field(default_factory=dict)
-    norms: list = field(default_factory=list)
+    norms: list | None = field(default_factory=list)
     found_maps: dict = field(default_factory=dict)
     last_index: int | None = None  # of the latest step beyond the first, which the next one replaces
 
@@ -42,7 +42,8 @@ class Trace:
         self.last_index = step.index if step.index >= FIRST_STEPS else None
         self.steps[step.index] = step
         self.maps = self.maps or [diff_map]
-        self.norms.append(motion_norms(self.pipe, step))
+        if self.norms is not None:
+            self.norms.append(motion_norms(self.pipe, step))
 
     @property
     def last(self):

@@ -132,7 +132,9 @@ class ResultsFile:
         if self.replace:
             return
         shards = self.shards()
-        self.places = self.find_rows([self.path, *shards])
+        if self.done != self.places.keys():  # rows were added since the file was read
+            self.places = self.find_rows([self.path])
+        self.places = self.places | {k: p for k, p in self.find_rows(shards).items() if k not in self.places}
         self.done = set(self.places)
         if shards or list(self.places) != sorted(self.places):
             self.rewrite(sorted(self.places))

@@ -79,7 +79,8 @@ class Signals:
             return None
         wanted = any(SIGNALS[n].attention for n in self.measured)
         stores = {k: TokenShares(self.layers) for k in (0, *late_steps(self.steps))} if wanted else {}
-        return Trace(self.pipe, embeds, tokens, seeds, self.steps, stores=stores)
+        norms = [] if MOTION in self.names else None
+        return Trace(self.pipe, embeds, tokens, seeds, self.steps, stores=stores, norms=norms)
 
     def measure(self, trace):
         """Scores, norms and maps of one batch: dict from row key to a tensor with a row an image."""
