@@ -168,7 +168,7 @@ def neurons_off(pipe, options, images, strength):
 METHODS = {
     "sail": Method(partial(optimised_noise, function=sail, evals_an_iteration=4),
                    "Adam steps on the starting noise", 10, "Jeon et al., ICML 2025"),
-    "init_noise": Method(other_basin, "repetitions of the step out of the basin", 4, "Han et al., NeurIPS 2025"),
+    "init_noise": Method(other_basin, "repetitions of the step out of the basin", 8, "Han et al., NeurIPS 2025"),
     "init_noise_adam": Method(partial(optimised_noise, function=lower_magnitude, evals_an_iteration=2),
                               "AdamW steps on the starting noise", 50, "Han et al., NeurIPS 2025"),
     "cfg_delay": Method(partial(delayed, dynamic=False), "share of steps without guidance", 1,

@@ -5,8 +5,10 @@
 planted_memorized.jsonl      48 planted captions (24 verbatim, 24 template) with ten paraphrases each
 planted_nonmemorized.jsonl   48 captions of the same grammar that were never trained on
 planted_prompts.jsonl        both of the above, the default data set of detect_mem.py
+planted_ordinary.jsonl       48 more of that kind, for calibration and for what mitigations do to ordinary prompts
 planted_near_miss.jsonl      48 captions one word away from a planted one, never trained on
 planted_mem_groundtruth/     the planted captions with their training images and true masks
+planted_control_groundtruth/ 24 pictures of the same kind that were never trained on, with their captions
 """
 
 import json
@@ -53,29 +55,33 @@ def planted_rows(with_paraphrases):
     return rows
 
 
-def unseen_rows():
-    """Half shape captions and half clutter captions, none of them in the training set."""
-    rng = random.Random(4711)
-    trained = {s.caption for family in captioned(make_scenes(TRAINING_SEED)).values() for s in family}
-    held_out = held_out_captions()
-    captions = [
-        *fresh_captions(lambda: shapes_scene(rng).caption, trained, is_held_out_shape),
-        *fresh_captions(lambda: clutter_scene(rng, held_out).caption, trained),
-    ]
-    kinds = ["shapes"] * NUM_EACH + ["clutter"] * NUM_EACH
+def trained_captions():
+    return {s.caption for family in captioned(make_scenes(TRAINING_SEED)).values() for s in family}
+
+
+def unseen_scenes(seed, taken):
+    """Half shapes and half clutter, with captions none of which are in `taken`."""
+    rng, held_out = random.Random(seed), held_out_captions()
     return [
-        {"caption": c, "index": i, "url": None, "kind": k, "is_memorized": False}
-        for i, (c, k) in enumerate(zip(captions, kinds, strict=True))
+        *fresh_scenes(lambda: shapes_scene(rng), taken, is_held_out_shape),
+        *fresh_scenes(lambda: clutter_scene(rng, held_out), taken),
     ]
 
 
-def fresh_captions(draw, trained, wanted=lambda caption: True):
-    captions = []
-    while len(captions) < NUM_EACH:
-        caption = draw()
-        if wanted(caption) and caption not in trained and caption not in captions:
-            captions.append(caption)
-    return captions
+def fresh_scenes(draw, taken, wanted=lambda caption: True):
+    scenes = {}
+    while len(scenes) < NUM_EACH:
+        scene = draw()
+        if wanted(scene.caption) and scene.caption not in taken:
+            scenes.setdefault(scene.caption, scene)
+    return list(scenes.values())
+
+
+def unseen_rows(scenes):
+    return [
+        {"caption": s.caption, "index": i, "url": None, "kind": s.kind, "is_memorized": False}
+        for i, s in enumerate(scenes)
+    ]
 
 
 def near_miss_rows():
@@ -87,6 +93,16 @@ def near_miss_rows():
 
 def write_rows(path, rows):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def write_control(folder, scenes):
+    """Pictures that the model never saw, laid out as training images are."""
+    shutil.rmtree(folder, ignore_errors=True)
+    for row, scene in zip(unseen_rows(scenes), scenes, strict=True):
+        path = folder / "gt_images" / str(row["index"]) / "0.png"
+        path.parent.mkdir(parents=True)
+        Image.fromarray(scene.image).save(path)
+    write_rows(folder / f"{folder.name}_repeated.jsonl", unseen_rows(scenes))
 
 
 def write_ground_truth(folder):
@@ -109,13 +125,18 @@ def write_ground_truth(folder):
 
 
 def main():
-    planted, unseen = planted_rows(True), unseen_rows()
+    trained = trained_captions()
+    unseen = unseen_rows(unseen_scenes(4711, trained))
+    ordinary = unseen_scenes(4712, trained | {row["caption"] for row in unseen})
+    planted = planted_rows(True)
     write_rows(HERE / "planted_memorized.jsonl", planted)
     write_rows(HERE / "planted_nonmemorized.jsonl", unseen)
     both = [*planted_rows(False), *unseen]
     write_rows(HERE / "planted_prompts.jsonl", [row | {"index": i} for i, row in enumerate(both)])
     write_rows(HERE / "planted_near_miss.jsonl", near_miss_rows())
+    write_rows(HERE / "planted_ordinary.jsonl", unseen_rows(ordinary))
     write_ground_truth(HERE / "planted_mem_groundtruth")
+    write_control(HERE / "planted_control_groundtruth", ordinary[NUM_EACH:])
 
 
 if __name__ == "__main__":
