@@ -231,6 +231,9 @@ def check_inference_args(args):
         raise InputError("--sscd and --reference_model are used with --with_tracking; eval_mem.py measures later")
     if evaluators and not args.store_img_png and not args.store_img_npz:
         raise InputError("--sscd and --reference_model need the images: leave --store_img_png on")
+    if args.prompt_embeds is not None and (args.prompt_aug_style is not None or args.method == "padding_fix"):
+        name = args.method or f"--prompt_aug_style {args.prompt_aug_style}"
+        raise InputError(f"{name} changes the words of a prompt, which --prompt_embeds takes the place of")
     if args.attn_scores is not None and not uses_masks(args):
         raise InputError("--attn_scores is not used here: add --run_version ours_A with PE or SS, or --pr_mask")
 

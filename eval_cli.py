@@ -36,6 +36,8 @@ def eval_parser(description):
     add_detection(commands)
     add_localisation(commands)
     add_mitigation(commands)
+    add_damage(commands)
+    add_audit(commands)
     add_report(commands)
     return parser
 
@@ -82,6 +84,25 @@ def add_mitigation(commands):
     add_measuring(parser)
 
 
+def add_damage(commands):
+    text = "what mitigations do to ordinary prompts: runs of the same prompts and seeds beside plain generation"
+    parser = add_command(commands, "damage", text, "eval_outputs/damage")
+    parser.add_argument("runs", type=Path, nargs="+", help="result files of inference_mem.py, a plain one among them")
+    add_evaluators(parser)
+    add_device(parser)
+
+
+def add_audit(commands):
+    text = "which hidden memories come back from a searched prompt embedding"
+    parser = add_command(commands, "audit", text, "eval_outputs/audit")
+    parser.add_argument("--own", type=Path, nargs="+", required=True, help="result files from the prompts themselves")
+    parser.add_argument("--audited", type=Path, nargs="+", required=True, help="of inference_mem.py --prompt_embeds")
+    parser.add_argument("--control", type=Path, nargs="+", default=[], help="the same for pictures never trained on")
+    parser.add_argument("--dataset", help="prompt set with training images; default that of the run")
+    add_evaluators(parser)
+    add_device(parser)
+
+
 def add_report(commands):
     text = "one HTML page of any result files, with everything in it"
     parser = add_command(commands, "report", text, "eval_outputs/report.html")
@@ -95,4 +116,8 @@ def add_measuring(parser):
     add_evaluators(parser)
     parser.add_argument("--lpips", action=Switch, default=False, help="LPIPS as well, from the package lpips")
     parser.add_argument("--masks", type=Path, help="bright-ending masks for LS; default attn_data/mit_attn_scores.npz")
+    add_device(parser)
+
+
+def add_device(parser):
     parser.add_argument("--device", type=evaluation_device, default="cpu", help="cpu, cuda, cuda:N, mps or auto")

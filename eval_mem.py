@@ -3,13 +3,18 @@
     python eval_mem.py detection --mem det_outputs/A_ours.jsonl --nonmem det_outputs/B_ours.jsonl
     python eval_mem.py localisation det_outputs/A_ours.jsonl
     python eval_mem.py mitigation det_outputs/*_mitigation.jsonl --sscd sscd_disc_large.torchscript.pt
+    python eval_mem.py damage ordinary/det_outputs/*_mitigation.jsonl --reference_model ViT-g-14
+    python eval_mem.py audit --own det_outputs/A_mitigation.jsonl --audited det_outputs/B_mitigation.jsonl --sscd FILE
     python eval_mem.py report det_outputs/*.jsonl
 
 Each prints its tables and writes them to --output with the same numbers as JSON and the figures as PNG.
 """
 
 import json
+from dataclasses import replace
 
+import eval_audit as audit
+import eval_damage as damage
 import eval_detection as detection
 import eval_figures as figures
 import eval_localisation as localisation
@@ -87,15 +92,26 @@ def open_evaluators(args, runs):
     Raises:
         InputError: if one of them cannot be had.
     """
-    descriptor = clip = perceptual = None
+    perceptual = None
+    with input_errors():
+        if args.lpips:
+            perceptual = PerceptualDistance(args.device)
+    return replace(open_models(args), perceptual=perceptual, masks=masks_for(runs, args.masks))
+
+
+def open_models(args):
+    """Copy descriptor and CLIP, where they are given.
+
+    Raises:
+        InputError: if one of them cannot be had.
+    """
+    descriptor = clip = None
     with input_errors():
         if args.sscd is not None:
             descriptor = CopyDescriptor(args.sscd, args.sscd_preprocessing, args.device)
         if args.reference_model is not None:
             clip = ClipSimilarity(args.reference_model, args.reference_model_pretrain, args.device)
-        if args.lpips:
-            perceptual = PerceptualDistance(args.device)
-    return mitigation.Evaluators(descriptor, clip, perceptual, masks_for(runs, args.masks))
+    return mitigation.Evaluators(descriptor, clip)
 
 
 def masks_for(runs, given):
@@ -128,6 +144,21 @@ def run_mitigation(args):
     save_figure(args.output / "strips.png", figures.strips_figure, mitigation.strongest_runs(runs), references)
     if evaluators.descriptor is not None and evaluators.clip is not None:
         save_figure(args.output / "tradeoff.png", figures.tradeoff_figure, results)
+
+
+def run_damage(args):
+    runs, evaluators = [read_run(p) for p in args.runs], open_models(args)
+    results = damage.evaluate_damage(runs, evaluators, args.bootstrap, args.bootstrap_seed)
+    notes = [detection.INTERVALS, evaluators.describe(), made_from(runs)]
+    write_results(args.output, "damage", damage.damage_tables(results), notes, results)
+
+
+def run_audit(args):
+    own, audited, control = ([read_run(p) for p in paths] for paths in (args.own, args.audited, args.control))
+    evaluators = open_models(args)
+    results = audit.evaluate_audit(own, audited, control, evaluators, args.dataset, args.bootstrap, args.bootstrap_seed)
+    notes = [detection.INTERVALS, evaluators.describe(), made_from([*own, *audited, *control])]
+    write_results(args.output, "audit", audit.audit_tables(results), notes, results)
 
 
 def run_report(args):
@@ -166,7 +197,8 @@ def save_figure(path, draw, *args):
 
 
 COMMANDS = {
-    "detection": run_detection, "localisation": run_localisation, "mitigation": run_mitigation, "report": run_report,
+    "detection": run_detection, "localisation": run_localisation, "mitigation": run_mitigation,
+    "damage": run_damage, "audit": run_audit, "report": run_report,
 }  # fmt: skip
 
 

@@ -3,7 +3,8 @@
 The reference is PE where there is a run of it, else the first method. Its curve runs through plain generation
 and its strengths from weakest to strongest, interpolated linearly. Every other run is looked at where it really
 is, not between its strengths: methods such as PRSS leave a wide gap between no mitigation and their weakest.
-Intervals resample prompts for all runs together, so that differences are of the same prompts.
+The area sums a method up over all its strengths. Intervals resample prompts for all runs together, so that
+differences are of the same prompts.
 """
 
 import numpy as np
@@ -13,6 +14,8 @@ from run_utils import Table
 
 PLAIN, REFERENCE = "none", "pe"
 PRIVACY, UTILITY = "sscd", "clip"
+GRID = 200  # utilities that the area is summed over
+LEAST_UTILITY = 0.5  # of plain generation's, where they begin
 
 
 def tradeoff_tables(results, measured, kind):
@@ -30,7 +33,67 @@ def tradeoff_tables(results, measured, kind):
     ]  # fmt: skip
     headers = ["method", "strength", "CLIP", "SSCD", f"SSCD of {reference} at that CLIP", "difference"]
     note = f"Below 0: more private than {reference} at equal utility. A dash: {reference} has no such CLIP."
-    return [Table(f"{kind}, against {reference} at equal utility", headers, cells, note)]
+    tables = [Table(f"{kind}, against {reference} at equal utility", headers, cells, note)]
+    areas = tradeoff_areas(rows, measured, kind)
+    return tables + ([area_table(areas, kind, reference)] if areas else [])
+
+
+def area_table(areas, kind, reference):
+    cells = [[method, interval_text(area), interval_text(less)] for method, (area, less) in areas.items()]
+    headers = ["method", "area under the trade-off curve", f"less that of {reference}"]
+    note = (
+        "The area is the lowest SSCD that any strength of the method, or none, has at a CLIP or more, averaged over "
+        f"CLIP from {LEAST_UTILITY:.0%} to all of what plain generation has; lower is better."
+    )
+    return Table(f"{kind}, all strengths of a method together", headers, cells, note)
+
+
+def tradeoff_areas(rows, measured, kind, replicates=1000, seed=0):
+    """Area under every method's curve of privacy over utility, and that less the reference's.
+
+    Args:
+        rows, measured: as of `against_reference`.
+
+    Returns:
+        {method: (area, difference)}, measures with intervals; empty without plain generation, or a second method.
+    """
+    methods = list(dict.fromkeys(r["method"] for r in rows if r["method"] != PLAIN))
+    plain = [r["run"] for r in rows if r["method"] == PLAIN]
+    if len(methods) < 2 or not plain:
+        return {}
+    reference, means = reference_of(methods), resampled_points(rows, measured, kind, replicates, seed)
+    curves = {
+        m: np.stack([means[k] for k in (*plain, *(r["run"] for r in rows if r["method"] == m))], 1) for m in methods
+    }
+    areas = {m: area_under(curve, means[plain[0]][:, 1]) for m, curve in curves.items()}
+    return {m: tuple(first_with_interval(v) for v in (a, a - areas[reference])) for m, a in areas.items()}
+
+
+def area_under(curve, plain_utility):
+    """Mean of the lowest privacy at a utility or more, over utilities from a share of plain generation's to all of it.
+
+    Args:
+        curve: (replicates, points, 2) of privacy and utility, plain generation among the points.
+        plain_utility: (replicates,).
+
+    Returns:
+        (replicates,); lower = the same utility with fewer copies.
+    """
+    shares = LEAST_UTILITY + (1 - LEAST_UTILITY) * (np.arange(GRID) + 0.5) / GRID
+    reached = curve[:, :, None, 1] >= shares * plain_utility[:, None, None]
+    return np.where(reached, curve[:, :, None, 0], np.inf).min(1).mean(1)
+
+
+def reference_of(methods):
+    return REFERENCE if REFERENCE in methods else methods[0]
+
+
+def resampled_points(rows, measured, kind, replicates, seed):
+    """Mean SSCD and CLIP of every run, (1 + replicates, 2), the first of the prompts as they are."""
+    points = {r["run"]: prompt_means(measured[r["run"]], kind) for r in rows}
+    ones = np.ones((1, len(next(iter(points.values())))))
+    weights = np.r_[ones, bootstrap_weights(np.arange(ones.shape[1]), replicates, seed)]
+    return {run: resampled_means(values, weights) for run, values in points.items()}
 
 
 def against_reference(rows, measured, kind, replicates=1000, seed=0):
@@ -47,11 +110,7 @@ def against_reference(rows, measured, kind, replicates=1000, seed=0):
     methods = list(dict.fromkeys(r["method"] for r in rows if r["method"] != PLAIN))
     if len(methods) < 2:
         return None, {}
-    reference = REFERENCE if REFERENCE in methods else methods[0]
-    points = {r["run"]: prompt_means(measured[r["run"]], kind) for r in rows}
-    ones = np.ones((1, len(next(iter(points.values())))))
-    weights = np.r_[ones, bootstrap_weights(np.arange(ones.shape[1]), replicates, seed)]
-    means = {run: resampled_means(values, weights) for run, values in points.items()}  # (1 + replicates, 2)
+    reference, means = reference_of(methods), resampled_points(rows, measured, kind, replicates, seed)
     curve = [means[r["run"]] for r in rows if r["method"] in (PLAIN, reference)]
     compared = {}
     for r in rows:

@@ -98,3 +98,21 @@ def write_ground_truth(folder, count=4, size=16):
         rows.append({"caption": f"prompt {index}", "index": index, "kind": kind, "is_memorized": True})
     (root / "tiny_groundtruth_repeated.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     return root
+
+
+def write_mitigation(root, name, method, strength, pictures, **settings):
+    """A mitigation run beside a ground-truth folder; `pictures` has one pair a prompt, uint8 (2, height, width, 3)."""
+    rows = []
+    for index, images in enumerate(pictures):
+        row = make_row(index, kind=("verbatim", "template")[index % 2], method=method, unet_evals_per_image=8.0)
+        row["triggered"] = [method != "none"] * 2
+        write_images(root.parent, f"{name}_{method}", row, images)
+        rows.append(row)
+    settings = {"dataset": str(root), "optim_target_loss": strength} | settings
+    return write_run(root.parent, f"{name}_{method}_mitigation", rows, **settings)
+
+
+def mixed(index, share):
+    """Two pictures: `share` of the training image of a prompt, the rest of something else."""
+    other = np.stack([quarters(100 + 2 * index + k) for k in range(2)])
+    return (share * quarters(index)[None] + (1 - share) * other).round().astype(np.uint8)

@@ -9,11 +9,13 @@ from eval_runs import (
     LAYERS,
     detection_rows,
     make_row,
+    mixed,
     quarters,
     write_descriptor,
     write_ground_truth,
     write_images,
     write_maps,
+    write_mitigation,
     write_run,
 )
 from PIL import Image
@@ -203,15 +205,7 @@ def mitigated(tmp_path):
     """Plain generation that copies, a mitigation that does not, and one in between; four prompts, two images."""
     root, runs = write_ground_truth(tmp_path), []
     for name, method, strength, share in (("plain", "none", None, 1), ("a", "pe", 2.0, 0.5), ("b", "pe", 1.0, 0)):
-        rows = []
-        for i in range(4):
-            row = make_row(i, kind=("verbatim", "template")[i % 2], method=method, unet_evals_per_image=8.0)
-            other = np.stack([quarters(100 + 2 * i + k) for k in range(2)])
-            images = (share * quarters(i)[None] + (1 - share) * other).round().astype(np.uint8)
-            write_images(tmp_path, f"{name}_{method}", row, images)
-            rows.append(row)
-        settings = {"dataset": str(root), "optim_target_loss": strength}
-        runs.append(write_run(tmp_path, f"{name}_{method}_mitigation", rows, **settings))
+        runs.append(write_mitigation(root, name, method, strength, [mixed(i, share) for i in range(4)]))
     return root, runs, write_descriptor(tmp_path)
 
 
@@ -275,8 +269,9 @@ def test_a_run_against_pe_at_its_own_utility_by_hand():
     assert expected["value"] == pytest.approx(0.6) and difference["value"] == pytest.approx(-0.5)
     assert difference["low"] == pytest.approx(-0.5)  # three equal prompts have no spread
     assert np.isnan(compared["z"][1]["value"])
-    (table,) = tradeoff_tables(rows, measured, "all")
+    table, areas = tradeoff_tables(rows, measured, "all")
     assert [row[-1] for row in table.rows] == ["-0.500 [-0.500, -0.500]", "-"]
+    assert [row[0] for row in areas.rows] == ["pe", "prss"]
     assert against_reference(rows[:2], measured, "all")[1] == {}
 
 

@@ -209,6 +209,11 @@ def test_methods_are_chosen_by_name_and_strength(infer):
             "does not combine with --optim_target_loss",
         ),
         (["--method", "rt", "--strength", "1.5"], "whole number of words"),
+        (
+            ["--method", "padding_fix", "--strength", "1", "--prompt_embeds", "e"],
+            "which --prompt_embeds takes the place of",
+        ),
+        (["--method", "rna", "--strength", "1", "--prompt_embeds", "e"], "which --prompt_embeds takes the place of"),
     ],
 )
 def test_methods_that_mean_nothing_are_refused(infer, capsys, options, message):

@@ -15,7 +15,7 @@ LAYERS = {
     "embedding_search": 1,
     "optim_utils": 2, "detectors": 2, "mask_parts": 3, "run_masks": 4,
     "eval_detection": 3, "eval_localisation": 3, "mitigation": 3, "session": 3, "eval_tradeoff": 3, "signals": 3,
-    "methods": 4, "cli_args": 5, "thresholds": 4, "eval_mitigation": 4,
+    "methods": 4, "cli_args": 5, "thresholds": 4, "eval_mitigation": 4, "eval_damage": 5, "eval_audit": 5,
     "eval_cli": 6, "eval_figures": 5, "eval_report": 6,
     "detect_mem": 7, "inference_mem": 7, "eval_mem": 7,
 }  # fmt: skip

@@ -1,0 +1,106 @@
+"""Audit after mitigation: which memories that a mitigation hides come back from another prompt embedding?
+
+As in Finding DoRI (ICML 2026): embeddings that bring the training image back are searched
+(`examples/search_embeddings.py`), and images are made from them under the mitigation. A memory that was hidden and
+comes back was not removed. The control is the same search for pictures that were never trained on: what it brings
+back too is no sign of memory.
+"""
+
+import numpy as np
+
+from eval_mitigation import by_strength, check_comparable, evaluate_mitigation, method_of, strength_of
+from eval_tradeoff import PLAIN
+from eval_utils import interval_text, mean_interval
+from run_utils import InputError, Table
+
+HIDDEN = 0.1  # share of copies that a strength may leave to be called hiding
+CONTROL = "never trained on"
+
+
+def hiding_strengths(results):
+    """For each method the weakest strength that leaves at most `HIDDEN` of the copies, else its strongest.
+
+    Args:
+        results: of `eval_mitigation.evaluate_mitigation`, a method's runs from its weakest to its strongest.
+
+    Returns:
+        Dict from method to the run's result dict over all kinds of prompts.
+    """
+    chosen = {}
+    for r in results:
+        settled = r["method"] in chosen and chosen[r["method"]]["copied"]["value"] <= HIDDEN
+        if r["kind"] == "all" and r["method"] != PLAIN and not settled:
+            chosen[r["method"]] = r
+    return chosen
+
+
+def evaluate_audit(own, audited, control, evaluators, dataset=None, replicates=1000, seed=0):
+    """Share of hidden memories that come back, a result dict for each audited run.
+
+    Args:
+        own: runs from the prompts themselves; of each method and strength in `audited` one.
+        audited: runs of the same prompts and seeds from embeddings that were searched.
+        control: runs from embeddings that were searched for pictures never trained on.
+
+    Raises:
+        InputError: if runs cannot be compared, one has no counterpart, or there is no copy descriptor.
+    """
+    if evaluators.descriptor is None:
+        raise InputError("an audit looks for copies: give a copy descriptor by --sscd")
+    pairs = {(method_of(run), strength_of(run)): run for run in own}
+    lacking = next((run for run in audited if (method_of(run), strength_of(run)) not in pairs), None)
+    if lacking is not None:
+        raise InputError(f"{lacking.path} has no run of its method and strength from the prompts; give it by --own")
+    audited = by_strength(audited)
+    some = [pairs[method_of(run), strength_of(run)] for run in audited]
+    check_comparable([*some, *audited])
+    before, after = (evaluate_mitigation(runs, evaluators, dataset, 1, seed)[1] for runs in (some, audited))
+    results = [
+        compare(run, before[a.key], after[run.key], replicates, seed) for a, run in zip(some, audited, strict=True)
+    ]
+    if control:
+        _, found = evaluate_mitigation(control, evaluators, None, 1, seed)
+        results += [control_of(run, found[run.key], replicates, seed) for run in control]
+    return results
+
+
+def compare(run, before, after, replicates, seed):
+    was, now = (np.array([m["copied"] for m in rows]) for rows in (before, after))
+    prompts = np.arange(len(was)).repeat(was.shape[1])
+    returned = np.where(was == 0, now, np.nan).ravel()  # of what was hidden
+    return {
+        "run": run.key, "method": method_of(run), "strength": strength_of(run), "prompts": len(was),
+        "hidden": mean_interval(1 - was.ravel(), prompts, replicates, seed),
+        "copied": mean_interval(now.ravel(), prompts, replicates, seed),
+        "returned": mean_interval(returned, prompts, replicates, seed),
+    }  # fmt: skip
+
+
+def control_of(run, rows, replicates, seed):
+    now = np.array([m["copied"] for m in rows])
+    prompts, nothing = np.arange(len(now)).repeat(now.shape[1]), mean_interval([np.nan], [0])
+    copied = mean_interval(now.ravel(), prompts, replicates, seed)
+    head = {"run": run.key, "method": f"{method_of(run)}, {CONTROL}", "strength": strength_of(run)}
+    return head | {"prompts": len(now), "hidden": nothing, "copied": copied, "returned": nothing}
+
+
+def audit_tables(results):
+    rows = [
+        [
+            r["method"],
+            f"{r['strength']:g}",
+            r["prompts"],
+            *(interval_text(r[n]) for n in ("hidden", "copied", "returned")),
+        ]
+        for r in results
+    ]
+    headers = [
+        "method",
+        "strength",
+        "prompts",
+        "hidden from the prompt",
+        "copied from the embedding",
+        "hidden that returned",
+    ]
+    note = "Copied: SSCD above 0.5. Hidden: not copied from the prompt itself at the same seed."
+    return [Table("Audit after mitigation", headers, rows, note)]

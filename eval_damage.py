@@ -1,0 +1,73 @@
+"""What a mitigation does to prompts that did not need it: runs on ordinary prompts beside plain generation.
+
+Every image is compared with the plain one of the same prompt and seed. A method that decides by itself whether to act
+leaves most of them alone; one that always acts does not.
+"""
+
+import numpy as np
+from tqdm import tqdm
+
+from eval_mitigation import by_strength, check_comparable, method_of, strength_of
+from eval_tradeoff import PLAIN
+from eval_utils import interval_text, mean_interval
+from run_utils import InputError, Table
+
+MEASURES = {
+    "triggered": "acted on", "changed": "changed", "kept": "SSCD to the plain image", "clip": "CLIP",
+    "clip_change": "CLIP less plain's",
+}  # fmt: skip
+
+
+def evaluate_damage(runs, evaluators, replicates=1000, seed=0):
+    """One result dict a run, with intervals by resampling prompts.
+
+    Args:
+        runs: mitigation `Run`s of the same ordinary prompts and seeds, plain generation among them.
+        evaluators: `Evaluators`; CLIP and copy descriptor are used where they are given.
+
+    Raises:
+        InputError: if the runs cannot be compared, or none of them is plain.
+    """
+    check_comparable(runs)
+    runs = by_strength(runs)
+    if method_of(runs[0]) != PLAIN:
+        raise InputError("none of the runs is plain generation, which the others are compared with: run it too")
+    plain = runs[0]
+    return [summarize(run, measure(run, plain, evaluators), replicates, seed) for run in runs]
+
+
+def measure(run, plain, evaluators):
+    """For each prompt a dict of lists with a number an image."""
+    with tqdm(zip(run.rows, plain.rows, strict=True), desc=run.key, total=len(run.rows), unit="prompt") as bar:
+        return [measure_row(run.images(a), plain.images(b), a, evaluators) for a, b in bar]
+
+
+def measure_row(images, before, row, evaluators):
+    found = {"triggered": [float(t) for t in row["triggered"]]}
+    found["changed"] = [float((a != b).any()) for a, b in zip(images, before, strict=True)]
+    if evaluators.descriptor is not None:
+        own, plain = (evaluators.descriptor(list(some)) for some in (images, before))
+        found["kept"] = (own * plain).sum(1).tolist()
+    if evaluators.clip is not None:
+        found["clip"] = evaluators.clip(images, row["prompt"])
+        plain = evaluators.clip(before, row["prompt"])
+        found["clip_change"] = [a - b for a, b in zip(found["clip"], plain, strict=True)]
+    return found
+
+
+def summarize(run, measured, replicates, seed):
+    result = {"run": run.key, "method": method_of(run), "strength": strength_of(run), "prompts": len(measured)}
+    result["images"] = len(measured[0]["changed"])
+    for name in MEASURES:
+        if name in measured[0]:
+            means = [float(np.mean(m[name])) for m in measured]
+            result[name] = mean_interval(means, np.arange(len(means)), replicates, seed)
+    return result
+
+
+def damage_tables(results):
+    names = [n for n in MEASURES if n in results[0]]
+    rows = [[r["method"], f"{r['strength']:g}", *(interval_text(r[n]) for n in names)] for r in results]
+    caption = f"Ordinary prompts ({results[0]['prompts']} prompts, {results[0]['images']} images each)"
+    note = "Acted on: share of images that the method decided to change; those without a decision always act."
+    return [Table(caption, ["method", "strength", *(MEASURES[n] for n in names)], rows, note)]
