@@ -361,7 +361,8 @@ def test_faults_of_mitigation_runs(mitigated, tmp_path, capsys):
     for path, message in ((weights, "is not a TorchScript file"), (tmp_path / "none.pt", "does not exist")):
         assert message in refused(capsys, "mitigation", *runs, "--sscd", path)
     rows = [json.loads(line) for line in runs[1].read_text().splitlines()]
-    fewer = write_run(tmp_path, "c_pe_mitigation", [r | {"seeds": r["seeds"][:1]} for r in rows], dataset=str(root))
+    single = [r | {"seeds": r["seeds"][:1], "triggered": r["triggered"][:1]} for r in rows]
+    fewer = write_run(tmp_path, "c_pe_mitigation", single, dataset=str(root))
     assert "unequal numbers of images a prompt: 2 and 1" in refused(capsys, "mitigation", runs[0], fewer)
     part = write_run(tmp_path, "d_pe_mitigation", rows[:3], dataset=str(root))
     assert "not of the same prompts and seeds" in refused(capsys, "mitigation", runs[0], part)
