@@ -98,15 +98,18 @@ class Session:
         if self.lock is not None:
             self.lock.release()
 
-    def open_pipeline(self):
+    def load(self):
         args = self.args
+        return load_pipeline(
+            args.model_id, args.unet_id, self.processes.device, args.dtype, args.channels_last, args.compile
+        )
+
+    def open_pipeline(self):
         with input_errors():
-            pipe = load_pipeline(
-                args.model_id, args.unet_id, self.processes.device, args.dtype, args.channels_last, args.compile
-            )
+            pipe = self.load()
             self.layers = down_cross_layers(pipe.unet)
-            self.latent_size = pipe.initial_latents([0], args.image_length).shape[-2:]
-            pipe.scheduler.set_timesteps(args.num_inference_steps)
+            self.latent_size = pipe.initial_latents([0], self.args.image_length).shape[-2:]
+            pipe.scheduler.set_timesteps(self.args.num_inference_steps)
         return pipe
 
     def open_tracking(self, rows_name):

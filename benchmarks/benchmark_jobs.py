@@ -16,7 +16,6 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 import detect_mem
 import inference_mem
-from attn_utils import down_cross_layers
 from cli_args import check_detect_args, check_inference_args, detect_parser, inference_parser
 from data_utils import load_prompts
 from local_sd_pipeline import LocalStableDiffusionPipeline
@@ -64,8 +63,7 @@ class WarmSession(Session):
 
     warm = None
 
-    def open_pipeline(self):
-        self.layers = down_cross_layers(self.warm.unet)
+    def load(self):
         return self.warm
 
 
