@@ -13,7 +13,7 @@ from eval_utils import interval_text, mean_interval
 from run_utils import InputError, Table
 
 MEASURES = {
-    "triggered": "acted on", "changed": "changed", "kept": "SSCD to the plain image", "clip": "CLIP",
+    "changed": "changed", "kept": "SSCD to the plain image", "clip": "CLIP",
     "clip_change": "CLIP less plain's",
 }  # fmt: skip
 
@@ -43,8 +43,7 @@ def measure(run, plain, evaluators):
 
 
 def measure_row(images, before, row, evaluators):
-    found = {"triggered": [float(t) for t in row["triggered"]]}
-    found["changed"] = [float((a != b).any()) for a, b in zip(images, before, strict=True)]
+    found = {"changed": [float((a != b).any()) for a, b in zip(images, before, strict=True)]}
     if evaluators.descriptor is not None:
         own, plain = (evaluators.descriptor(list(some)) for some in (images, before))
         found["kept"] = (own * plain).sum(1).tolist()
@@ -69,5 +68,5 @@ def damage_tables(results):
     names = [n for n in MEASURES if n in results[0]]
     rows = [[r["method"], f"{r['strength']:g}", *(interval_text(r[n]) for n in names)] for r in results]
     caption = f"Ordinary prompts ({results[0]['prompts']} prompts, {results[0]['images']} images each)"
-    note = "Acted on: share of images that the method decided to change; those without a decision always act."
+    note = "Changed: share of images that are not the plain ones to the last bit."
     return [Table(caption, ["method", "strength", *(MEASURES[n] for n in names)], rows, note)]

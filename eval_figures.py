@@ -67,27 +67,36 @@ def roc_figure(kinds, sets, keys, horizon_by_key):
 
 
 def cost_figure(results, num_steps):
-    """AUC of every score against what it alone would cost an image, a panel for each negative set.
+    """What every score alone costs an image beside its AUC against each negative set, the cheapest on top.
 
     Args:
         results: of `eval_detection.evaluate_detection`; those per image and of all memorized prompts are drawn.
     """
     kind = results[-1]["memorized_kind"]  # all memorized, where there are several kinds
     some = [r for r in results if r["level"] == "image" and r["memorized_kind"] == kind]
+    costs = {(r["key"], r["T"]): score_cost(r["key"], r["T"], num_steps) for r in some}
+    order = sorted(costs, key=costs.get, reverse=True)
     sets = list(dict.fromkeys(r["negative_set"] for r in some))
-    figure, axes = grid(1, len(sets), 6.2, 4.6)
-    for axis, negatives in zip(axes[0], sets, strict=True):
-        for k, r in enumerate(r for r in some if r["negative_set"] == negatives):
-            value, x = r["auc"], score_cost(r["key"], r["T"], num_steps)
-            spread = [[value["value"] - value["low"]], [value["high"] - value["value"]]]
-            color = COLORS[k % len(COLORS)]
-            style = {"fmt": "o", "markersize": 4, "linewidth": 0.8, "color": color}
-            axis.errorbar(x, value["value"], yerr=np.maximum(spread, 0), **style)
-            axis.annotate(score_label(r["key"], r["T"]), (x, value["value"]), xytext=(4, 2), textcoords="offset points",
-                          fontsize=6.5, color=color)  # fmt: skip
-        axis.axhline(0.5, linewidth=0.8, color="0.5", linestyle=":")
-        axis.set(xscale="log", ylim=(0, 1.03), title=f"{kind} / {negatives}")
-        axis.set(xlabel="evaluations an image", ylabel="AUC per image")
+    figure, axes = plt.subplots(
+        1,
+        1 + len(sets),
+        figsize=(3.6 + 2.7 * (1 + len(sets)), 0.8 + 0.21 * len(order)),
+        layout="constrained",
+        sharey=True,
+    )
+    axes[0].barh(range(len(order)), [costs[k] for k in order], color="0.6", height=0.65)
+    axes[0].set_yticks(range(len(order)), [score_label(*k) for k in order], fontsize=8)
+    axes[0].set(xscale="log", xlabel="evaluations an image", title="cost alone")
+    for place, key in enumerate(order):
+        axes[0].annotate(f" {costs[key]}", (costs[key], place), va="center", fontsize=7)
+    for axis, negatives in zip(axes[1:], sets, strict=True):
+        found = {(r["key"], r["T"]): r["auc"] for r in some if r["negative_set"] == negatives}
+        for place, key in enumerate(order):
+            value, low, high = (found[key][n] for n in ("value", "low", "high"))
+            axis.hlines(place, low, high, color=COLORS[0], linewidth=1.5, alpha=0.6)
+            axis.plot(value, place, "o", color=COLORS[0] if value >= 0.5 else COLORS[1], markersize=5)
+        axis.axvline(0.5, linewidth=0.8, color="0.5", linestyle=":")
+        axis.set(xlim=(-0.02, 1.02), xlabel="AUC per image", title=f"{kind} / {negatives}")
     return figure
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from data_utils import load_prompts, read_image
-from eval_tradeoff import PLAIN, tradeoff_tables
+from eval_tradeoff import PLAIN, add_areas, tradeoff_tables
 from eval_utils import interval_text, mean_interval
 from mask_files import MaskStore
 from result_files import MODEL_SETTINGS, check_same_model
@@ -208,6 +208,7 @@ def evaluate_mitigation(runs, evaluators, dataset=None, replicates=1000, seed=0)
     records = load_references(runs[0], dataset)
     measured = {run.key: measure_run(run, run.rows, evaluators, records) for run in runs}
     results = [row for run in runs for row in summarize(run, measured[run.key], replicates, seed)]
+    add_areas(results, measured, replicates, seed)
     return results, measured
 
 

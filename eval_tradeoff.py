@@ -34,18 +34,29 @@ def tradeoff_tables(results, measured, kind):
     headers = ["method", "strength", "CLIP", "SSCD", f"SSCD of {reference} at that CLIP", "difference"]
     note = f"Below 0: more private than {reference} at equal utility. A dash: {reference} has no such CLIP."
     tables = [Table(f"{kind}, against {reference} at equal utility", headers, cells, note)]
-    areas = tradeoff_areas(rows, measured, kind)
-    return tables + ([area_table(areas, kind, reference)] if areas else [])
+    return tables + ([area_table(rows, kind, reference)] if "area" in rows[-1] else [])
 
 
-def area_table(areas, kind, reference):
-    cells = [[method, interval_text(area), interval_text(less)] for method, (area, less) in areas.items()]
+def area_table(rows, kind, reference):
+    by_method = {r["method"]: r for r in rows if "area" in r}
+    cells = [[m, interval_text(r["area"]), interval_text(r["area_difference"])] for m, r in by_method.items()]
     headers = ["method", "area under the trade-off curve", f"less that of {reference}"]
     note = (
         "The area is the lowest SSCD that any strength of the method, or none, has at a CLIP or more, averaged over "
         f"CLIP from {LEAST_UTILITY:.0%} to all of what plain generation has; lower is better."
     )
     return Table(f"{kind}, all strengths of a method together", headers, cells, note)
+
+
+def add_areas(results, measured, replicates=1000, seed=0):
+    """Put `area` and `area_difference` of `tradeoff_areas`, which all strengths of a method share, into its results."""
+    for kind in dict.fromkeys(r["kind"] for r in results):
+        rows = [r for r in results if r["kind"] == kind]
+        if all(name in r for r in rows for name in (PRIVACY, UTILITY)):
+            areas = tradeoff_areas(rows, measured, kind, replicates, seed)
+            for r in rows:
+                if r["method"] in areas:
+                    r["area"], r["area_difference"] = areas[r["method"]]
 
 
 def tradeoff_areas(rows, measured, kind, replicates=1000, seed=0):

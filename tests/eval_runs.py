@@ -105,7 +105,6 @@ def write_mitigation(root, name, method, strength, pictures, **settings):
     rows = []
     for index, images in enumerate(pictures):
         row = make_row(index, kind=("verbatim", "template")[index % 2], method=method, unet_evals_per_image=8.0)
-        row["triggered"] = [method != "none"] * 2
         write_images(root.parent, f"{name}_{method}", row, images)
         rows.append(row)
     settings = {"dataset": str(root), "optim_target_loss": strength} | settings

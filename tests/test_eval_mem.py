@@ -23,7 +23,7 @@ from sklearn.metrics import roc_auc_score
 
 import eval_mem
 from eval_localisation import auroc_by_step
-from eval_tradeoff import against_reference, privacy_at, tradeoff_tables
+from eval_tradeoff import add_areas, against_reference, privacy_at, tradeoff_tables
 from mask_files import MaskStore
 from result_files import read_run
 from similarity import (
@@ -269,6 +269,7 @@ def test_a_run_against_pe_at_its_own_utility_by_hand():
     assert expected["value"] == pytest.approx(0.6) and difference["value"] == pytest.approx(-0.5)
     assert difference["low"] == pytest.approx(-0.5)  # three equal prompts have no spread
     assert np.isnan(compared["z"][1]["value"])
+    add_areas(rows, measured)
     table, areas = tradeoff_tables(rows, measured, "all")
     assert [row[-1] for row in table.rows] == ["-0.500 [-0.500, -0.500]", "-"]
     assert [row[0] for row in areas.rows] == ["pe", "prss"]
@@ -361,8 +362,7 @@ def test_faults_of_mitigation_runs(mitigated, tmp_path, capsys):
     for path, message in ((weights, "is not a TorchScript file"), (tmp_path / "none.pt", "does not exist")):
         assert message in refused(capsys, "mitigation", *runs, "--sscd", path)
     rows = [json.loads(line) for line in runs[1].read_text().splitlines()]
-    single = [r | {"seeds": r["seeds"][:1], "triggered": r["triggered"][:1]} for r in rows]
-    fewer = write_run(tmp_path, "c_pe_mitigation", single, dataset=str(root))
+    fewer = write_run(tmp_path, "c_pe_mitigation", [r | {"seeds": r["seeds"][:1]} for r in rows], dataset=str(root))
     assert "unequal numbers of images a prompt: 2 and 1" in refused(capsys, "mitigation", runs[0], fewer)
     part = write_run(tmp_path, "d_pe_mitigation", rows[:3], dataset=str(root))
     assert "not of the same prompts and seeds" in refused(capsys, "mitigation", runs[0], part)

@@ -1,0 +1,146 @@
+"""One page of a benchmark: what every score and every mitigation is worth and costs, out of eval_mem.py's numbers.
+
+    python examples/benchmark_tables.py strengths FOLDER        the strength of each method that hides, for the audit
+    python examples/benchmark_tables.py page FOLDER             writes benchmark.md and cost.png into it
+
+FOLDER is that of `eval_mem.py --output`; what is not there yet is left out of the page.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+import matplotlib.pyplot as plt  # noqa: E402
+
+from detectors import score_cost, signal_of  # noqa: E402
+from eval_audit import hiding_strengths  # noqa: E402
+from eval_figures import cost_figure, theme  # noqa: E402
+from eval_tradeoff import PLAIN  # noqa: E402
+from eval_utils import interval_text  # noqa: E402
+from run_utils import InputError, Table, exit_on_input_error, write_text  # noqa: E402
+
+ALL = "all memorized"
+
+
+def make_parser():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("strengths", "page"))
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--num_inference_steps", type=int, default=50)
+    return parser
+
+
+def read(folder, name):
+    """A JSON file of the folder, None where it is not there."""
+    path = folder / f"{name}.json"
+    if not path.exists():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} is damaged: {error}; evaluate again") from error
+
+
+def strengths(folder):
+    results = read(folder, "mitigation")
+    if results is None:
+        raise InputError(f"{folder} has no mitigation.json; run eval_mem.py mitigation --output {folder}")
+    return [f"{method}:{r['strength']:g}" for method, r in hiding_strengths(results).items()]
+
+
+def seconds_of(timed, key, horizon):
+    """Seconds an image of what gives a score alone, as text."""
+    if timed is None:
+        return "-"
+    horizon = "all" if horizon is None else horizon
+    name = f"D, T={horizon}" if key in ("text_noise_norm", "attention_entropy_layer") else signal_of(key) or key
+    found = timed["jobs"].get("D, T=1" if key == "attention_entropy_layer" else name, timed["jobs"]["bright ending"])
+    return f"{found['seconds']:.2f}"
+
+
+def detection_table(scores, timed, num_steps):
+    """Every score per image, the cheapest first, a column for each set of negatives."""
+    some = [r for r in scores if r["level"] == "image"]
+    kind = ALL if any(r["memorized_kind"] == ALL for r in some) else some[0]["memorized_kind"]
+    sets = list(dict.fromkeys(r["negative_set"] for r in some))
+    found = {}
+    for r in some:
+        if r["memorized_kind"] == kind:
+            found.setdefault((r["score"], r["key"], r["T"]), {})[r["negative_set"]] = r
+    rows = []
+    for (name, key, horizon), by_set in found.items():
+        cost = score_cost(key, horizon, num_steps)
+        cells = [[interval_text(by_set[s]["auc"]), f"{by_set[s]['tpr_at_1_fpr']['value']:.2f}"] for s in sets]
+        rows.append(
+            [name, "all" if horizon is None else horizon, cost, seconds_of(timed, key, horizon), *sum(cells, [])]
+        )
+    rows.sort(key=lambda row: row[2])
+    headers = ["score", "T", "evaluations", "seconds", *(h for s in sets for h in (f"AUC, {s}", "TPR@1%FPR"))]
+    note = "Evaluations and seconds an image of the score alone; a gradient or tangent counts as two evaluations."
+    return Table(f"Detection of {kind}, per image", headers, rows, note)
+
+
+def mitigation_table(results, damage, audit, timed):
+    """Every method at its weakest strength that hides, and what that does to others and costs."""
+    plain = next((r for r in results if r["method"] == PLAIN and r["kind"] == "all"), None)
+    damage = {(r["method"], r["strength"]): r for r in damage or ()}
+    audit = {(r["method"], r["strength"]): r for r in audit or ()}
+    rows = []
+    for r in [*([plain] if plain else []), *hiding_strengths(results).values()]:
+        place = (r["method"], r["strength"])
+        harm, back = damage.get(place, {}), audit.get(place, {})
+        job = (timed or {"jobs": {}})["jobs"].get(f"{r['method']}:{r['strength']:g}", {})
+        rows.append([
+            r["method"], f"{r['strength']:g}", interval_text(r["copied"], 2), interval_text(r["sscd"], 2),
+            interval_text(r["clip"], 2), interval_text(r["area"]) if "area" in r else "-",
+            *(interval_text(harm[n], 2) if n in harm else "-" for n in ("changed", "clip_change", "kept")),
+            interval_text(defined(back["returned"]), 2) if back else "-", f"{r['evals']:.0f}",
+            f"{job['seconds']:.2f}" if job else "-",
+        ])  # fmt: skip
+    headers = [
+        "method", "strength", "copies left", "SSCD", "CLIP", "area", "ordinary: changed", "ordinary: CLIP less plain's",
+        "ordinary: SSCD to plain", "hidden that returned", "evaluations", "seconds",
+    ]  # fmt: skip
+    note = "The weakest strength that leaves at most 10 % copies, else the strongest. Area: of all strengths together."
+    return Table("Mitigation", headers, rows, note)
+
+
+def defined(measure):
+    """A measure out of JSON, where what is not defined is null."""
+    return {k: float("nan") if v is None else v for k, v in measure.items()}
+
+
+def page(folder, num_steps):
+    detection, results, timed = (read(folder, n) for n in ("detection", "mitigation", "seconds"))
+    tables = []
+    if detection is not None:
+        tables.append(detection_table(detection["scores"], timed, num_steps))
+        with theme():
+            figure = cost_figure(detection["scores"], num_steps)
+            figure.savefig(folder / "cost.png", dpi=110)
+            plt.close(figure)
+    if results is not None:
+        tables.append(mitigation_table(results, read(folder, "damage"), read(folder, "audit"), timed))
+    if not tables:
+        raise InputError(f"{folder} has neither detection.json nor mitigation.json; run eval_mem.py first")
+    return "\n\n".join(table.markdown() for table in tables) + "\n"
+
+
+def main(argv=None):
+    args = make_parser().parse_args(argv)
+    plt.switch_backend("agg")
+    with exit_on_input_error():
+        if args.what == "strengths":
+            print("\n".join(strengths(args.folder)))
+            return
+        text = page(args.folder, args.num_inference_steps)
+        write_text(args.folder / "benchmark.md", text)
+        print(text)
+
+
+if __name__ == "__main__":
+    main()
