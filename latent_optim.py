@@ -5,6 +5,7 @@ Where the noise difference is computed, its unit vector u is taken over one imag
 
 import torch
 
+from descent import descend
 from metrics import noise_diff_norm
 
 SAIL_LR, SAIL_WEIGHT = 0.05, 0.05
@@ -38,7 +39,8 @@ def sail(pipe, latents, t, embeds, num_iters, target_loss=None):
             u = unit(noise_diff(pipe, x, t, some))
         return noise_diff_norm(noise_diff(pipe, x + u, t, some)) + SAIL_WEIGHT * x.float().flatten(1).norm(dim=1)
 
-    return descend(pipe, latents, loss, torch.optim.Adam, SAIL_LR, num_iters, target_loss)
+    latents, losses = descend(pipe, latents, loss, torch.optim.Adam, SAIL_LR, num_iters, target_loss, gradients=2)
+    return latents, [len(some) for some in losses]
 
 
 def lower_magnitude(pipe, latents, t, embeds, num_iters, target_loss=None):
@@ -51,31 +53,8 @@ def lower_magnitude(pipe, latents, t, embeds, num_iters, target_loss=None):
     def loss(x, rows):
         return noise_diff_norm(noise_diff(pipe, x, t, tuple(e[rows] for e in embeds)))
 
-    return descend(pipe, latents, loss, torch.optim.AdamW, ADAMW_LR, num_iters, target_loss)
-
-
-def descend(pipe, latents, loss, optimizer_class, lr, num_iters, target_loss):
-    """Lower a loss of each image over its latents; an image that has reached the target is left alone."""
-    leaves = [x.detach().float().clone().requires_grad_() for x in latents.split(1)]
-    optimizer, iterations = optimizer_class(leaves, lr=lr), [0] * len(leaves)
-    active = list(range(len(leaves)))
-    for _ in range(num_iters):
-        with torch.enable_grad():
-            values = loss(torch.cat([leaves[k] for k in active]).to(latents.dtype), active)
-        for k in active:
-            iterations[k] += 1
-        keep = [target_loss is None or v > target_loss for v in values.tolist()]
-        active = [k for k, kept in zip(active, keep, strict=True) if kept]
-        if not active:
-            break
-        optimizer.zero_grad(set_to_none=True)
-        with torch.enable_grad():
-            chosen = values[torch.tensor(keep, device=values.device)].sum()
-        for k, gradient in zip(active, torch.autograd.grad(chosen, [leaves[k] for k in active]), strict=True):
-            leaves[k].grad = gradient
-        pipe.num_unet_gradients += 2 * len(keep)
-        optimizer.step()
-    return torch.cat(leaves).detach().to(latents.dtype), iterations
+    latents, losses = descend(pipe, latents, loss, torch.optim.AdamW, ADAMW_LR, num_iters, target_loss, gradients=2)
+    return latents, [len(some) for some in losses]
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
+from descent import descend
 from metrics import fit_mask, noise_diff_norm
 
 
@@ -89,29 +90,18 @@ def optimize_prompt_embeds(
     Returns:
         `PromptOptimResult`; the embeddings have the dtype of `prompt_embeds`.
     """
-    leaves = [e.detach().float().clone().requires_grad_() for e in prompt_embeds.split(1)]
-    optimizer = torch.optim.AdamW(leaves, lr=lr)
-    losses = [[] for _ in leaves]
-    active = list(range(len(leaves)))
-    with torch.enable_grad():
-        for _ in range(num_iters):
-            stacked = torch.cat([leaves[k] for k in active]).to(prompt_embeds.dtype)
-            some_mask = None if mask is None else mask[active]
-            loss = text_magnitude(pipe, latents[active], t, stacked, uncond[active], some_mask)
-            for k, value in zip(active, loss.tolist(), strict=True):
-                losses[k].append(value)
-            keep = [target_loss is None or losses[k][-1] > target_loss for k in active]
-            active = [k for k, kept in zip(active, keep, strict=True) if kept]
-            if not active:
-                break
-            # Images that stopped get no gradient, and AdamW leaves parameters without one alone.
-            optimizer.zero_grad(set_to_none=True)
-            grads = torch.autograd.grad(loss[torch.tensor(keep, device=loss.device)].sum(), [leaves[k] for k in active])
-            for k, grad in zip(active, grads, strict=True):
-                grad[:, 0] = 0
-                leaves[k].grad = grad
-            optimizer.step()
-    return PromptOptimResult(torch.cat(leaves).detach().to(prompt_embeds.dtype), losses)
+
+    def loss(embeds, rows):
+        some_mask = None if mask is None else mask[rows]
+        return text_magnitude(pipe, latents[rows], t, embeds, uncond[rows], some_mask)
+
+    def keep_begin_token(gradient):
+        gradient[:, 0] = 0
+
+    embeds, losses = descend(
+        pipe, prompt_embeds, loss, torch.optim.AdamW, lr, num_iters, target_loss, edit_gradient=keep_begin_token
+    )
+    return PromptOptimResult(embeds, losses)
 
 
 @torch.no_grad()

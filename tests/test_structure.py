@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS = {
-    "metrics": 0, "run_utils": 0, "background": 0, "cli_types": 0,
+    "metrics": 0, "descent": 0, "run_utils": 0, "background": 0, "cli_types": 0,
     "prompt_aug": 0, "attn_utils": 0, "eval_utils": 0, "trackers": 0,
     "npz_files": 1, "row_files": 1, "processes": 1, "data_utils": 1, "local_sd_pipeline": 2,
     "map_files": 2, "result_files": 2, "similarity": 2, "mask_files": 2, "kind_labels": 2, "generation": 2,
