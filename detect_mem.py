@@ -16,7 +16,7 @@ import torch
 from attn_utils import cross_attention_layers
 from cli_args import check_detect_args, detect_parser
 from detectors import signal_of
-from eval_detection import HORIZONS, NAMES, horizons_of, image_scores
+from eval_detection import HORIZONS, NAMES, SCORES, horizon_text, horizons_of, image_scores
 from eval_utils import rank_auc
 from generation import observe
 from map_files import DIFF_MAPS, maps_path, save_maps
@@ -31,7 +31,7 @@ from signals import Signals
 from thresholds import Threshold
 
 # Scores of the rows by --run_version; the end token's attention is read off in both.
-ROW_SCORES = {"baseline": ("text_noise_norm", "end_token_attention"), "ours": tuple(NAMES)}
+ROW_SCORES = {"baseline": ("text_noise_norm", "end_token_attention"), "ours": tuple(SCORES.values())}
 SETTINGS = ("run_version", "attn_scores", "early_exit", "scores", "calibration")
 COLUMNS = ("kind", "is_memorized", "text_noise_norm")
 
@@ -259,7 +259,7 @@ def summary(rows):
     headers = ["memorized", "not memorized", "AUC per image", "AUC per prompt"] if with_auc else ["mean"]
     table = []
     for (key, horizon), values in scores.items():
-        head = [NAMES.get(key, key), "all" if horizon is None else horizon]
+        head = [NAMES.get(key, key), horizon_text(key, horizon)]
         numbers = class_columns(values, memorized, others) if with_auc else [float(np.mean([x.mean() for x in values]))]
         table.append([*head, *numbers, *(cost_of(key, costs) if costs else ())])
     counts = f"{len(memorized)} memorized and {len(others)} other prompts" if with_auc else f"{len(labels)} prompts"

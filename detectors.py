@@ -17,6 +17,7 @@ LOW_NOISE = -3  # of the timesteps: where anisotropy looks at the initial noise 
 GAMMA = {1024: 0.1}  # weight of the cosine by width of the text features: 1024 is Stable Diffusion 2
 GAMMA_SD1 = 2.0
 PROBES = 16
+TILED, MOTION = "tiled_l2", "broken_memories"  # measured on finished images, and against a calibration run
 ENTROPY_LAYER = 3  # the fourth cross-attention layer, from 0
 
 
@@ -266,6 +267,11 @@ SIGNALS = {
 def signal_of(key):
     """Name of the signal that a row key belongs to; None for D, LD and what needs no signal."""
     return next((name for name, s in SIGNALS.items() if key.startswith(s.prefix or name)), None)
+
+
+def is_published(key):
+    """Whether a row key is of a signal that only --scores gives: one number an image, without steps."""
+    return signal_of(key) is not None or key in (TILED, MOTION)
 
 
 def score_cost(key, horizon, num_steps):

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm import tqdm
 
+from detectors import is_published
 from eval_utils import (
     SMALL_NEGATIVES,
     bootstrap_weights,
@@ -26,7 +27,7 @@ SCORES = {
 }
 FEW = f"* Fewer than {SMALL_NEGATIVES} negative prompts: TPR at 1 % FPR hangs on the highest of them."
 INTERVALS = "95 % intervals by resampling prompts"
-NAMES = {key: name for name, key in SCORES.items()}
+NAMES = {key: name for name, key in SCORES.items()} | {"text_noise_norm_early_masked": "LD with noise_diff_map"}
 COMPARISONS = (("LD", "D"), ("LD", "LD shuffled mask"), ("LD rms", "D"))
 HEADERS = {
     "auc": "AUC", "tpr_at_1_fpr": "TPR@1%FPR", "tpr_at_3_fpr": "TPR@3%FPR", "best_f1": "best F1",
@@ -226,7 +227,9 @@ def overview(results, pairs):
     some = [r for r in results if r["level"] == "image" and r["images"] == most]
     rows = {}
     for r in some:
-        rows.setdefault((r["score"], horizon_text(r)), {})[r["memorized_kind"], r["negative_set"]] = r["auc"]
+        rows.setdefault((r["score"], horizon_text(r["key"], r["T"])), {})[r["memorized_kind"], r["negative_set"]] = r[
+            "auc"
+        ]
     cells = [[*key, *(interval_text(columns[pair]) for pair in pairs)] for key, columns in rows.items()]
     headers = ["score", "T", *(f"{kind} / {negatives}" for kind, negatives in pairs)]
     return Table(f"AUC per image, {most} images a prompt and run", headers, cells)
@@ -234,7 +237,10 @@ def overview(results, pairs):
 
 def class_table(results, kind, negatives):
     some = [r for r in results if (r["memorized_kind"], r["negative_set"]) == (kind, negatives)]
-    rows = [[r["score"], horizon_text(r), r["level"], r["images"], *metric_cells(r), seed_range(r)] for r in some]
+    rows = [
+        [r["score"], horizon_text(r["key"], r["T"]), r["level"], r["images"], *metric_cells(r), seed_range(r)]
+        for r in some
+    ]
     caption = f"{kind} ({some[0]['memorized']} prompts) against {negatives} ({some[0]['negatives']} prompts)"
     few = some[0]["negatives"] < SMALL_NEGATIVES
     headers = [h + "*" if few and h == HEADERS["tpr_at_1_fpr"] else h for h in HEADERS.values()]
@@ -242,10 +248,17 @@ def class_table(results, kind, negatives):
     return Table(caption, headers, rows, FEW if few else "", detail=True)
 
 
-def horizon_text(result):
-    if result["key"] == "end_token_attention":
+def horizon_text(key, horizon):
+    """T as tables have it: a dash where a score is not one of steps."""
+    if key == "end_token_attention":
         return "last"
-    return "all" if result["T"] is None else result["T"]
+    return "-" if is_published(key) else str(horizon or "all")
+
+
+def score_label(key, horizon):
+    """Name of a score with its T, where it has one."""
+    name, text = NAMES.get(key, key), horizon_text(key, horizon)
+    return name if text in ("-", "last") else f"{name}, T={text}"
 
 
 def metric_cells(result):

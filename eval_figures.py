@@ -8,7 +8,7 @@ from cycler import cycler
 
 from data_utils import read_image
 from detectors import score_cost
-from eval_detection import HORIZONS, NAMES, gather, horizons_of, image_scores
+from eval_detection import HORIZONS, NAMES, gather, horizons_of, image_scores, score_label
 from eval_localisation import BRIGHT_ENDING, DIFF, PRODUCT, SHUFFLED, candidate_maps
 from eval_tradeoff import PLAIN
 from eval_utils import cumulative_curve, rank_auc
@@ -98,11 +98,6 @@ def cost_figure(results, num_steps):
         axis.axvline(0.5, linewidth=0.8, color="0.5", linestyle=":")
         axis.set(xlim=(-0.02, 1.02), xlabel="AUC per image", title=f"{kind} / {negatives}")
     return figure
-
-
-def score_label(key, horizon):
-    name = NAMES.get(key, key)
-    return name if key == "end_token_attention" else f"{name}, T={horizon or 'all'}"
 
 
 def distribution_figure(kinds, sets, keys, horizon_by_key):

@@ -73,7 +73,7 @@ def detection_sections(runs, args):
     run, keys = runs[0], detection.shared_scores(runs)
     horizons = figures.default_horizons(runs, keys)
     key = SCORE_KEY if SCORE_KEY in keys else keys[0]
-    caption = f"The prompts of {run.key} with the highest {figures.score_label(key, horizons[key])}; below, the "
+    caption = f"The prompts of {run.key} with the highest {detection.score_label(key, horizons[key])}; below, the "
     caption += "bright-ending mask over the grey image."
     shown = [figures.gallery_figure, run, stored_masks(run), key, horizons[key]]
     gallery = [picture(caption, *shown)] if run.has_images() else []
@@ -106,7 +106,7 @@ def prompt_table(runs, keys, horizons, key):
             means = {k: float(detection.image_scores(row, k, horizons[k]).mean()) for k in keys}
             rows.append((means[key], [row["prompt"], row.get("kind") or "", *(f"{v:.3f}" for v in means.values())]))
     rows.sort(key=lambda item: -item[0])
-    headers = ["prompt", "kind", *(figures.score_label(k, horizons[k]) for k in keys)]
+    headers = ["prompt", "kind", *(detection.score_label(k, horizons[k]) for k in keys)]
     caption = f"The {min(MAX_PROMPTS, len(rows))} highest of {len(rows)} prompts"
     return Table(caption, headers, [cells for _, cells in rows[:MAX_PROMPTS]])
 

@@ -3,14 +3,13 @@
 import torch
 
 from attn_utils import TokenShares, cross_attention_layers
-from detectors import SIGNALS, late_steps, motion_zscores, tiled_distance
+from detectors import MOTION, SIGNALS, TILED, late_steps, motion_zscores, tiled_distance
 from generation_trace import Trace
 from result_files import MOTION_NORMS, read_run
 from run_utils import InputError
 
 # Given by every run (the last four by --run_version ours), so that asking for them changes nothing.
 ALWAYS = ("noise_diff_norm", "be_mean", "be_masked", "be_shuffled", "be_rms")
-TILED, MOTION = "tiled_l2", "broken_memories"
 NAMES = (*ALWAYS, *SIGNALS, TILED, MOTION)
 
 
