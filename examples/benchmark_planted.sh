@@ -146,9 +146,7 @@ rows=$output/det_outputs
 # words do nothing to an embedding, and are left out.
 "$python" examples/benchmark_tables.py strengths "$output/evaluation" >"$output/strengths.txt"
 search() { # DATASET FILE, then options that choose prompts
-    if [ ! -e "$2" ]; then
-        queue examples/search_embeddings.py --dataset "$1" --output "$2" --gen_seed "$seed" "${model[@]}" "${@:3}"
-    fi
+    queue examples/search_embeddings.py --dataset "$1" --output "$2" --gen_seed "$seed" "${model[@]}" "${@:3}"
 }
 # shellcheck disable=SC2086
 search "$mem" "$output/found.safetensors" $prompts

@@ -6,11 +6,12 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from scale_runs import COMMON, EXAMPLES, warm_pipeline
 
 import inference_mem
 import latent_optim
+import search_embeddings
 from attention_edits import CrossAttentionEdit, edit_cross_attention, spiking_tokens
 from data_utils import load_prompts
 from embedding_search import encode_images, search_embedding
@@ -222,7 +223,9 @@ def test_methods_that_mean_nothing_are_refused(infer, capsys, options, message):
     assert message in capsys.readouterr().err
 
 
-def test_a_searched_embedding_denoises_its_image_better_and_takes_the_prompts_place(infer, pipe, tmp_path):
+def test_a_searched_embedding_denoises_its_image_better_and_takes_the_prompts_place(
+    infer, pipe, model_folder, tmp_path, capsys
+):
     image = np.full((1, 32, 32, 3), 200, np.uint8)
     latents, start = encode_images(pipe, image), pipe.encode(["the golden owl mug"])[0]
     found, losses = search_embedding(pipe, latents, start, 0, num_steps=30)
@@ -230,10 +233,18 @@ def test_a_searched_embedding_denoises_its_image_better_and_takes_the_prompts_pl
     again, _ = search_embedding(pipe, latents, start, 0, num_steps=2)
     assert torch.equal(again, search_embedding(pipe, latents, start, 0, num_steps=2)[0])
     _, plain = infer("plain")
+    argv = ["--model_id", str(model_folder), "--num_steps", "2", "--output", str(tmp_path / "found.safetensors")]
     own = {str(k): pipe.encode([r.prompt])[0][0] for k, r in enumerate(load_prompts("planted_mem_groundtruth", 0, 3))}
     save_file(own, tmp_path / "own.safetensors")
     assert np.array_equal(infer("own", "--prompt_embeds", tmp_path / "own.safetensors")[1], plain)
-    save_file({str(k): found[0].clone() for k in range(3)}, tmp_path / "found.safetensors")
+    search_embeddings.main([*argv, "--end", "2"])
+    first = load_file(tmp_path / "found.safetensors")
+    search_embeddings.main([*argv, "--end", "3"])  # goes on with the prompt that is left
+    whole = load_file(tmp_path / "found.safetensors")
+    assert list(first) == ["0", "1"] and torch.equal(first["1"], whole["1"]) and len(whole) == 3
     assert not np.array_equal(infer("found", "--prompt_embeds", tmp_path / "found.safetensors")[1], plain)
     with pytest.raises(SystemExit):
         infer("few", "--prompt_embeds", tmp_path / "found.safetensors", "--end", 4)
+    with pytest.raises(SystemExit):
+        search_embeddings.main([*argv, "--gen_seed", "1"])
+    assert "was searched with other settings" in capsys.readouterr().err
