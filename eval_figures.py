@@ -217,24 +217,49 @@ def overlay(axis, image, values, truth=None, brightest=None):
 
 
 def tradeoff_figure(results):
-    """Privacy (SSCD, down is private) against utility (CLIP, right is useful), a panel for each kind."""
+    """Privacy (SSCD, down is private) against utility (CLIP, right is useful).
+
+    A panel for each kind; where there are more methods than colours, a panel for each method, with all others in grey.
+    """
+    methods = [m for m in dict.fromkeys(r["method"] for r in results) if m != PLAIN]
     kinds = list(dict.fromkeys(r["kind"] for r in results))
+    if len(methods) > len(COLORS):
+        return method_panels([r for r in results if r["kind"] == kinds[-1]], methods)
     figure, axes = grid(1, len(kinds), 4.6, 4.4)
     for axis, kind in zip(axes[0], kinds, strict=True):
         rows = [r for r in results if r["kind"] == kind]
-        plain = [r for r in rows if r["method"] == PLAIN]
-        if plain:
-            draw_curve(axis, plain, "gray", "o", "no mitigation")
-        for k, method in enumerate(dict.fromkeys(r["method"] for r in rows if r["method"] != PLAIN)):
-            some = [r for r in rows if r["method"] == method]
-            draw_curve(axis, some, COLORS[k % len(COLORS)], MARKERS[k % len(MARKERS)], method)
+        draw_plain(axis, rows, label="no mitigation")
+        for k, method in enumerate(methods):
+            draw_curve(axis, [r for r in rows if r["method"] == method], COLORS[k], MARKERS[k], label=method)
         axis.set(title=kind, xlabel="CLIP similarity to the prompt (higher: more useful)")
         axis.set_ylabel("SSCD to the training image (lower: more private)")
     axes[0, -1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
     return figure
 
 
-def draw_curve(axis, rows, color, marker, label):
+def method_panels(rows, methods):
+    figure, axes = grid(-(-len(methods) // PANELS), PANELS, 2.3, 2.2)
+    for axis in axes.flat[len(methods) :]:
+        axis.set_visible(False)
+    for axis, method in zip(axes.flat, methods, strict=False):
+        for other in methods:
+            some = [r for r in rows if r["method"] == other]
+            axis.plot(*([r[m]["value"] for r in some] for m in ("clip", "sscd")), color="0.8", linewidth=0.7, zorder=1)
+        draw_plain(axis, rows)
+        draw_curve(axis, [r for r in rows if r["method"] == method], COLORS[0], "o")
+        axis.set_title(method)
+    figure.supxlabel("CLIP similarity to the prompt (right: more useful)", fontsize=9)
+    figure.supylabel("SSCD to the training image (down: more private)", fontsize=9)
+    return figure
+
+
+def draw_plain(axis, rows, **style):
+    plain = [r for r in rows if r["method"] == PLAIN]
+    if plain:
+        draw_curve(axis, plain, "gray", "s", **style)
+
+
+def draw_curve(axis, rows, color, marker, label=None):
     x, y = ([r[m]["value"] for r in rows] for m in ("clip", "sscd"))
     bars = [
         np.abs([[r[m]["value"] - r[m]["low"] for r in rows], [r[m]["high"] - r[m]["value"] for r in rows]])
