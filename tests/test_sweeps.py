@@ -47,3 +47,25 @@ def test_mitigation_sweep_of_ones_own_model(model_folder, tmp_path):
     for method in ("none", "pe", "pe_be", "prss", "prss_be", "prss_prmask", "rna", "rt", "cwr", "gni"):
         assert f"| {method} " in table
     assert (tmp_path / "evaluation" / "tradeoff.png").exists()
+
+
+@pytest.mark.slow
+def test_benchmark_of_ones_own_model_and_its_resume(model_folder, tmp_path):
+    """Every stage on two prompts, to the page at the end; the second call generates nothing."""
+    evaluate = f"--sscd {EVALUATORS}/copy_descriptor.torchscript.pt --reference_model {EVALUATORS}/planted_clip"
+    options = {
+        "MEM": "planted_mem_groundtruth", "NONMEM": "examples/planted_near_miss.jsonl",
+        "ORDINARY": "examples/planted_ordinary.jsonl", "CONTROL": "planted_control_groundtruth",
+        "DETECT": "--num_images_per_prompt 2 --start 22 --end 26", "PROMPTS": "--start 23 --end 25",
+        "HARMLESS": "--end 2", "METHODS": "pe:0.01 prss_be:0.01 rna:1 gni:1", "IMAGES": "1", "EVALUATE": evaluate,
+    }  # fmt: skip
+    result = sweep("benchmark_planted.sh", tmp_path, "--model_id", model_folder, **options)
+    assert result.returncode == 0, result.stderr[-2000:]
+    page = (tmp_path / "evaluation" / "benchmark.md").read_text()
+    for name in ("score_change_2", "sharpness", "tiled_l2", "broken_memories", "prss_be", "gni"):
+        assert f"| {name} " in page
+    audit = (tmp_path / "evaluation" / "audit.md").read_text()
+    assert "| none, never trained on " in audit and "| rna " not in audit  # whose words an embedding replaces
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*.jsonl") if "evaluation" not in p.parts}
+    assert sweep("benchmark_planted.sh", tmp_path, "--model_id", model_folder, **options).returncode == 0
+    assert {p: p.read_bytes() for p in before} == before
