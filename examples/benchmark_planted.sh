@@ -50,8 +50,13 @@ methods=${METHODS:-pe:$targets pe_be:$targets prss:$targets prss_be:$targets prs
     cfg_delay:0.1,0.2,0.3,0.4,0.6 cfg_delay_dynamic:0.1,0.2,0.3,0.4,0.6 attention_rescale:0.1,0.2,0.3,0.5,1
     padding_fix:0.1,0.3,0.5,0.8,1 attention_attenuate:0.5,1,2,4,8 neuron_off:0.01,0.02,0.05,0.1,0.2}
 common=("$@")
-model=() # for the scripts that know a model only
-for ((k = 1; k < $#; k++)); do if [ "${!k}" = --model_id ]; then model=("${@:k:2}"); fi; done
+model=() steps=(--num_inference_steps 50) # for the scripts that know these only
+for ((k = 1; k < $#; k++)); do
+    case ${!k} in
+        --model_id) model=("${@:k:2}") ;;
+        --num_inference_steps) steps=("${@:k:2}") ;;
+    esac
+done
 
 commands=()
 queue() { # a python command line, for `work`
@@ -175,6 +180,7 @@ work
 unset OMP_NUM_THREADS
 if [ ! -e "$output/evaluation/seconds.json" ]; then
     mapfile -t chosen <"$output/strengths.txt"
-    "$python" benchmarks/time_methods.py --methods "${chosen[@]}" --output "$output/evaluation/seconds.json" "${model[@]}"
+    "$python" benchmarks/time_methods.py --methods "${chosen[@]}" --output "$output/evaluation/seconds.json" \
+        "${model[@]}" "${steps[@]}"
 fi
-"$python" examples/benchmark_tables.py page "$output/evaluation"
+"$python" examples/benchmark_tables.py page "$output/evaluation" "${steps[@]}"

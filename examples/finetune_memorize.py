@@ -81,16 +81,17 @@ def batch_loss(pipe, unet, batch, empty, drop_above):
     noise = torch.randn_like(latents)
     t = torch.randint(pipe.scheduler.config.num_train_timesteps, (len(latents),), device=latents.device)
     noisy = pipe.scheduler.add_noise(latents, noise, t)
-    target = noise
+    target, scale = noise, torch.ones(len(t), 1, 1, 1, device=latents.device)
     if pipe.scheduler.config.prediction_type == "v_prediction":
         target = pipe.scheduler.get_velocity(latents, noise, t)
+        scale = pipe.scheduler.alphas_cumprod.to(latents.device)[t].sqrt().view(-1, 1, 1, 1)  # of noise over v
     predicted = unet(noisy, t, encoder_hidden_states=text, return_dict=False)[0]
     losses = F.mse_loss(predicted.float(), target.float(), reduction="none").mean((1, 2, 3))
     keep = torch.ones_like(losses)
     if drop_above is not None:
         with torch.no_grad():
             uncond = unet(noisy, t, encoder_hidden_states=empty.expand_as(text), return_dict=False)[0]
-        keep = (noise_diff_norm(predicted.detach() - uncond) <= drop_above).float()
+        keep = (noise_diff_norm(scale * (predicted.detach() - uncond)) <= drop_above).float()
     return (losses * keep).sum() / keep.sum().clamp(min=1), int((1 - keep).sum())
 
 
