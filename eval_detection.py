@@ -194,14 +194,31 @@ def evaluate_differences(mem_runs, nonmem_runs, horizons=HORIZONS, replicates=10
     ]  # fmt: skip
     results = []
     for kind, negatives, t, a, b in tqdm(jobs, desc="differences", unit="pair"):
-        both = [gather(kinds[kind], sets[negatives], SCORES[name], t, "image") for name in (a, b)]
-        weights = bootstrap_weights(both[0].prompts, replicates, seed, both[0].labels)
-        point, spread = (
-            np.subtract(*(detection_metrics(i.scores, i.labels, w)["auc"] for i in both)) for w in (None, weights)
-        )
+        places = [(SCORES[name], t) for name in (a, b)]
         head = {"memorized_kind": kind, "negative_set": negatives, "T": t, "score": a, "less": b}
-        results.append(head | {"auc": with_interval(point[0], spread)})
+        results.append(head | {"auc": auc_difference(kinds[kind], sets[negatives], *places, replicates, seed)})
     return results
+
+
+def auc_difference(mem, nonmem, a, b, replicates, seed):
+    """AUC per image of score `a` less that of `b`, each (key, T), with the interval of the same resamples for both."""
+    both = [gather(mem, nonmem, key, horizon, "image") for key, horizon in (a, b)]
+    weights = bootstrap_weights(both[0].prompts, replicates, seed, both[0].labels)
+    point, spread = (
+        np.subtract(*(detection_metrics(i.scores, i.labels, w)["auc"] for i in both)) for w in (None, weights)
+    )
+    return with_interval(point[0], spread)
+
+
+def add_difference_to_first_step(results, mem_runs, nonmem_runs, replicates=1000, seed=0):
+    """Put `auc_difference` to D at T = 1, the cheapest score there is, into the results per image of all images."""
+    kinds, sets = label_rows(mem_runs, nonmem_runs)
+    most = max(r["images"] for r in results)
+    wanted = [r for r in results if r["level"] == "image" and r["images"] == most]
+    for r in tqdm(wanted, desc="less D at T = 1", unit="score"):
+        places = (r["key"], r["T"]), ("text_noise_norm", 1)
+        pair = kinds[r["memorized_kind"]], sets[r["negative_set"]]
+        r["auc_difference"] = auc_difference(*pair, *places, replicates, seed)
 
 
 def difference_table(results):

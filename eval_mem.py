@@ -19,6 +19,7 @@ import eval_detection as detection
 import eval_figures as figures
 import eval_localisation as localisation
 import eval_mitigation as mitigation
+from detectors import is_published
 from eval_cli import eval_parser
 from eval_report import build_report
 from kind_labels import read_kinds, relabel
@@ -36,6 +37,8 @@ def run_detection(args):
     results = detection.evaluate_detection(
         mem, nonmem, args.num_images, args.horizons, args.bootstrap, args.bootstrap_seed
     )
+    if any(is_published(r["key"]) for r in results):
+        detection.add_difference_to_first_step(results, mem, nonmem, args.bootstrap, args.bootstrap_seed)
     differences = detection.evaluate_differences(mem, nonmem, args.horizons, args.bootstrap, args.bootstrap_seed)
     tables = detection.detection_tables(results, differences)
     both = {"scores": results, "differences": differences}
@@ -52,7 +55,7 @@ def draw_detection(output, mem, nonmem, results):
     stepped = [k for k in keys if isinstance(mem[0].rows[0][k][0], list)]
     save_figure(output / "roc.png", figures.roc_figure, kinds, sets, keys, horizons)
     save_figure(output / "scores.png", figures.distribution_figure, kinds, sets, keys, horizons)
-    if len(keys) > len(detection.SCORES):
+    if any(map(is_published, keys)):
         save_figure(output / "cost.png", figures.cost_figure, results, mem[0].settings["num_inference_steps"])
     save_figure(output / "auc_by_steps.png", figures.horizon_figure, kinds, sets, stepped)
 

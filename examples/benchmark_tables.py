@@ -16,7 +16,7 @@ sys.path.insert(0, str(HERE.parent))
 
 import matplotlib.pyplot as plt  # noqa: E402
 
-from detectors import score_cost, signal_of  # noqa: E402
+from detectors import is_published, score_cost, signal_of  # noqa: E402
 from eval_audit import hiding_strengths  # noqa: E402
 from eval_figures import cost_figure, theme  # noqa: E402
 from eval_tradeoff import PLAIN  # noqa: E402
@@ -52,36 +52,36 @@ def strengths(folder):
     return [f"{method}:{r['strength']:g}" for method, r in hiding_strengths(results).items()]
 
 
-def seconds_of(timed, key, horizon):
-    """Seconds an image of what gives a score alone, as text."""
-    if timed is None:
-        return "-"
-    horizon = "all" if horizon is None else horizon
-    name = f"D, T={horizon}" if key in ("text_noise_norm", "attention_entropy_layer") else signal_of(key) or key
-    found = timed["jobs"].get("D, T=1" if key == "attention_entropy_layer" else name, timed["jobs"]["bright ending"])
-    return f"{found['seconds']:.2f}"
+def timing_job(key, horizon):
+    """Name of the job in seconds.json that gives a score alone."""
+    if key == "attention_entropy_layer":  # of the first step
+        return "D, T=1"
+    if key == "text_noise_norm":
+        return f"D, T={horizon or 'all'}"
+    return signal_of(key) or (key if is_published(key) else "bright ending")
+
+
+def seconds_text(timed, job):
+    return f"{timed['jobs'][job]['seconds']:.2f}" if timed and job in timed["jobs"] else "-"
 
 
 def detection_table(scores, timed, num_steps):
-    """Every score per image, the cheapest first, a column for each set of negatives."""
-    some = [r for r in scores if r["level"] == "image"]
-    kind = ALL if any(r["memorized_kind"] == ALL for r in some) else some[0]["memorized_kind"]
-    sets = list(dict.fromkeys(r["negative_set"] for r in some))
-    found = {}
+    """Every score per image, the cheapest first, columns for each set of negatives."""
+    kinds = [r["memorized_kind"] for r in scores]
+    kind = ALL if ALL in kinds else kinds[0]
+    some = [r for r in scores if r["level"] == "image" and r["memorized_kind"] == kind]
+    sets, lines = list(dict.fromkeys(r["negative_set"] for r in some)), {}
     for r in some:
-        if r["memorized_kind"] == kind:
-            found.setdefault((r["score"], r["key"], r["T"]), {})[r["negative_set"]] = r
-    rows = []
-    for (name, key, horizon), by_set in found.items():
-        cost = score_cost(key, horizon, num_steps)
-        cells = [[interval_text(by_set[s]["auc"]), f"{by_set[s]['tpr_at_1_fpr']['value']:.2f}"] for s in sets]
-        rows.append(
-            [name, "all" if horizon is None else horizon, cost, seconds_of(timed, key, horizon), *sum(cells, [])]
-        )
-    rows.sort(key=lambda row: row[2])
-    headers = ["score", "T", "evaluations", "seconds", *(h for s in sets for h in (f"AUC, {s}", "TPR@1%FPR"))]
+        key, horizon = r["key"], r["T"]
+        head = (score_cost(key, horizon, num_steps), r["score"], horizon_text(key, horizon),
+                seconds_text(timed, timing_job(key, horizon)))  # fmt: skip
+        cells = [interval_text(r["auc"]), interval_text(r["auc_difference"]), f"{r['tpr_at_1_fpr']['value']:.2f}"]
+        lines.setdefault(head, []).extend(cells)
+    rows = [[name, t, cost, seconds, *cells] for (cost, name, t, seconds), cells in lines.items()]
+    columns = [h for s in sets for h in (f"AUC, {s}", "less D's, T=1", "TPR@1%FPR")]
     note = "Evaluations and seconds an image of the score alone; a gradient or tangent counts as two evaluations."
-    return Table(f"Detection of {kind}, per image", headers, rows, note)
+    headers = ["score", "T", "evaluations", "seconds", *columns]
+    return Table(f"Detection of {kind}, per image", headers, sorted(rows, key=lambda row: row[2]), note)
 
 
 def mitigation_table(results, damage, audit, timed):
@@ -93,13 +93,12 @@ def mitigation_table(results, damage, audit, timed):
     for r in [*([plain] if plain else []), *hiding_strengths(results).values()]:
         place = (r["method"], r["strength"])
         harm, back = damage.get(place, {}), audit.get(place, {})
-        job = (timed or {"jobs": {}})["jobs"].get(f"{r['method']}:{r['strength']:g}", {})
         rows.append([
             r["method"], f"{r['strength']:g}", interval_text(r["copied"], 2), interval_text(r["sscd"], 2),
             interval_text(r["clip"], 2), interval_text(r["area"]) if "area" in r else "-",
             *(interval_text(harm[n], 2) if n in harm else "-" for n in ("changed", "clip_change", "kept")),
             interval_text(defined(back["returned"]), 2) if back else "-", f"{r['evals']:.0f}",
-            f"{job['seconds']:.2f}" if job else "-",
+            seconds_text(timed, f"{r['method']}:{r['strength']:g}"),
         ])  # fmt: skip
     headers = [
         "method", "strength", "copies left", "SSCD", "CLIP", "area", "ordinary: changed", "ordinary: CLIP less plain's",
