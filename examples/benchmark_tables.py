@@ -1,7 +1,7 @@
 """One page of a benchmark: what every score and every mitigation is worth and costs, out of eval_mem.py's numbers.
 
     python examples/benchmark_tables.py strengths FOLDER        the strength of each method that hides, for the audit
-    python examples/benchmark_tables.py page FOLDER             writes benchmark.md and cost.png into it
+    python examples/benchmark_tables.py page FOLDER             writes benchmark.md into it
 
 FOLDER is that of `eval_mem.py --output`; what is not there yet is left out of the page.
 """
@@ -14,11 +14,9 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-import matplotlib.pyplot as plt  # noqa: E402
-
 from detectors import is_published, score_cost, signal_of  # noqa: E402
 from eval_audit import hiding_strengths  # noqa: E402
-from eval_figures import cost_figure, theme  # noqa: E402
+from eval_detection import horizon_text  # noqa: E402
 from eval_tradeoff import PLAIN  # noqa: E402
 from eval_utils import interval_text  # noqa: E402
 from run_utils import InputError, Table, exit_on_input_error, write_text  # noqa: E402
@@ -118,10 +116,6 @@ def page(folder, num_steps):
     tables = []
     if detection is not None:
         tables.append(detection_table(detection["scores"], timed, num_steps))
-        with theme():
-            figure = cost_figure(detection["scores"], num_steps)
-            figure.savefig(folder / "cost.png", dpi=110)
-            plt.close(figure)
     if results is not None:
         tables.append(mitigation_table(results, read(folder, "damage"), read(folder, "audit"), timed))
     if not tables:
@@ -131,7 +125,6 @@ def page(folder, num_steps):
 
 def main(argv=None):
     args = make_parser().parse_args(argv)
-    plt.switch_backend("agg")
     with exit_on_input_error():
         if args.what == "strengths":
             print("\n".join(strengths(args.folder)))
