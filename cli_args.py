@@ -151,7 +151,11 @@ def inference_parser(description):
     group.add_argument("--strength", type=natural_float, help="the knob of --method, see the README; 0 switches it off")
     group.add_argument("--attn_scores", type=Path, help="masks for ours_A; default attn_data/mit_attn_scores.npz")
     group.add_argument("--optim_target_steps", type=natural_int, default=0, help="step that is measured; must be 0")
-    group.add_argument("--optim_target_loss", type=positive_float, help="PE: optimise down to this magnitude")
+    group.add_argument(
+        "--optim_target_loss",
+        type=positive_float,
+        help="PE, and methods that optimise the noise: down to this magnitude",
+    )
     group.add_argument("--optim_lr", type=positive_float, default=0.05)
     group.add_argument("--optim_iters", type=positive_int, default=10)
     group.add_argument("--l_target_ss", type=positive_float, help="SS: search for a prompt at or below this")
@@ -190,6 +194,8 @@ def apply_method(args):
     if args.method is None:
         return
     flags = {f for made in FLAGS_OF.values() for f in made(1)} - {"repeat_num"}
+    if args.method in METHODS and METHODS[args.method].stops:
+        flags -= {"optim_target_loss"}
     given = next((f for f in sorted(flags) if getattr(args, f) is not None), None)
     if given is not None or args.pr_mask and args.method not in FLAGS_OF:
         raise InputError(f"--method {args.method} does not combine with --{given or 'pr_mask'}")
@@ -240,7 +246,7 @@ def check_inference_args(args):
 
 def uses_masks(args):
     """Whether the mitigation that the arguments ask for looks at bright-ending masks."""
-    measures = args.l_target_ss is not None or args.optim_target_loss is not None
+    measures = args.method is None and (args.l_target_ss is not None or args.optim_target_loss is not None)
     return args.pr_mask or (args.run_version == "ours_A" and measures)
 
 

@@ -32,12 +32,14 @@ class Method:
         knob: what strength is.
         largest: of the strengths that mean something.
         source: where it was published.
+        stops: whether an image is done at or below --optim_target_loss, where that is given.
     """
 
     function: object
     knob: str
     largest: float
     source: str
+    stops: bool = False
 
 
 def run_method(pipe, options, images, name, strength):
@@ -167,10 +169,10 @@ def neurons_off(pipe, options, images, strength):
 
 METHODS = {
     "sail": Method(partial(optimised_noise, function=sail, evals_an_iteration=4),
-                   "Adam steps on the starting noise", 10, "Jeon et al., ICML 2025"),
+                   "Adam steps on the starting noise", 10, "Jeon et al., ICML 2025", stops=True),
     "init_noise": Method(other_basin, "repetitions of the step out of the basin", 8, "Han et al., NeurIPS 2025"),
     "init_noise_adam": Method(partial(optimised_noise, function=lower_magnitude, evals_an_iteration=2),
-                              "AdamW steps on the starting noise", 50, "Han et al., NeurIPS 2025"),
+                              "AdamW steps on the starting noise", 50, "Han et al., NeurIPS 2025", stops=True),
     "cfg_delay": Method(partial(delayed, dynamic=False), "share of steps without guidance", 1,
                         "Jain et al., CVPR 2025"),
     "cfg_delay_dynamic": Method(partial(delayed, dynamic=True), "largest share of steps without guidance", 1,

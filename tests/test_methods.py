@@ -198,6 +198,8 @@ def test_methods_are_chosen_by_name_and_strength(infer):
     by_flag, same = infer("pe_by_flag", "--optim_target_loss", 0.5)
     assert np.array_equal(images, same) and by_name[0]["iterations"] == by_flag[0]["iterations"]
     assert np.array_equal(infer("pe_0", "--method", "pe", "--strength", 0)[1], plain)
+    stopped, images = infer("stopped", "--method", "sail", "--strength", 5, "--optim_target_loss", 1e9)
+    assert np.array_equal(images, plain) and stopped[0]["iterations"] == [1] * len(stopped[0]["seeds"])
 
 
 @pytest.mark.parametrize(
@@ -206,7 +208,7 @@ def test_methods_are_chosen_by_name_and_strength(infer):
         (["--method", "sail"], "go together"),
         (["--method", "sail", "--strength", "11"], "Adam steps on the starting noise, 10 at most"),
         (
-            ["--method", "sail", "--strength", "1", "--optim_target_loss", "1"],
+            ["--method", "cfg_delay", "--strength", "0.2", "--optim_target_loss", "1"],
             "does not combine with --optim_target_loss",
         ),
         (["--method", "rt", "--strength", "1.5"], "whole number of words"),
