@@ -43,10 +43,16 @@ def make_parser():
     return parser
 
 
-def scores_at(pipe, latents, t, prompt, seeds):
-    """D and the signals on one image under several noises: dict from name to array (noises,)."""
+def scores_at(pipe, images, t, prompt, seeds):
+    """D and the signals on some images under the same noises: dict from name to array (images, noises).
+
+    Args:
+        images: latents of one image each, (1, channels, height, width).
+    """
+    count, latents = len(images), torch.cat([i.expand(len(seeds), -1, -1, -1) for i in images])
+    noise = [torch.randn(images[0].shape, generator=torch.Generator().manual_seed(s)) for s in seeds]
+    noise, seeds = torch.cat(noise * count), seeds * count
     text, negative = (e.expand(len(seeds), -1, -1) for e in pipe.encode([prompt]))
-    noise = torch.cat([torch.randn(latents.shape, generator=torch.Generator().manual_seed(s)) for s in seeds])
     alpha = pipe.scheduler.alphas_cumprod[t]
     noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise.to(latents)
     with torch.no_grad():
@@ -57,7 +63,7 @@ def scores_at(pipe, latents, t, prompt, seeds):
     found = {"D": noise_diff_norm(step.noise_diff)}
     for name in SCORES:
         found |= SIGNALS[name].function(trace)
-    return {name: values.double().cpu().numpy() for name, values in found.items()}
+    return {name: values.double().cpu().numpy().reshape(count, -1) for name, values in found.items()}
 
 
 def partners(records):
@@ -78,9 +84,11 @@ def measure(pipe, records, args):
     for record in tqdm(records, desc="caption swap", unit="prompt"):
         seeds = [image_seed(args.gen_seed, record.index, k) for k in range(args.num_images)]
         for t in args.timesteps:
-            for place, of in enumerate((record, other[record.index])):
-                for name, values in scores_at(pipe, latents[of.index], t, record.prompt, seeds).items():
-                    found.setdefault((name, t), ([], []))[place].append(values)
+            images = [latents[of.index] for of in (record, other[record.index])]
+            for name, (own, swapped) in scores_at(pipe, images, t, record.prompt, seeds).items():
+                pair = found.setdefault((name, t), ([], []))
+                pair[0].append(own)
+                pair[1].append(swapped)
     return {key: tuple(map(np.stack, pair)) for key, pair in found.items()}
 
 

@@ -18,7 +18,7 @@ def sweep(script, output, *argv, **environment):
         pytest.skip("needs the environment that examples/run_tests.sh makes")
     variables = {**os.environ, "VENV": sys.prefix, "OUTPUT": str(output), "HF_HUB_OFFLINE": "1", **environment}
     command = ["bash", str(ROOT / "examples" / script), *map(str, argv), "--num_inference_steps", "3"]
-    return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=550)
+    return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=1500)
 
 
 @pytest.mark.slow
