@@ -38,7 +38,7 @@ def make_parser():
     parser.add_argument("--methods", nargs="*", default=[], metavar="NAME:STRENGTH", help="names as in result files")
     parser.add_argument("--num_images", type=int, default=8)
     parser.add_argument("--num_inference_steps", type=int, default=50)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--output", type=Path, required=True, help="JSON file")
     return parser
 
