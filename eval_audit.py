@@ -25,7 +25,12 @@ def hiding_strengths(results):
 
     Returns:
         Dict from method to the run's result dict over all kinds of prompts.
+
+    Raises:
+        InputError: if copies were not counted.
     """
+    if any("copied" not in r for r in results):
+        raise InputError("copies were not counted: evaluate mitigations with a copy descriptor, --sscd")
     chosen = {}
     for r in results:
         settled = r["method"] in chosen and chosen[r["method"]]["copied"]["value"] <= HIDDEN

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Every published signal and every published mitigation under one protocol: detection and localisation with all
+# Published signals and mitigations under one protocol: detection and localisation with all
 # scores, each mitigation at five strengths on memorized and on ordinary prompts, caption swap, and an audit of what
 # the mitigations hide. A benchmark that was cut off goes on where it was.
 #
-#   bash examples/benchmark_planted.sh          the bundled model, about two hours on two cores
+#   bash examples/benchmark_planted.sh          the bundled model, two and a quarter hours on two cores
 #   MEM=sdv1_500_mem_groundtruth NONMEM="Gustavosta/Stable-Diffusion-Prompts" \
 #       bash examples/benchmark_planted.sh --model_id PATH
 #

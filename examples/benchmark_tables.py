@@ -73,7 +73,8 @@ def detection_table(scores, timed, num_steps):
         key, horizon = r["key"], r["T"]
         head = (score_cost(key, horizon, num_steps), r["score"], horizon_text(key, horizon),
                 seconds_text(timed, timing_job(key, horizon)))  # fmt: skip
-        cells = [interval_text(r["auc"]), interval_text(r["auc_difference"]), f"{r['tpr_at_1_fpr']['value']:.2f}"]
+        less = interval_text(r["auc_difference"]) if "auc_difference" in r else "-"
+        cells = [interval_text(r["auc"]), less, f"{r['tpr_at_1_fpr']['value']:.2f}"]
         lines.setdefault(head, []).extend(cells)
     rows = [[name, t, cost, seconds, *cells] for (cost, name, t, seconds), cells in lines.items()]
     columns = [h for s in sets for h in (f"AUC, {s}", "less D's, T=1", "TPR@1%FPR")]
