@@ -30,7 +30,7 @@ if [[ " $* " == *" --model_id "* ]]; then # magnitudes of Stable Diffusion 1, an
     prompts=${PROMPTS:---end 100}
     harmless=${HARMLESS:---end 100}
     images=${IMAGES:-4}
-    evaluate=${EVALUATE:---sscd sscd_disc_large.torchscript.pt --reference_model ViT-g-14}
+    evaluate=${EVALUATE:---sscd examples/sscd/sscd_disc_large.torchscript.pt --reference_model ViT-g-14}
 else
     export HF_HUB_OFFLINE=1
     export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # two runs of one thread each are faster than one of two
@@ -89,8 +89,17 @@ mitigation() { # NAME:STRENGTH as METHODS has them, what the run is called, then
         --num_images_per_prompt "$images" "${common[@]}" "${@:3}"
 }
 
+# Ordinary prompts in a file get paraphrases as the memorized ones have, for semantic search.
+mkdir -p "$output"
+harmless_prompts=$ordinary
+if [[ $ordinary == *.jsonl ]]; then
+    harmless_prompts=$output/ordinary.jsonl
+    if [ ! -e "$harmless_prompts" ]; then
+        "$python" examples/make_paraphrases.py "$ordinary" --output "$harmless_prompts" --template_only --num 10
+    fi
+fi
 on_memorized=(--dataset "$mem" --output_dir "$output")
-on_ordinary=(--dataset "$output/ordinary.jsonl" --output_dir "$output/ordinary")
+on_ordinary=(--dataset "$harmless_prompts" --output_dir "$output/ordinary")
 # shellcheck disable=SC2206
 on_memorized+=($prompts) on_ordinary+=($harmless)
 both() {
@@ -103,12 +112,6 @@ for method in $methods; do
     strengths=${method#*:}
     for value in ${strengths//,/ }; do entries+=("${method%%:*}:$value"); done
 done
-
-# The ordinary prompts get paraphrases as the memorized ones have, for semantic search.
-mkdir -p "$output"
-if [ ! -e "$output/ordinary.jsonl" ]; then
-    "$python" examples/make_paraphrases.py "$ordinary" --output "$output/ordinary.jsonl" --template_only --num 10
-fi
 
 # First what the others read: norms to calibrate with, of other noise than what they are compared with, and masks.
 detection calibration "$ordinary" --gen_seed $((seed + 1)) --scores broken_memories
