@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from eval_runs import mixed, quarters, write_descriptor, write_ground_truth, write_mitigation
+from eval_runs import mixed, write_descriptor, write_ground_truth, write_mitigation
 
 from eval_audit import hiding_strengths
 from eval_mem import main
@@ -33,7 +33,9 @@ def test_area_under_the_curve_by_hand():
 def test_damage_is_against_the_plain_image_of_the_same_seed(tmp_path):
     root, descriptor = write_ground_truth(tmp_path), write_descriptor(tmp_path)
     plain = [mixed(i, 0) for i in range(4)]
-    some = [*plain[:3], np.stack([plain[3][0], quarters(999)])]  # one image of eight is another
+    other = plain[3][1].copy()
+    other[:8, :8] = 255 - other[:8, :8]
+    some = [*plain[:3], np.stack([plain[3][0], other])]  # one image of eight is another, in one quarter
     paths = [
         write_mitigation(root, "p", "none", None, plain),
         write_mitigation(root, "a", "pe", 2.0, some),
