@@ -32,25 +32,39 @@ def evaluate_damage(runs, evaluators, replicates=1000, seed=0):
     runs = by_strength(runs)
     if method_of(runs[0]) != PLAIN:
         raise InputError("none of the runs is plain generation, which the others are compared with: run it too")
-    plain = runs[0]
-    return [summarize(run, measure(run, plain, evaluators), replicates, seed) for run in runs]
+    plain = describe(runs[0], evaluators)
+    measured = {run.key: compare(describe(run, evaluators), plain) for run in runs[1:]}
+    measured = {runs[0].key: compare(plain, plain)} | measured
+    return [summarize(run, measured[run.key], replicates, seed) for run in runs]
 
 
-def measure(run, plain, evaluators):
+def describe(run, evaluators):
+    """Images of every prompt, and what the evaluators say of them."""
+    found = []
+    with tqdm(run.rows, desc=run.key, unit="prompt") as bar:
+        for row in bar:
+            images = run.images(row)
+            one = {"images": images}
+            if evaluators.descriptor is not None:
+                one["descriptors"] = evaluators.descriptor(list(images))
+            if evaluators.clip is not None:
+                one["clip"] = evaluators.clip(images, row["prompt"])
+            found.append(one)
+    return found
+
+
+def compare(described, plain):
     """For each prompt a dict of lists with a number an image."""
-    with tqdm(zip(run.rows, plain.rows, strict=True), desc=run.key, total=len(run.rows), unit="prompt") as bar:
-        return [measure_row(run.images(a), plain.images(b), a, evaluators) for a, b in bar]
+    return [compare_prompt(a, b) for a, b in zip(described, plain, strict=True)]
 
 
-def measure_row(images, before, row, evaluators):
-    found = {"changed": [float((a != b).any()) for a, b in zip(images, before, strict=True)]}
-    if evaluators.descriptor is not None:
-        own, plain = (evaluators.descriptor(list(some)) for some in (images, before))
-        found["kept"] = (own * plain).sum(1).tolist()
-    if evaluators.clip is not None:
-        found["clip"] = evaluators.clip(images, row["prompt"])
-        plain = evaluators.clip(before, row["prompt"])
-        found["clip_change"] = [a - b for a, b in zip(found["clip"], plain, strict=True)]
+def compare_prompt(own, plain):
+    found = {"changed": [float((a != b).any()) for a, b in zip(own["images"], plain["images"], strict=True)]}
+    if "descriptors" in own:
+        found["kept"] = (own["descriptors"] * plain["descriptors"]).sum(1).tolist()
+    if "clip" in own:
+        found["clip"] = own["clip"]
+        found["clip_change"] = [a - b for a, b in zip(own["clip"], plain["clip"], strict=True)]
     return found
 
 
