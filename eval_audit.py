@@ -6,9 +6,11 @@ comes back was not removed. The control is the same search for pictures that wer
 back too is no sign of memory.
 """
 
+from dataclasses import replace
+
 import numpy as np
 
-from eval_mitigation import by_strength, check_comparable, evaluate_mitigation, method_of, strength_of
+from eval_mitigation import by_strength, check_comparable, measure_runs, method_of, strength_of
 from eval_tradeoff import PLAIN
 from eval_utils import interval_text, mean_interval
 from run_utils import InputError, Table
@@ -59,53 +61,33 @@ def evaluate_audit(own, audited, control, evaluators, dataset=None, replicates=1
     audited = by_strength(audited)
     some = [pairs[method_of(run), strength_of(run)] for run in audited]
     check_comparable([*some, *audited])
-    before, after = (evaluate_mitigation(runs, evaluators, dataset, 1, seed)[1] for runs in (some, audited))
+    evaluators = replace(evaluators, clip=None)  # only copies count
+    before, after = (measure_runs(runs, evaluators, dataset) for runs in (some, audited))
     results = [
         compare(run, before[a.key], after[run.key], replicates, seed) for a, run in zip(some, audited, strict=True)
     ]
     if control:
-        _, found = evaluate_mitigation(control, evaluators, None, 1, seed)
-        results += [control_of(run, found[run.key], replicates, seed) for run in control]
+        check_comparable(control)
+        found = measure_runs(control, evaluators)
+        results += [compare(run, None, found[run.key], replicates, seed) for run in control]
     return results
 
 
 def compare(run, before, after, replicates, seed):
-    was, now = (np.array([m["copied"] for m in rows]) for rows in (before, after))
-    prompts = np.arange(len(was)).repeat(was.shape[1])
-    returned = np.where(was == 0, now, np.nan).ravel()  # of what was hidden
-    return {
-        "run": run.key, "method": method_of(run), "strength": strength_of(run), "prompts": len(was),
-        "hidden": mean_interval(1 - was.ravel(), prompts, replicates, seed),
-        "copied": mean_interval(now.ravel(), prompts, replicates, seed),
-        "returned": mean_interval(returned, prompts, replicates, seed),
-    }  # fmt: skip
-
-
-def control_of(run, rows, replicates, seed):
-    now = np.array([m["copied"] for m in rows])
-    prompts, nothing = np.arange(len(now)).repeat(now.shape[1]), mean_interval([np.nan], [0])
-    copied = mean_interval(now.ravel(), prompts, replicates, seed)
-    head = {"run": run.key, "method": f"{method_of(run)}, {CONTROL}", "strength": strength_of(run)}
-    return head | {"prompts": len(now), "hidden": nothing, "copied": copied, "returned": nothing}
+    """Result dict of a run from embeddings; without a run from the prompts themselves it is a control."""
+    now = np.array([m["copied"] for m in after])
+    was = np.full(now.shape, np.nan) if before is None else np.array([m["copied"] for m in before])
+    prompts = np.arange(len(now)).repeat(now.shape[1])
+    values = {"hidden": 1 - was, "copied": now, "returned": np.where(was == 0, now, np.nan)}  # of what was hidden
+    method = method_of(run) if before is not None else f"{method_of(run)}, {CONTROL}"
+    head = {"run": run.key, "method": method, "strength": strength_of(run), "prompts": len(now)}
+    return head | {name: mean_interval(v.ravel(), prompts, replicates, seed) for name, v in values.items()}
 
 
 def audit_tables(results):
-    rows = [
-        [
-            r["method"],
-            f"{r['strength']:g}",
-            r["prompts"],
-            *(interval_text(r[n]) for n in ("hidden", "copied", "returned")),
-        ]
-        for r in results
-    ]
-    headers = [
-        "method",
-        "strength",
-        "prompts",
-        "hidden from the prompt",
-        "copied from the embedding",
-        "hidden that returned",
-    ]
+    columns = {
+        "hidden": "hidden from the prompt", "copied": "copied from the embedding", "returned": "hidden that returned",
+    }  # fmt: skip
+    rows = [[r["method"], f"{r['strength']:g}", r["prompts"], *(interval_text(r[n]) for n in columns)] for r in results]
     note = "Copied: SSCD above 0.5. Hidden: not copied from the prompt itself at the same seed."
-    return [Table("Audit after mitigation", headers, rows, note)]
+    return [Table("Audit after mitigation", ["method", "strength", "prompts", *columns.values()], rows, note)]

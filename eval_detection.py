@@ -244,9 +244,8 @@ def overview(results, pairs):
     some = [r for r in results if r["level"] == "image" and r["images"] == most]
     rows = {}
     for r in some:
-        rows.setdefault((r["score"], horizon_text(r["key"], r["T"])), {})[r["memorized_kind"], r["negative_set"]] = r[
-            "auc"
-        ]
+        line = rows.setdefault((r["score"], horizon_text(r["key"], r["T"])), {})
+        line[r["memorized_kind"], r["negative_set"]] = r["auc"]
     cells = [[*key, *(interval_text(columns[pair]) for pair in pairs)] for key, columns in rows.items()]
     headers = ["score", "T", *(f"{kind} / {negatives}" for kind, negatives in pairs)]
     return Table(f"AUC per image, {most} images a prompt and run", headers, cells)

@@ -197,6 +197,12 @@ def check_comparable(runs):
             raise InputError(f"{run.path} is no result of inference_mem.py; give files called *_mitigation.jsonl")
 
 
+def measure_runs(runs, evaluators, dataset=None):
+    """Per-prompt dicts of `measure_run` by run key, for runs of the same prompts."""
+    records = load_references(runs[0], dataset)
+    return {run.key: measure_run(run, run.rows, evaluators, records) for run in runs}
+
+
 def evaluate_mitigation(runs, evaluators, dataset=None, replicates=1000, seed=0):
     """Measure every run and summarise it.
 
@@ -205,8 +211,7 @@ def evaluate_mitigation(runs, evaluators, dataset=None, replicates=1000, seed=0)
     """
     check_comparable(runs)
     runs = by_strength(runs)
-    records = load_references(runs[0], dataset)
-    measured = {run.key: measure_run(run, run.rows, evaluators, records) for run in runs}
+    measured = measure_runs(runs, evaluators, dataset)
     results = [row for run in runs for row in summarize(run, measured[run.key], replicates, seed)]
     add_areas(results, measured, replicates, seed)
     return results, measured

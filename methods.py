@@ -5,7 +5,7 @@ does to ordinary prompts is a matter of measurement.
 """
 
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -45,7 +45,7 @@ class Method:
 def run_method(pipe, options, images, name, strength):
     """Generate a batch with a method out of `METHODS`; strength 0 is plain generation."""
     if strength == 0:
-        return mitigate(pipe, options, images)
+        return mitigate(pipe, replace(options, optim_target_loss=None), images)  # the target is the method's, not PE's
     return METHODS[name].function(pipe, options, images, strength)
 
 

@@ -22,7 +22,7 @@ sys.path.insert(0, str(HERE.parent))
 
 from benchmark_jobs import PLANTED, Jobs  # noqa: E402
 
-from detectors import SIGNALS  # noqa: E402
+from detectors import MOTION, SIGNALS, TILED  # noqa: E402
 from local_sd_pipeline import load_pipeline  # noqa: E402
 from row_files import versions  # noqa: E402
 from run_utils import exit_on_input_error, input_errors, write_text  # noqa: E402
@@ -54,9 +54,9 @@ def score_jobs(jobs):
     for name, signal in SIGNALS.items():
         early = ("--early_exit", str(signal.steps)) if signal.steps else ()
         found[name] = partial(jobs.detection, *baseline, "--scores", name, *early)
-    found["broken_memories"] = partial(jobs.detection, *baseline, "--scores", "broken_memories")
+    found[MOTION] = partial(jobs.detection, *baseline, "--scores", MOTION)
     pairs = ("--num_images_per_prompt", "2", "--end", str(jobs.num_images // 2))
-    found["tiled_l2"] = partial(jobs.detection, *baseline, "--scores", "tiled_l2", *pairs)
+    found[TILED] = partial(jobs.detection, *baseline, "--scores", TILED, *pairs)
     return found
 
 
@@ -85,8 +85,8 @@ def main(argv=None):
         with input_errors():
             pipe = load_pipeline(args.model_id)
         jobs = Jobs(pipe, Path(folder) / "runs", args.num_images, args.num_images, args.num_inference_steps)
-        functions = score_jobs(jobs) | {entry: method_job(jobs, entry) for entry in ["none:0", *args.methods]}
-        functions["none:0"] = partial(jobs.mitigation, "--no-store_img_npz")
+        functions = score_jobs(jobs) | {"none:0": partial(jobs.mitigation, "--no-store_img_npz")}
+        functions |= {entry: method_job(jobs, entry) for entry in args.methods}
         result = {"versions": versions(), "threads": torch.get_num_threads(), "images": args.num_images}
         result["jobs"] = measure(jobs, functions, args.repeats)
         write_text(args.output, json.dumps(result, indent=1) + "\n")

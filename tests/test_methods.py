@@ -198,6 +198,8 @@ def test_methods_are_chosen_by_name_and_strength(infer):
     by_flag, same = infer("pe_by_flag", "--optim_target_loss", 0.5)
     assert np.array_equal(images, same) and by_name[0]["iterations"] == by_flag[0]["iterations"]
     assert np.array_equal(infer("pe_0", "--method", "pe", "--strength", 0)[1], plain)
+    off = infer("off", "--method", "sail", "--strength", 0, "--optim_target_loss", 0.01)[1]
+    assert np.array_equal(off, plain)
     stopped, images = infer("stopped", "--method", "sail", "--strength", 5, "--optim_target_loss", 1e9)
     assert np.array_equal(images, plain) and stopped[0]["iterations"] == [1] * len(stopped[0]["seeds"])
 
