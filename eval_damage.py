@@ -4,12 +4,11 @@ Every image is compared with the plain one of the same prompt and seed. A method
 leaves most of them alone; one that always acts does not.
 """
 
-import numpy as np
 from tqdm import tqdm
 
-from eval_mitigation import by_strength, check_comparable, method_of, strength_of
+from eval_mitigation import by_strength, check_comparable, method_of, strength_of, summarize_measures
 from eval_tradeoff import PLAIN
-from eval_utils import interval_text, mean_interval
+from eval_utils import interval_text
 from run_utils import InputError, Table
 
 MEASURES = {
@@ -71,11 +70,7 @@ def compare_prompt(own, plain):
 def summarize(run, measured, replicates, seed):
     result = {"run": run.key, "method": method_of(run), "strength": strength_of(run), "prompts": len(measured)}
     result["images"] = len(measured[0]["changed"])
-    for name in MEASURES:
-        if name in measured[0]:
-            means = [float(np.mean(m[name])) for m in measured]
-            result[name] = mean_interval(means, np.arange(len(means)), replicates, seed)
-    return result
+    return result | summarize_measures(measured, MEASURES, replicates, seed)
 
 
 def damage_tables(results):

@@ -168,13 +168,17 @@ def summarize(run, measured, replicates=1000, seed=0):
     results = []
     for kind, some in {**groups, "all": measured}.items():
         row = head | {"kind": kind, "prompts": len(some), "images": len(some[0]["pixel"])}
-        for name in MEASURES:
-            if name in some[0]:
-                # Per prompt first, then over prompts, which are what is resampled.
-                means = [float(np.mean(m[name])) for m in some]
-                row[name] = mean_interval(means, np.arange(len(means)), replicates, seed)
-        results.append(row)
+        results.append(row | summarize_measures(some, MEASURES, replicates, seed))
     return results
+
+
+def summarize_measures(measured, names, replicates, seed):
+    """Mean and interval of each named measure that is there: per prompt first, then over prompts, as resampled."""
+    found = {}
+    for name in (n for n in names if n in measured[0]):
+        means = [float(np.mean(m[name])) for m in measured]
+        found[name] = mean_interval(means, np.arange(len(means)), replicates, seed)
+    return found
 
 
 def check_comparable(runs):
