@@ -9,30 +9,90 @@ interruption goes on where it stopped.
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import torch
 
-from attn_utils import cross_attention_layers
-from cli_args import check_detect_args, detect_parser
-from detectors import signal_of
-from eval_detection import HORIZONS, NAMES, SCORES, horizon_text, horizons_of, image_scores
-from eval_utils import rank_auc
-from generation import observe
-from map_files import DIFF_MAPS, maps_path, save_maps
-from mask_files import MaskStore, is_original_layout, load_original_layout, save_whole_tokens
-from mask_parts import MaskParts
-from metrics import norms_from_maps, shuffle_mask
-from processes import Processes
-from result_files import score_names
-from run_utils import InputError, exit_on_input_error, format_table, input_errors, replacing, write_text
-from session import Session, chunked
-from signals import Signals
-from thresholds import Threshold
+from attn_utils import cross_attention_layers, shuffle_mask
+from memorization.bundled import PLANTED
+from memorization.errors import InputError, exit_on_input_error, input_errors
+from memorization.evaluation.detection import summary
+from memorization.evaluation.thresholds import Threshold, decision_table
+from memorization.files.maps import DIFF_MAPS, maps_path, save_maps
+from memorization.files.masks import MaskParts, MaskStore
+from memorization.files.original_masks import is_original_layout, load_original_layout, save_whole_tokens
+from memorization.files.whole import replacing, write_text
+from memorization.observation import chunked, observe
+from memorization.runs.arguments import Switch, image_count, make_parser, positive_int
+from memorization.runs.chosen_detectors import Signals
+from memorization.runs.session import Session
+from memorization.runs.workers import Processes
+from memorization.scores import NAMES, SCORES
+from noise_norms import norms_from_maps
+
+
+def detect_parser(description):
+    parser = make_parser(description)
+    parser.set_defaults(dataset=str(PLANTED / "planted_prompts.jsonl"))
+    parser.add_argument("--num_images_per_prompt", type=image_count, default=4)
+    group = parser.add_argument_group("detection")
+    group.add_argument(
+        "--run_version", default="ours", choices=("baseline", "ours"),
+        help="baseline: the global score D; ours: also LD and its two controls",
+    )  # fmt: skip
+    group.add_argument("--attn_scores", type=Path, help="take the masks from this npz: the original's two passes")
+    group.add_argument(
+        "--early_exit", type=positive_int, metavar="T",
+        help="stop after T steps: D(T) alone, or with --attn_scores LD(T) too; no images, no masks",
+    )  # fmt: skip
+    group.add_argument("--scores", help="published signals to measure as well: all, or names with commas")
+    group.add_argument(
+        "--calibration", type=Path, metavar="ROWS", help="run of ordinary prompts that broken_memories is compared with"
+    )
+    group.add_argument("--store_attn_npz", action=Switch, default=True, help="bright-ending masks as npz")
+    group.add_argument(
+        "--store_all_tokens", action=Switch, default=False, help="every token's attention, in the original's layout"
+    )
+    group.add_argument(
+        "--store_maps", action=Switch, default=False,
+        help="for localisation: noise_diff^2 of every step, end-token and padding attention of every layer",
+    )  # fmt: skip
+    group.add_argument(
+        "--threshold_file", type=Path, help="say memorized yes or no per prompt, by eval_mem.py detection --calibrate"
+    )
+    return parser
+
+
+def check_detect_args(args):
+    """Refuse combinations that mean nothing; what an early exit cannot give is switched off.
+
+    Raises:
+        InputError: one line per fault, the first found.
+    """
+    if args.attn_scores is not None and args.run_version == "baseline":
+        raise InputError("--attn_scores is not used by --run_version baseline: add --run_version ours")
+    if args.early_exit is None:
+        return
+    if args.early_exit > args.num_inference_steps:
+        raise InputError(f"--early_exit {args.early_exit} is beyond --num_inference_steps {args.num_inference_steps}")
+    if args.run_version == "ours" and args.attn_scores is None:
+        raise InputError(
+            "--early_exit ends before there is a bright-ending mask: "
+            "add --run_version baseline, or masks by --attn_scores"
+        )
+    if args.store_maps or args.store_all_tokens:
+        raise InputError("--store_maps and --store_all_tokens need the last step, which --early_exit leaves out")
+    args.store_img_png = args.store_img_npz = args.store_attn_npz = False
+
 
 # Scores of the rows by --run_version; the end token's attention is read off in both.
 ROW_SCORES = {"baseline": ("text_noise_norm", "end_token_attention"), "ours": tuple(SCORES.values())}
+
+
 SETTINGS = ("run_version", "attn_scores", "early_exit", "scores", "calibration")
+
+
 COLUMNS = ("kind", "is_memorized", "text_noise_norm")
 
 
@@ -222,62 +282,6 @@ class Detection:
         write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
         print(decision_table(lines, self.threshold))
         return path
-
-
-def decision_table(lines, threshold):
-    """Markdown table of all prompts' decisions, the highest score first."""
-    rows = [
-        [line["index"], "yes" if line["memorized"] else "no", line["score"], line["prompt"][:60]]
-        for line in sorted(lines, key=lambda line: -line["score"])
-    ]
-    flagged = sum(line["memorized"] for line in lines)
-    name = NAMES.get(threshold.key, threshold.key)
-    told = f"threshold {threshold.threshold:.3f} on {name} of T={threshold.T or 'all'}"
-    calibrated = f"calibrated for {threshold.fpr:.1%} false positives on {threshold.num_negatives} prompts "
-    calibrated += f"of {threshold.num_images} images each"
-    table = format_table(["index", "memorized", "score", "prompt"], rows)
-    return f"{table}\n{flagged} of {len(lines)} prompts above the {told}, {calibrated}"
-
-
-def summary(rows):
-    """Markdown table: mean of each score per class and, with labels, AUC per image and per prompt.
-
-    Args:
-        rows: an iterable, read once; kept are a few numbers an image.
-    """
-    labels, scores, costs = [], {}, {}
-    for row in rows:
-        labels.append(row["is_memorized"])
-        costs = row.get("score_costs", {})
-        found = score_names(row)
-        for key in [*(k for k in NAMES if k in found), *(k for k in found if k not in NAMES)]:
-            for horizon in horizons_of(row, key, HORIZONS):
-                scores.setdefault((key, horizon), []).append(image_scores(row, key, horizon))
-    memorized = [k for k, label in enumerate(labels) if label]
-    others = [k for k, label in enumerate(labels) if not label]
-    with_auc = None not in labels and bool(memorized) and bool(others)
-    headers = ["memorized", "not memorized", "AUC per image", "AUC per prompt"] if with_auc else ["mean"]
-    table = []
-    for (key, horizon), values in scores.items():
-        head = [NAMES.get(key, key), horizon_text(key, horizon)]
-        numbers = class_columns(values, memorized, others) if with_auc else [float(np.mean([x.mean() for x in values]))]
-        table.append([*head, *numbers, *(cost_of(key, costs) if costs else ())])
-    counts = f"{len(memorized)} memorized and {len(others)} other prompts" if with_auc else f"{len(labels)} prompts"
-    headers = ["score", "T", *headers, *(("extra evaluations", "gradients") if costs else ())]
-    return f"{format_table(headers, table)}\n{counts}; higher = memorized"
-
-
-def class_columns(values, memorized, others):
-    """Means of both classes and AUC per image and per prompt, of one array of image scores a prompt."""
-    a, b = ([values[k] for k in group] for group in (memorized, others))
-    per_prompt = rank_auc([x.mean() for x in a], [x.mean() for x in b])
-    a, b = np.concatenate(a), np.concatenate(b)
-    return [float(a.mean()), float(b.mean()), rank_auc(a, b), per_prompt]
-
-
-def cost_of(key, costs):
-    """Evaluations and gradients an image of the signal that a row key belongs to; 0 where it only looks."""
-    return costs.get(signal_of(key), (0, 0))
 
 
 def main(argv=None):

@@ -11,33 +11,121 @@ one name do not overwrite one another. The same command after an interruption go
 
 import json
 import random
+from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from tqdm import tqdm
 
-from cli_args import check_inference_args, inference_parser, method_name, uses_masks
-from eval_mitigation import MEASURES as SIMILARITIES
-from eval_mitigation import Evaluators, measure_run
-from methods import run_method
-from mitigation import ImageBatch, MitigationOptions, mitigate
-from processes import Processes
-from prompt_aug import augment_prompt
-from result_files import read_run
-from run_masks import RunMasks
-from run_utils import InputError, exit_on_input_error, format_table, input_errors, plain, replace_link, write_text
-from session import Session
-from similarity import ClipSimilarity, CopyDescriptor, similarity_to_references
+from memorization.bundled import PLANTED
+from memorization.errors import InputError, exit_on_input_error, input_errors
+from memorization.files.embeddings import read_embeddings
+from memorization.files.whole import replace_link, write_text
+from memorization.finished_runs import read_run
+from memorization.mitigations.base import ImageBatch
+from memorization.mitigations.options import FLAGS_OF, MitigationOptions, apply_method, method_name, uses_masks
+from memorization.mitigations.perturb import AUGMENTATIONS, augment_prompt
+from memorization.mitigations.prompt_search import mitigate
+from memorization.mitigations.registry import METHODS, run_method
+from memorization.runs.arguments import (
+    Switch,
+    image_count,
+    make_parser,
+    natural_float,
+    natural_int,
+    positive_float,
+    positive_int,
+    word_count,
+)
+from memorization.runs.masks import RunMasks
+from memorization.runs.session import Session
+from memorization.runs.workers import Processes
+from memorization.similarity.descriptors import ClipSimilarity, CopyDescriptor
+from memorization.similarity.measure import MEASURES as SIMILARITIES
+from memorization.similarity.measure import Evaluators, add_evaluators, measure_run
+from memorization.similarity.pixels import similarity_to_references
+from memorization.tables import format_table, plain
+
+
+def inference_parser(description):
+    parser = make_parser(description)
+    parser.set_defaults(dataset=str(PLANTED / "planted_mem_groundtruth"))
+    parser.add_argument("--num_images_per_prompt", type=image_count, default=1)
+    group = parser.add_argument_group("mitigation")
+    group.add_argument(
+        "--run_version", default="baseline", choices=("baseline", "ours_A"),
+        help="ours_A: magnitudes are weighted by the bright-ending mask",
+    )  # fmt: skip
+    group.add_argument(
+        "--prompt_embeds", type=Path, help="embeddings by prompt index instead of the prompts', by search_embeddings.py"
+    )
+    group.add_argument("--method", choices=(*FLAGS_OF, *METHODS), help="mitigation by name, instead of the flags below")
+    group.add_argument("--strength", type=natural_float, help="the knob of --method, see the README; 0 switches it off")
+    group.add_argument("--attn_scores", type=Path, help="masks for ours_A; default attn_data/mit_attn_scores.npz")
+    group.add_argument("--optim_target_steps", type=natural_int, default=0, help="step that is measured; must be 0")
+    group.add_argument(
+        "--optim_target_loss",
+        type=positive_float,
+        help="PE, and methods that optimise the noise: down to this magnitude",
+    )
+    group.add_argument("--optim_lr", type=positive_float, default=0.05)
+    group.add_argument("--optim_iters", type=positive_int, default=10)
+    group.add_argument("--l_target_ss", type=positive_float, help="SS: search for a prompt at or below this")
+    group.add_argument("--l_target_pr", type=positive_float, help="PR: re-anchor above this magnitude")
+    group.add_argument("--mag_thres_pr", type=positive_float, help="PR: magnitude of full re-anchoring")
+    group.add_argument("--pr_mask", action=Switch, default=False, help="PR only where the mask is bright (ours)")
+    group.add_argument("--prompt_aug_style", choices=tuple(AUGMENTATIONS), help="perturb the prompt at random")
+    group.add_argument("--repeat_num", type=word_count, default=1, help="words that --prompt_aug_style adds")
+    group.add_argument("--rand_noise_lam", type=positive_float, help="GNI: scale of noise on the embedding")
+    add_evaluators(parser.add_argument_group("evaluation at the end of a run, with --with_tracking"))
+    return parser
+
+
+def check_inference_args(args):
+    """Refuse combinations that mean nothing, after --method was turned into flags.
+
+    Raises:
+        InputError: one line per fault, the first found.
+    """
+    apply_method(args)
+    if args.optim_target_steps != 0:
+        raise InputError("--optim_target_steps must be 0: the methods are defined at the first step")
+    if (args.l_target_pr is None) != (args.mag_thres_pr is None):
+        raise InputError("--l_target_pr and --mag_thres_pr go together")
+    if args.l_target_pr is not None and args.mag_thres_pr <= args.l_target_pr:
+        raise InputError(f"--mag_thres_pr {args.mag_thres_pr} must exceed --l_target_pr {args.l_target_pr}")
+    if args.l_target_pr is not None and args.l_target_ss is None and args.optim_target_loss is None:
+        raise InputError("--l_target_pr needs a modified prompt: add --l_target_ss or --optim_target_loss")
+    if args.pr_mask and args.l_target_pr is None:
+        raise InputError("--pr_mask restricts re-anchoring: add --l_target_pr and --mag_thres_pr")
+    perturbed = args.prompt_aug_style is not None or args.rand_noise_lam is not None
+    if perturbed and (args.l_target_ss is not None or args.optim_target_loss is not None):
+        raise InputError("--prompt_aug_style and --rand_noise_lam do not combine with PE, SS or PR")
+    evaluators = args.sscd is not None or args.reference_model is not None
+    if evaluators and not args.with_tracking:
+        raise InputError("--sscd and --reference_model are used with --with_tracking; eval_mem.py measures later")
+    if evaluators and not args.store_img_png and not args.store_img_npz:
+        raise InputError("--sscd and --reference_model need the images: leave --store_img_png on")
+    if args.prompt_embeds is not None and (args.prompt_aug_style is not None or args.method == "padding_fix"):
+        name = args.method or f"--prompt_aug_style {args.prompt_aug_style}"
+        raise InputError(f"{name} changes the words of a prompt, which --prompt_embeds takes the place of")
+    if args.attn_scores is not None and not uses_masks(args):
+        raise InputError("--attn_scores is not used here: add --run_version ours_A with PE or SS, or --pr_mask")
+
 
 METHOD_SETTINGS = (
     "run_version", "optim_target_loss", "optim_lr", "optim_iters", "l_target_ss", "l_target_pr", "mag_thres_pr",
     "pr_mask", "prompt_aug_style", "repeat_num", "rand_noise_lam", "attn_scores", "method", "strength",
     "prompt_embeds",
 )  # fmt: skip
+
+
 COLUMNS = ("kind", "triggered", "unet_evals_per_image", "magnitude_before", "magnitude_after")
+
+
 ORDINARY_PROMPTS = 100  # that neuron_off takes its statistics from
+
+
 MEASURES = ("magnitude_before", "magnitude_after", "pixel_similarity")
 
 
@@ -187,23 +275,6 @@ class Mitigation:
         print("\n".join(str(f) for f in files if f))
         if self.args.store_img_png:
             print(self.session.images)
-
-
-def read_embeddings(path, session):
-    """Prompt embeddings by index, each (tokens, dim).
-
-    Raises:
-        InputError: if the file cannot be read, lacks a prompt, or is of another model.
-    """
-    try:
-        found = load_file(path)
-    except (OSError, SafetensorError, ValueError) as error:
-        raise InputError(f"cannot read {path}: {error}; examples/search_embeddings.py writes such a file") from error
-    shape = session.pipe.encode([""])[0].shape[1:]
-    for record in session.records:
-        if str(record.index) not in found or found[str(record.index)].shape != shape:
-            raise InputError(f"{path} has no embedding of prompt {record.index} for this model; search again")
-    return {r.index: found[str(r.index)] for r in session.records}
 
 
 def summary(method, rows):

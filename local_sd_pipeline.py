@@ -1,22 +1,82 @@
-"""Stable Diffusion with its denoising loop in the open: written once, observed from outside.
+"""What one UNet call and one denoising step give."""
 
-`predict_noise` is the only place that calls the UNet and the only one that knows how guidance branches
-are stacked; `denoise` is the only loop. Guidance is a function that is passed in, and whoever wants to
-measure something iterates over the steps.
-"""
-
-import json
 from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import StableDiffusionPipeline
+from PIL import Image
 
 from attn_utils import record_cross_attention
-from guidance import classifier_free_guidance
-from predictions import DenoiseStep, NoisePrediction
+
+
+@dataclass(frozen=True)
+class NoisePrediction:
+    """The UNet's outputs for all branches at one timestep.
+
+    The detection scores are defined on the predicted noise, guidance on whatever the UNet predicts.
+    For `epsilon` models these are the same. For `v_prediction` eps = sqrt(a) v + sqrt(1 - a) x_t, and
+    for `sample` eps = (x_t - sqrt(a) x_0) / sqrt(1 - a), with a = alphas_cumprod[t] (Salimans and Ho,
+    ICLR 2022, appendix D): linear in the output, so that a difference of noises is the difference of
+    outputs times `noise_scale`, and guidance in either space gives the same image.
+
+    Attributes:
+        outputs: one tensor (images, channels, height, width) per branch, uncond first.
+        latents: x_t, same shape.
+        noise_scale: d eps / d output, a 0-d tensor.
+        latents_scale: d eps / d x_t, a 0-d tensor; 0 for epsilon models.
+    """
+
+    outputs: tuple
+    latents: torch.Tensor
+    noise_scale: torch.Tensor
+    latents_scale: torch.Tensor
+
+    def noise(self, branch):
+        """Predicted noise of one branch."""
+        return self.noise_scale * self.outputs[branch] + self.latents_scale * self.latents
+
+    def diff(self, branch=1, other=0):
+        """Predicted noise of `branch` less that of `other` (uncond)."""
+        return self.noise_scale * (self.outputs[branch] - self.outputs[other])
+
+
+@dataclass(frozen=True)
+class DenoiseStep:
+    """One finished step. Tensors are (images, channels, height, width)."""
+
+    index: int  # 0 is the noisiest
+    timestep: int
+    latents: torch.Tensor  # x_t, what the UNet saw
+    prediction: NoisePrediction
+    noise_pred: torch.Tensor  # model output after guidance
+    next_latents: torch.Tensor  # x_{t-1}
+
+    @property
+    def noise_diff(self):
+        """Text-conditional part of the predicted noise."""
+        return self.prediction.diff(1, 0)
+
+    @property
+    def noise_pred_uncond(self):
+        return self.prediction.noise(0)
+
+
+def classifier_free_guidance(prediction, guidance_scale):
+    """Classifier-free guidance (Ho and Salimans, 2022) in the form Stable Diffusion uses."""
+    uncond, text = prediction.outputs[:2]
+    return uncond + guidance_scale * (text - uncond)
+
+
+@torch.no_grad()
+def encode_images(pipe, images):
+    """Latents of images, uint8 arrays (height, width, 3) of any size, at the model's own size."""
+    size = pipe.unet.config.sample_size * pipe.vae_scale_factor
+    resized = [pipe.image_processor.preprocess(Image.fromarray(i), height=size, width=size) for i in images]
+    pixels = torch.cat(resized).to(pipe.device, pipe.vae.dtype)
+    return pipe.vae.encode(pixels).latent_dist.mean * pipe.vae.config.scaling_factor
 
 
 class LocalStableDiffusionPipeline(StableDiffusionPipeline):
@@ -176,101 +236,3 @@ class LocalStableDiffusionPipeline(StableDiffusionPipeline):
         ids = self.tokenizer(prompt).input_ids
         kept = self.tokenizer.model_max_length - 1
         return self.tokenizer.decode(ids[kept:-1]).strip() if len(ids) - 1 > kept else ""
-
-
-def load_pipeline(model_id, unet_id=None, device="auto", dtype="auto", channels_last=False, compile=False):
-    """Load a Stable Diffusion 1.x or 2.x pipeline for measurement: DDIM, no safety checker, no gradients.
-
-    Args:
-        model_id: folder in diffusers' layout, or hub id.
-        unet_id: folder or hub id of another UNet for it (a folder with a `unet` subfolder works too).
-        device: "auto" takes CUDA, then MPS, then the CPU.
-        dtype: "auto" is float16 on CUDA and float32 elsewhere.
-        channels_last: memory format of the UNet and the VAE; changes results by rounding alone.
-        compile: torch.compile the UNet, at its first call; changes results by rounding alone.
-
-    Raises:
-        ValueError: one line that names the fault: not there, not Stable Diffusion, half precision on a
-            device that lacks it.
-    """
-    device = pick_device(device)
-    dtype = pick_dtype(dtype, device)
-    kwargs = dict(safety_checker=None, requires_safety_checker=False, dtype=dtype)
-    if unet_id is not None:
-        kwargs["unet"] = load_unet(unet_id, dtype)
-    check_model_folder(model_id)
-    try:
-        pipe = LocalStableDiffusionPipeline.from_pretrained(model_id, **kwargs)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"cannot load {model_id} as a Stable Diffusion pipeline: {first_line(error)}") from error
-    if not isinstance(pipe.unet, UNet2DConditionModel):
-        raise ValueError(f"{model_id} is not a Stable Diffusion 1.x or 2.x model: it has no UNet2DConditionModel")
-    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
-    pipe.set_progress_bar_config(disable=True)
-    for module in (pipe.unet, pipe.vae, pipe.text_encoder):
-        module.eval().requires_grad_(False)
-    pipe.to(device)
-    if channels_last:
-        for module in (pipe.unet, pipe.vae):
-            module.to(memory_format=torch.channels_last)
-    if compile:
-        pipe.unet.compile()
-    return pipe
-
-
-def check_model_folder(model_id):
-    """Say early, and in one line, why a local path cannot be a Stable Diffusion folder."""
-    path = Path(model_id)
-    looks_local = path.exists() or model_id.startswith((".", "/", "~")) or model_id.count("/") != 1
-    if not looks_local:
-        return
-    if not path.is_dir():
-        raise ValueError(f"model folder {model_id} does not exist; give a diffusers folder or a hub id")
-    index = path / "model_index.json"
-    if not index.exists():
-        raise ValueError(f"{model_id} is not a Stable Diffusion folder: it has no model_index.json")
-    try:
-        parts = json.loads(index.read_text())
-        kinds = parts["unet"][1], parts["text_encoder"][1], "text_encoder_2" in parts
-    except (ValueError, KeyError, TypeError, IndexError):
-        kinds = None
-    if kinds != ("UNet2DConditionModel", "CLIPTextModel", False):
-        raise ValueError(f"{model_id} is not a Stable Diffusion 1.x or 2.x folder: see its model_index.json")
-
-
-def load_unet(unet_id, dtype):
-    subfolder = "unet" if (Path(unet_id) / "unet").is_dir() else None
-    try:
-        return UNet2DConditionModel.from_pretrained(unet_id, subfolder=subfolder, dtype=dtype)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"cannot load a UNet from {unet_id}: {first_line(error)}") from error
-
-
-def pick_device(device):
-    if device != "auto":
-        try:
-            torch.empty(1, device=device)
-        except (RuntimeError, AssertionError) as error:  # the latter where torch was built without CUDA
-            raise ValueError(f"no device {device} here, or torch was built without it; use --device auto") from error
-        return device
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def pick_dtype(dtype, device):
-    if dtype == "auto":
-        return torch.float16 if device.startswith("cuda") else torch.float32
-    dtype = getattr(torch, dtype)
-    try:
-        torch.nn.functional.conv2d(
-            torch.ones(1, 1, 3, 3, dtype=dtype, device=device),
-            torch.ones(1, 1, 3, 3, dtype=dtype, device=device),
-        )
-    except RuntimeError as error:
-        raise ValueError(f"{device} cannot compute in {dtype} ({first_line(error)}); use --dtype float32") from error
-    return dtype
-
-
-def first_line(error):
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,16 +1,87 @@
-"""Mitigations: prompt-embedding optimisation (PE), semantic search (SS), prompt re-anchoring (PR), noise.
-
-All of them decide for every image on its own: no norm runs over a batch, so thresholds do not depend on
-how many images are made at once. None contains a loop over timesteps. PE and SS work at the first step
-and return prompt embeddings; PR is a guidance function for `denoise`.
-"""
+"""Gradient descent for a batch in which every image has a loss, an optimiser state and an end of its own."""
 
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 
-from descent import descend
-from metrics import fit_mask, noise_diff_norm
+from attn_utils import fit_mask
+from noise_norms import noise_diff_norm
+
+
+def descend(pipe, start, loss, optimizer_class, lr, num_iters, target=None, gradients=1, edit_gradient=None):
+    """Lower each image's loss; one at or below the target leaves the batch and is left alone from then on.
+
+    Args:
+        pipe: its `num_unet_gradients` counts what is spent.
+        start: shape (images, ...).
+        loss: from (those still in the batch, their places, a list) to a tensor with a loss an image.
+        optimizer_class: Adam or AdamW.
+        target: None makes all iterations.
+        gradients: of single samples, that an image's loss costs.
+        edit_gradient: changes a gradient (1, ...) in place before it is used.
+
+    Returns:
+        (values in the dtype of `start`, losses of each image before each update, lists).
+    """
+    leaves = [x.detach().float().clone().requires_grad_() for x in start.split(1)]
+    optimizer, losses = optimizer_class(leaves, lr=lr), [[] for _ in leaves]
+    active = list(range(len(leaves)))
+    for _ in range(num_iters):
+        with torch.enable_grad():
+            values = loss(torch.cat([leaves[k] for k in active]).to(start.dtype), active)
+        for k, value in zip(active, values.tolist(), strict=True):
+            losses[k].append(value)
+        keep = [target is None or losses[k][-1] > target for k in active]
+        active = [k for k, kept in zip(active, keep, strict=True) if kept]
+        if not active:
+            break
+        # Images that stopped get no gradient, and the optimiser leaves parameters without one alone.
+        optimizer.zero_grad(set_to_none=True)
+        with torch.enable_grad():
+            chosen = values[torch.tensor(keep, device=values.device)].sum()
+        for k, gradient in zip(active, torch.autograd.grad(chosen, [leaves[k] for k in active]), strict=True):
+            if edit_gradient is not None:
+                edit_gradient(gradient)
+            leaves[k].grad = gradient
+        pipe.num_unet_gradients += gradients * len(keep)
+        optimizer.step()
+    return torch.cat(leaves).detach().to(start.dtype), losses
+
+
+STEPS, LR, BATCH = 50, 0.1, 8
+
+
+def search_embedding(pipe, latents, start, seed, num_steps=STEPS, lr=LR, batch_size=BATCH):
+    """An embedding that the model denoises the given images with.
+
+    Args:
+        latents: of the training images of one prompt, (images, channels, height, width).
+        start: embedding to start from, (1, tokens, dim).
+        seed: of noise, timesteps and which image is taken.
+
+    Returns:
+        (embedding (1, tokens, dim), losses, a list of num_steps numbers). Costs num_steps times batch_size
+        evaluations and gradients.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    embeds = start.detach().float().clone().requires_grad_()
+    optimizer, losses = torch.optim.Adam([embeds], lr=lr), []
+    for _ in range(num_steps):
+        t = int(torch.randint(pipe.scheduler.config.num_train_timesteps, (), generator=generator))
+        x0 = latents[torch.randint(len(latents), (batch_size,), generator=generator)]
+        noise = torch.randn(x0.shape, generator=generator).to(x0)
+        alpha = pipe.scheduler.alphas_cumprod[t]
+        noisy = alpha.sqrt() * x0 + (1 - alpha).sqrt() * noise
+        with torch.enable_grad():
+            text = embeds.to(start.dtype).expand(batch_size, -1, -1)
+            loss = F.mse_loss(pipe.predict_noise(noisy, t, (text,)).noise(0).float(), noise.float())
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        pipe.num_unet_gradients += batch_size
+        losses.append(loss.item())
+    return embeds.detach().to(start.dtype), losses
 
 
 @dataclass(frozen=True)

@@ -10,27 +10,26 @@ summary.md       the tables
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 import matplotlib
+
+from memorization.bundled import PLANTED
 
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
-
-from data_utils import read_image, read_mask  # noqa: E402
-from detect_mem import summary  # noqa: E402
-from mask_files import MaskStore  # noqa: E402
-from run_utils import format_table, read_png  # noqa: E402
+from memorization.data.pictures import read_image, read_mask
+from memorization.evaluation.detection import summary
+from memorization.files.masks import MaskStore
+from memorization.files.whole import read_png
+from memorization.tables import format_table
 
 KINDS = {"verbatim": "#d1495b", "template": "#edae49", "normal": "#3d6f8e"}
 TITLES = {"verbatim": "memorized, global", "template": "memorized, local", "normal": "not memorized"}
-GROUND_TRUTH = HERE / "planted_mem_groundtruth"
+GROUND_TRUTH = PLANTED / "planted_mem_groundtruth"
 
 
 def read_rows(path):

@@ -5,7 +5,11 @@ import json
 import numpy as np
 import pytest
 import torch
-from eval_runs import (
+from PIL import Image
+from sklearn.metrics import roc_auc_score
+
+import eval_mem
+from helpers.eval_runs import (
     LAYERS,
     detection_rows,
     make_row,
@@ -18,22 +22,12 @@ from eval_runs import (
     write_mitigation,
     write_run,
 )
-from PIL import Image
-from sklearn.metrics import roc_auc_score
-
-import eval_mem
-from eval_localisation import auroc_by_step
-from eval_tradeoff import add_areas, against_reference, privacy_at, tradeoff_tables
-from mask_files import MaskStore
-from result_files import read_run
-from similarity import (
-    CopyDescriptor,
-    PerceptualDistance,
-    copy_similarity,
-    local_similarity,
-    seed_diversity,
-    sscd_transform,
-)
+from memorization.evaluation.localisation import auroc_by_step
+from memorization.evaluation.tradeoff import add_areas, against_reference, privacy_at, tradeoff_tables
+from memorization.files.masks import MaskStore
+from memorization.finished_runs import read_run
+from memorization.similarity.descriptors import CopyDescriptor, PerceptualDistance, sscd_transform
+from memorization.similarity.pixels import copy_similarity, local_similarity, seed_diversity
 
 
 def evaluate(command, *paths, output, **options):

@@ -2,7 +2,6 @@
 
 import json
 import shlex
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,11 +10,11 @@ from PIL import Image
 
 import detect_mem
 import inference_mem
-from cli_args import detect_parser
-from data_utils import load_prompts
-from run_utils import image_seed
+from detect_mem import detect_parser
+from memorization.bundled import PLANTED
+from memorization.data.prompts import load_prompts
+from memorization.seeds import image_seed
 
-EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 SCRIPTS = {"detect_mem.py": detect_mem.main, "inference_mem.py": inference_mem.main}
 
 
@@ -257,14 +256,14 @@ def test_switches():
 
 def test_bundled_prompt_files_agree_with_the_world_they_come_from():
     planted, unseen, near = (
-        load_prompts(str(EXAMPLES / f"planted_{n}.jsonl")) for n in ("memorized", "nonmemorized", "near_miss")
+        load_prompts(str(PLANTED / f"planted_{n}.jsonl")) for n in ("memorized", "nonmemorized", "near_miss")
     )
     kinds = [r.kind for r in planted]
     assert kinds.count("verbatim") >= 24 and kinds.count("template") >= 24
     assert all(len(r.alternatives) == 10 for r in planted)
     texts = {r.prompt for r in planted}
     assert not texts & {r.prompt for r in (*unseen, *near)}
-    for record in load_prompts(str(EXAMPLES / "planted_mem_groundtruth")):
+    for record in load_prompts(str(PLANTED / "planted_mem_groundtruth")):
         mask = np.asarray(Image.open(record.mask_path)) > 127
         assert mask.all() == (record.kind == "verbatim") and mask.mean() > 0.2
         first, *others = [np.asarray(Image.open(p)) for p in record.reference_images]

@@ -1,11 +1,11 @@
 """Imports go one way."""
 
 import ast
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from memorization.bundled import ROOT
+
 LAYERS = {
     "metrics": 0, "descent": 0, "run_utils": 0, "background": 0, "cli_types": 0,
     "prompt_aug": 0, "attn_utils": 0, "eval_utils": 0, "trackers": 0,

@@ -1,0 +1,187 @@
+"""."""
+
+import json
+import random
+import string
+from itertools import count
+from pathlib import Path
+
+from memorization.bundled import FORMER_FOLDER, PLANTED, ROOT
+from memorization.errors import InputError
+from memorization.seeds import LARGEST_INDEX
+
+HUB_COLUMNS = {
+    "Gustavosta/Stable-Diffusion-Prompts": ("test", "Prompt"),
+    "ChristophSchuhmann/MS_COCO_2017_URL_TEXT": ("train", "TEXT"),
+}
+
+
+NOT_SHIPPED = {
+    "sdv1_500_memorized.jsonl": "Webster's 500 prompts memorized by Stable Diffusion v1 (arXiv 2305.08694)",
+    "sdv1_500_mem_groundtruth": "Webster's 500 prompts with their training images (arXiv 2305.08694)",
+}
+
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+
+
+HOW_TO_GET = (
+    "it is not ours to ship: `bash tools/download_data.sh` lists it with its licence, and with its name there "
+    "(prompts, groundtruth) fetches it to this path. "
+    "planted/planted_memorized.jsonl and planted/planted_mem_groundtruth come with the code"
+)
+
+
+def read_rows(dataset, end, prompt_key, random_prompt, seed):
+    """Iterate over raw rows: dicts with caption, index and whatever else is known."""
+    if dataset == "random":
+        return random_rows(random_prompt, seed)
+    path = find_path(dataset)
+    if path is None:
+        return hub_rows(dataset, dataset, end, prompt_key)
+    if path.is_file():
+        return jsonl_rows(path)
+    if path.name.endswith("groundtruth"):
+        return ground_truth_rows(path)
+    if any(path.glob("*.txt")):
+        return pair_rows(path)
+    return hub_rows(str(path), dataset, end, prompt_key)
+
+
+def find_path(dataset):
+    """The data set's path, as given or under examples/; None when it can only be a hub id."""
+    if not dataset:
+        raise InputError("--dataset is empty; give a .jsonl, a folder, `random` or a hub id")
+    given = Path(dataset)
+    former = [PLANTED / given.name] if given.parent.name == FORMER_FOLDER else []
+    for path in (given, ROOT / dataset, PLANTED / dataset, ROOT / "examples" / dataset, *former):
+        if path.exists():
+            return path
+    name = Path(dataset).name
+    if name in NOT_SHIPPED:
+        raise InputError(f"{dataset} is not here: {NOT_SHIPPED[name]}; {HOW_TO_GET}")
+    if dataset.endswith((".jsonl", "groundtruth")) or dataset.count("/") != 1 or dataset.startswith((".", "/")):
+        raise InputError(f"data set {dataset} does not exist; give a .jsonl, a folder, `random` or a hub id")
+    return None
+
+
+def jsonl_rows(path):
+    """Rows of a .jsonl file; each error names the file and line."""
+    # Not splitlines: captions may hold U+2028 and other characters that it takes for line ends.
+    lines = read_utf8(path).split("\n")
+    if not any(line.strip() for line in lines):
+        raise InputError(f"{path} is empty; expected one JSON object a line with a caption")
+    position = 0
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            yield {"index": position, **parse_line(path, number, line)}
+            position += 1
+
+
+def read_utf8(path):
+    """Text of a file, without the byte order mark that some editors put first."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        where = f"{error.reason} at byte {error.start}"
+        raise InputError(f"{path} is not UTF-8 text: {where}") from error
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+
+
+def parse_line(path, number, line):
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}, line {number}: not JSON ({error})") from error
+    if not isinstance(row, dict):
+        raise InputError(f"{path}, line {number}: expected a JSON object")
+    broken = next((k for k, v in row.items() if isinstance(v, str) and not is_unicode(v)), None)
+    if broken is not None:
+        raise InputError(f"{path}, line {number}: {broken} holds half a surrogate pair, as \\ud800; write it whole")
+    caption = row.get("caption", row.get("prompt"))
+    if not isinstance(caption, str):
+        raise InputError(f"{path}, line {number}: no text under the key caption (keys: {', '.join(row) or 'none'})")
+    index = row.get("index", 0)
+    if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index <= LARGEST_INDEX:
+        raise InputError(f"{path}, line {number}: index {index!r} is not a whole number from 0 to {LARGEST_INDEX}")
+    for key, expected in (("is_memorized", bool), ("kind", str), ("url", str)):
+        if not isinstance(row.get(key), expected | None):
+            kinds = {bool: "true or false", str: "text"}
+            problem = f"{key} {row[key]!r} is neither {kinds[expected]} nor null"
+            raise InputError(f"{path}, line {number}: {problem}")
+    return {**row, "caption": caption}
+
+
+def is_unicode(text):
+    """Whether a text can be written as UTF-8: JSON can spell half a surrogate pair, which is no character."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def ground_truth_rows(folder):
+    """Rows of a NAME_groundtruth folder with reference images and, where there are any, masks."""
+    names = (f"{folder.name}_repeated_withss.jsonl", f"{folder.name}_repeated.jsonl", f"{folder.name}.jsonl")
+    files = [folder / name for name in names if (folder / name).is_file()]
+    if not files:
+        raise InputError(f"{folder} has none of {', '.join(names)}")
+    if not (folder / "gt_images").is_dir():
+        raise InputError(f"{folder} has no folder gt_images with the training images, gt_images/INDEX/*.png")
+    for row in jsonl_rows(files[0]):
+        files_of_row = (folder / "gt_images" / str(row["index"])).glob("*")
+        images = sorted(p for p in files_of_row if p.suffix.lower() in IMAGE_SUFFIXES)
+        if not images:
+            raise InputError(f"{folder} has no images in gt_images/{row['index']}")
+        mask = folder / "gt_masks" / f"{row['index']}.png"
+        yield {**row, "reference_images": tuple(images), "mask_path": mask if mask.is_file() else None}
+
+
+def pair_rows(folder):
+    """Rows of a folder of images with a text file each."""
+    for position, text in enumerate(sorted(folder.glob("*.txt"))):
+        images = tuple(p for p in (text.with_suffix(s) for s in IMAGE_SUFFIXES) if p.is_file())
+        if not images:
+            raise InputError(f"{text} has no image of the same name beside it (.jpg, .jpeg or .png)")
+        index = int(text.stem) if text.stem.isdecimal() else position
+        if index > LARGEST_INDEX:
+            raise InputError(f"{text} is numbered above {LARGEST_INDEX}; give it a shorter name")
+        yield {"caption": read_utf8(text).strip(), "index": index, "reference_images": images}
+
+
+def random_rows(random_prompt, seed):
+    """An endless set of random prompts; prompt i depends on i and the seed only."""
+    for index in count():
+        rng = random.Random(seed * 10**9 + index)
+        yield {"caption": random_prompt(rng), "index": index, "is_memorized": False}
+
+
+def random_letters(rng):
+    """Ten words of three to eight random letters: a prompt where there is no tokenizer to draw from."""
+    lengths = [rng.randint(3, 8) for _ in range(10)]
+    return " ".join("".join(rng.choices(string.ascii_lowercase, k=k)) for k in lengths)
+
+
+def hub_rows(location, name, end, prompt_key):
+    """Rows of a Hugging Face data set."""
+    import datasets
+
+    split, column = HUB_COLUMNS.get(name, (None, prompt_key))
+    try:
+        splits = datasets.load_dataset(location)
+    except Exception as error:  # the loader raises a dozen kinds, all of which mean the same to the user
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"cannot load data set {name}: {reason}") from error
+    table = splits[next((s for s in (split, "train") if s in splits), next(iter(splits)))]
+    column = prompt_key or column
+    if column not in table.column_names:
+        raise InputError(f"data set {name} needs --prompt_key, one of: {', '.join(table.column_names)}")
+    texts = table.select(range(min(end or len(table), len(table))))[column]
+    wrong = next((i for i, text in enumerate(texts) if not isinstance(text, str)), None)
+    if wrong is not None:
+        raise InputError(f"data set {name}: column {column} holds no text in row {wrong}")
+    return ({"caption": text, "index": i} for i, text in enumerate(texts))
+
+
+def whole_words(tokenizer):
+    """The tokenizer's tokens that are words of letters, sorted."""
+    pieces = (t.removesuffix("</w>") for t in tokenizer.get_vocab() if t.endswith("</w>"))
+    return sorted(p for p in pieces if p.isalpha() and p.isascii() and len(p) > 2)

@@ -1,0 +1,96 @@
+"""Audit after mitigation: which memories that a mitigation hides come back from another prompt embedding?
+
+As in Finding DoRI (ICML 2026): embeddings that bring the training image back are searched
+(`tools/search_embeddings.py`), and images are made from them under the mitigation. A memory that was hidden and
+comes back was not removed. The control is the same search for pictures that were never trained on: what it brings
+back too is no sign of memory.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+
+from memorization.errors import InputError
+from memorization.evaluation.mitigation import measure_runs
+from memorization.evaluation.statistics import interval_text, mean_interval
+from memorization.finished_runs import PLAIN, by_strength, check_comparable, method_of, strength_of
+from memorization.tables import Table
+
+HIDDEN = 0.1  # share of copies that a strength may leave to be called hiding
+
+
+CONTROL = "never trained on"
+
+
+def hiding_strengths(results):
+    """For each method the weakest strength that leaves at most `HIDDEN` of the copies, else its strongest.
+
+    Args:
+        results: of `eval_mitigation.evaluate_mitigation`, a method's runs from its weakest to its strongest.
+
+    Returns:
+        Dict from method to the run's result dict over all kinds of prompts.
+
+    Raises:
+        InputError: if copies were not counted.
+    """
+    if any("copied" not in r for r in results):
+        raise InputError("copies were not counted: evaluate mitigations with a copy descriptor, --sscd")
+    chosen = {}
+    for r in results:
+        settled = r["method"] in chosen and chosen[r["method"]]["copied"]["value"] <= HIDDEN
+        if r["kind"] == "all" and r["method"] != PLAIN and not settled:
+            chosen[r["method"]] = r
+    return chosen
+
+
+def evaluate_audit(own, audited, control, evaluators, dataset=None, replicates=1000, seed=0):
+    """Share of hidden memories that come back, a result dict for each audited run.
+
+    Args:
+        own: runs from the prompts themselves; of each method and strength in `audited` one.
+        audited: runs of the same prompts and seeds from embeddings that were searched.
+        control: runs from embeddings that were searched for pictures never trained on.
+
+    Raises:
+        InputError: if runs cannot be compared, one has no counterpart, or there is no copy descriptor.
+    """
+    if evaluators.descriptor is None:
+        raise InputError("an audit looks for copies: give a copy descriptor by --sscd")
+    pairs = {(method_of(run), strength_of(run)): run for run in own}
+    lacking = next((run for run in audited if (method_of(run), strength_of(run)) not in pairs), None)
+    if lacking is not None:
+        raise InputError(f"{lacking.path} has no run of its method and strength from the prompts; give it by --own")
+    audited = by_strength(audited)
+    some = [pairs[method_of(run), strength_of(run)] for run in audited]
+    check_comparable([*some, *audited])
+    evaluators = replace(evaluators, clip=None)  # only copies count
+    before, after = (measure_runs(runs, evaluators, dataset) for runs in (some, audited))
+    results = [
+        compare(run, before[a.key], after[run.key], replicates, seed) for a, run in zip(some, audited, strict=True)
+    ]
+    if control:
+        check_comparable(control)
+        found = measure_runs(control, evaluators)
+        results += [compare(run, None, found[run.key], replicates, seed) for run in control]
+    return results
+
+
+def compare(run, before, after, replicates, seed):
+    """Result dict of a run from embeddings; without a run from the prompts themselves it is a control."""
+    now = np.array([m["copied"] for m in after])
+    was = np.full(now.shape, np.nan) if before is None else np.array([m["copied"] for m in before])
+    prompts = np.arange(len(now)).repeat(now.shape[1])
+    values = {"hidden": 1 - was, "copied": now, "returned": np.where(was == 0, now, np.nan)}  # of what was hidden
+    method = method_of(run) if before is not None else f"{method_of(run)}, {CONTROL}"
+    head = {"run": run.key, "method": method, "strength": strength_of(run), "prompts": len(now)}
+    return head | {name: mean_interval(v.ravel(), prompts, replicates, seed) for name, v in values.items()}
+
+
+def audit_tables(results):
+    columns = {
+        "hidden": "hidden from the prompt", "copied": "copied from the embedding", "returned": "hidden that returned",
+    }  # fmt: skip
+    rows = [[r["method"], f"{r['strength']:g}", r["prompts"], *(interval_text(r[n]) for n in columns)] for r in results]
+    note = "Copied: SSCD above 0.5. Hidden: not copied from the prompt itself at the same seed."
+    return [Table("Audit after mitigation", ["method", "strength", "prompts", *columns.values()], rows, note)]

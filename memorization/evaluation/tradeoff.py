@@ -1,0 +1,163 @@
+"""Mitigations compared at equal utility: each run against what a reference method reaches at the same CLIP.
+
+The reference is PE where there is a run of it, else the first method. Its curve runs through plain generation
+and its strengths from weakest to strongest, interpolated linearly. Every other run is looked at where it really
+is, not between its strengths: methods such as PRSS leave a wide gap between no mitigation and their weakest.
+The area sums a method up over all its strengths. Intervals resample prompts for all runs together, so that
+differences are of the same prompts.
+"""
+
+import numpy as np
+
+from memorization.evaluation.statistics import bootstrap_weights, interval_text, resampled_means, with_interval
+from memorization.finished_runs import PLAIN
+from memorization.tables import Table
+
+REFERENCE = "pe"
+PRIVACY, UTILITY = "sscd", "clip"
+
+
+GRID = 200  # utilities that the area is summed over
+
+
+LEAST_UTILITY = 0.5  # of plain generation's, where they begin
+
+
+def tradeoff_tables(results, measured, kind):
+    """`Table` of every run's SSCD beside the reference method's at the same CLIP; none without both measures."""
+    rows = [r for r in results if r["kind"] == kind]
+    if any(name not in r for r in rows for name in (PRIVACY, UTILITY)):
+        return []
+    reference, compared = against_reference(rows, measured, kind)
+    if not compared:
+        return []
+    cells = [
+        [r["method"], f"{r['strength']:g}", *(interval_text(r[name]) for name in (UTILITY, PRIVACY)),
+         *(interval_text(v) for v in compared[r["run"]])]
+        for r in rows if r["run"] in compared
+    ]  # fmt: skip
+    headers = ["method", "strength", "CLIP", "SSCD", f"SSCD of {reference} at that CLIP", "difference"]
+    note = f"Below 0: more private than {reference} at equal utility. A dash: {reference} has no such CLIP."
+    tables = [Table(f"{kind}, against {reference} at equal utility", headers, cells, note)]
+    return tables + ([area_table(rows, kind, reference)] if "area" in rows[-1] else [])
+
+
+def area_table(rows, kind, reference):
+    by_method = {r["method"]: r for r in rows if "area" in r}
+    cells = [[m, interval_text(r["area"]), interval_text(r["area_difference"])] for m, r in by_method.items()]
+    headers = ["method", "area under the trade-off curve", f"less that of {reference}"]
+    note = (
+        "The area is the lowest SSCD that any strength of the method, or none, has at a CLIP or more, averaged over "
+        f"CLIP from {LEAST_UTILITY:.0%} to all of what plain generation has; lower is better."
+    )
+    return Table(f"{kind}, all strengths of a method together", headers, cells, note)
+
+
+def add_areas(results, measured, replicates=1000, seed=0):
+    """Put `area` and `area_difference` of `tradeoff_areas`, which all strengths of a method share, into its results."""
+    for kind in dict.fromkeys(r["kind"] for r in results):
+        rows = [r for r in results if r["kind"] == kind]
+        if all(name in r for r in rows for name in (PRIVACY, UTILITY)):
+            areas = tradeoff_areas(rows, measured, kind, replicates, seed)
+            for r in rows:
+                if r["method"] in areas:
+                    r["area"], r["area_difference"] = areas[r["method"]]
+
+
+def tradeoff_areas(rows, measured, kind, replicates=1000, seed=0):
+    """Area under every method's curve of privacy over utility, and that less the reference's.
+
+    Args:
+        rows, measured: as of `against_reference`.
+
+    Returns:
+        {method: (area, difference)}, measures with intervals; empty without plain generation, or a second method.
+    """
+    methods = list(dict.fromkeys(r["method"] for r in rows if r["method"] != PLAIN))
+    plain = [r["run"] for r in rows if r["method"] == PLAIN]
+    if len(methods) < 2 or not plain:
+        return {}
+    reference, means = reference_of(methods), resampled_points(rows, measured, kind, replicates, seed)
+    curves = {
+        m: np.stack([means[k] for k in (*plain, *(r["run"] for r in rows if r["method"] == m))], 1) for m in methods
+    }
+    areas = {m: area_under(curve, means[plain[0]][:, 1]) for m, curve in curves.items()}
+    return {m: tuple(first_with_interval(v) for v in (a, a - areas[reference])) for m, a in areas.items()}
+
+
+def area_under(curve, plain_utility):
+    """Mean of the lowest privacy at a utility or more, over utilities from a share of plain generation's to all of it.
+
+    Args:
+        curve: (replicates, points, 2) of privacy and utility, plain generation among the points.
+        plain_utility: (replicates,).
+
+    Returns:
+        (replicates,); lower = the same utility with fewer copies.
+    """
+    shares = LEAST_UTILITY + (1 - LEAST_UTILITY) * (np.arange(GRID) + 0.5) / GRID
+    reached = curve[:, :, None, 1] >= shares * plain_utility[:, None, None]
+    return np.where(reached, curve[:, :, None, 0], np.inf).min(1).mean(1)
+
+
+def reference_of(methods):
+    return REFERENCE if REFERENCE in methods else methods[0]
+
+
+def resampled_points(rows, measured, kind, replicates, seed):
+    """Mean SSCD and CLIP of every run, (1 + replicates, 2), the first of the prompts as they are."""
+    points = {r["run"]: prompt_means(measured[r["run"]], kind) for r in rows}
+    ones = np.ones((1, len(next(iter(points.values())))))
+    weights = np.r_[ones, bootstrap_weights(np.arange(ones.shape[1]), replicates, seed)]
+    return {run: resampled_means(values, weights) for run, values in points.items()}
+
+
+def against_reference(rows, measured, kind, replicates=1000, seed=0):
+    """SSCD of the reference method at every other run's CLIP.
+
+    Args:
+        rows: result dicts of one kind, a method's runs from its weakest to its strongest.
+        measured: per-prompt dicts by run.
+
+    Returns:
+        (reference method, {run: (reference's SSCD at the run's CLIP, the run's SSCD less that)}), measures with
+        intervals, NaN where the reference does not reach the CLIP. Empty without another method.
+    """
+    methods = list(dict.fromkeys(r["method"] for r in rows if r["method"] != PLAIN))
+    if len(methods) < 2:
+        return None, {}
+    reference, means = reference_of(methods), resampled_points(rows, measured, kind, replicates, seed)
+    curve = [means[r["run"]] for r in rows if r["method"] in (PLAIN, reference)]
+    compared = {}
+    for r in rows:
+        if r["method"] not in (PLAIN, reference):
+            own = means[r["run"]]
+            expected = privacy_at(np.stack(curve, 1), own[:, 1])
+            compared[r["run"]] = tuple(first_with_interval(v) for v in (expected, own[:, 0] - expected))
+    return reference, compared
+
+
+def prompt_means(rows, kind):
+    """Mean SSCD and CLIP of every prompt of a kind, (prompts, 2)."""
+    return np.array([[np.mean(m[n]) for n in (PRIVACY, UTILITY)] for m in rows if kind in ("all", m["kind"])])
+
+
+def first_with_interval(values):
+    """The first value with the interval of the others."""
+    return with_interval(values[0], values[1:] if np.isfinite(values[0]) else [])
+
+
+def privacy_at(curve, utility):
+    """Privacy of a curve at a utility, (replicates,); the lowest value where the curve is there twice.
+
+    Args:
+        curve: (replicates, strengths, 2) of privacy and utility.
+        utility: (replicates,).
+    """
+    found = np.full(len(curve), np.nan)
+    for a, b in zip(curve.transpose(1, 0, 2)[:-1], curve.transpose(1, 0, 2)[1:], strict=True):
+        with np.errstate(divide="ignore", invalid="ignore"):
+            share = (utility - a[:, 1]) / (b[:, 1] - a[:, 1])
+            between = np.where((share >= 0) & (share <= 1), a[:, 0] + share * (b[:, 0] - a[:, 0]), np.nan)
+        found = np.fmin(found, between)
+    return found

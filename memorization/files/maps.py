@@ -1,0 +1,55 @@
+"""Files of localisation maps: one npz a prompt, written by detect_mem.py --store_maps.
+
+Arrays are float16: `noise_diff_maps` (images, steps, height, width), channel-summed squares of the noise
+difference; `end.LAYER` and `padding.LAYER` (images, height, width), attention at the last step to the end
+token and to everything behind it. On Stable Diffusion v1 an image takes 0.6 MB, nine tenths of it the steps.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from memorization.errors import InputError
+from memorization.files.npz import READ_ERRORS
+from memorization.files.whole import replacing
+
+DIFF_MAPS = "noise_diff_maps"
+
+
+def maps_path(folder, key, index):
+    """Path of one prompt's maps below an output folder."""
+    return Path(folder) / "attn_data" / f"{key}_maps" / f"{index}.npz"
+
+
+def save_maps(path, arrays):
+    """Write a dict of arrays as float16, through a temporary file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, **{name: np.asarray(a, np.float16) for name, a in arrays.items()})
+
+
+def load_maps(path, num_images):
+    """All arrays of a file in float32.
+
+    Raises:
+        InputError: if it is missing, damaged, or of another number of images.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name].astype(np.float32) for name in file.files}
+    except FileNotFoundError as error:
+        raise InputError(f"{path} does not exist; run detect_mem.py with --store_maps") from error
+    except (*READ_ERRORS, AttributeError) as error:
+        raise InputError(f"{path} is not a readable npz file of maps; run detect_mem.py again") from error
+    if DIFF_MAPS not in arrays or any(a.shape[:1] != (num_images,) for a in arrays.values()):
+        counts = {name: len(a) if a.ndim else a for name, a in arrays.items()}
+        raise InputError(f"{path} does not hold maps of {num_images} images but {counts}; run detect_mem.py again")
+    broken = next((name for name, a in arrays.items() if not are_maps(name, a)), None)
+    if broken is not None:
+        raise InputError(f"{path}: {broken} is not maps of attention or noise; run detect_mem.py again")
+    return arrays
+
+
+def are_maps(name, array):
+    dimensions = 4 if name == DIFF_MAPS else 3
+    return array.ndim == dimensions and array.size > 0 and bool(np.isfinite(array).all())

@@ -1,0 +1,116 @@
+"""."""
+
+import contextlib
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from memorization.errors import InputError
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks
+    fcntl = None
+
+
+WAY_OUT = "choose another --run_name or pass --overwrite"
+
+
+def make_folder(path, option="--output_dir"):
+    """Create an output folder and make sure that files can be written to it; `option` is the one that names it.
+
+    Raises:
+        InputError: if not.
+    """
+    path = Path(path)
+    probe = path / f".write_test_{os.getpid()}"  # several processes may look at the same time
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(f"cannot write to {path}: {error.strerror}; choose another {option}") from error
+    except ValueError as error:  # characters that no path can hold
+        raise InputError(f"cannot write to {str(path)!r}: {error}; choose another {option}") from error
+    return path
+
+
+class FolderLock:
+    """Keeps a second run of the same name out of a folder; the system drops the lock when the process ends."""
+
+    def __init__(self, folder):
+        """
+        Raises:
+            InputError: if another process holds the lock.
+        """
+        self.descriptor = None
+        if fcntl is None:
+            return
+        self.descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self.release()
+            raise InputError(
+                f"another run is writing to {folder}: wait for it or choose another --run_name; "
+                "several devices share one run by `accelerate launch`"
+            ) from error
+        except OSError:  # a file system without locks
+            self.release()
+
+    def release(self):
+        if self.descriptor is not None:
+            os.close(self.descriptor)
+            self.descriptor = None
+
+
+@contextlib.contextmanager
+def replacing(path):
+    """Temporary path that takes the place of `path` at the end: a kill leaves the old file or the new one.
+
+    After an error, as of a full disk, the temporary file is removed and the old one stays.
+    """
+    temporary = Path(f"{path}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path, text):
+    """Write text through a temporary file."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def save_png(path, image):
+    """Save a uint8 array (height, width, 3) as PNG, through a temporary file."""
+    with replacing(path) as temporary:
+        Image.fromarray(image).save(temporary, format="PNG")
+
+
+def read_png(path):
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image)
+    except (OSError, SyntaxError, ValueError) as error:  # Pillow raises all three on damaged files
+        raise InputError(f"{path} is not a readable image; {WAY_OUT}") from error
+
+
+def replace_link(path, name):
+    """Make `name` another name of the file at `path`, replacing what it named; a copy where links are not to be had."""
+    temporary = Path(f"{name}.tmp")
+    temporary.unlink(missing_ok=True)
+    if os.path.exists(name) and os.path.samefile(path, name):  # renaming a link over itself would leave both
+        return name
+    try:
+        os.link(path, temporary)
+    except OSError:
+        shutil.copyfile(path, temporary)
+    os.replace(temporary, name)
+    return name

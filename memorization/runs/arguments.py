@@ -1,0 +1,176 @@
+"""Command lines of the two scripts: the original's words, with every flag doing what its help says."""
+
+import argparse
+import math
+import re
+from pathlib import Path
+
+from memorization.bundled import MODEL
+from memorization.seeds import LARGEST_SEED, MAX_IMAGES
+
+TRACKERS = ("jsonl", "tensorboard", "wandb", "trackio")  # the last three are accelerate's
+
+
+def common_parser():
+    """Arguments of both scripts; use with `ArgumentParser(parents=[common_parser()])`."""
+    parser = argparse.ArgumentParser(add_help=False)
+    group = parser.add_argument_group("run")
+    group.add_argument("--run_name", type=file_name, default="test", help="names the result files")
+    group.add_argument("--dataset", help=".jsonl, *_groundtruth folder, folder of NNN.jpg + NNN.txt, `random`, hub id")
+    group.add_argument("--prompt_key", help="column of the prompt in a Hugging Face data set")
+    group.add_argument("--start", type=natural_int, default=0, help="first prompt by position")
+    group.add_argument("--end", type=natural_int, default=500, help="one past the last prompt")
+    group.add_argument("--clean_prompts", action=Switch, default=True, help="mend mojibake and HTML entities")
+    group.add_argument("--overwrite", action=Switch, default=False, help="replace results of this run name")
+    group.add_argument("--output_dir", type=Path, default=Path("."), help="where the three output folders are")
+    group.add_argument(
+        "--with_tracking", action=Switch, default=False, help="log pace, means and the final evaluation by --tracker"
+    )
+    group.add_argument(
+        "--tracker",
+        default="jsonl",
+        choices=TRACKERS,
+        help="jsonl: det_outputs/*.tracking.jsonl; others need a package",
+    )
+    group = parser.add_argument_group("model")
+    group.add_argument("--model_id", default=str(MODEL), help="diffusers folder or hub id")
+    group.add_argument("--unet_id", help="folder or hub id of a fine-tuned UNet")
+    group.add_argument(
+        "--device", type=device_name, default="auto", help="auto (CUDA, MPS, CPU), cuda, cuda:N, mps, cpu"
+    )
+    group.add_argument("--dtype", default="auto", choices=("auto", "float32", "float16", "bfloat16"))
+    group.add_argument("--channels_last", action=Switch, default=False, help="memory format, faster on many devices")
+    group.add_argument("--compile", action=Switch, default=False, help="torch.compile: slow start, then faster")
+    group = parser.add_argument_group("sampling")
+    group.add_argument("--gen_seed", type=seed_int, default=0, help="image k of prompt i depends on this, i and k")
+    group.add_argument(
+        "--seed_mode", default="per_image", choices=("per_image", "original"),
+        help="original: all images of a prompt from one generator seeded gen_seed + index, as the released code",
+    )  # fmt: skip
+    group.add_argument("--image_length", type=pixels, help="pixels; default is the model's own (512 for SD 1.x)")
+    group.add_argument("--guidance_scale", type=finite_float, default=7.5)
+    group.add_argument("--num_inference_steps", type=positive_int, default=50)
+    group.add_argument("--batch_size", type=positive_int, default=16, help="images per UNet call, of several prompts")
+    group = parser.add_argument_group("output")
+    group.add_argument("--store_img_npz", action=Switch, default=True, help="all images as one npz")
+    group.add_argument("--store_img_png", action=Switch, default=True, help="each image as PNG")
+    return parser
+
+
+def make_parser(description):
+    return argparse.ArgumentParser(
+        description=description, parents=[common_parser()], formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+
+
+LARGEST_COUNT = 10**12  # of whole numbers; beyond it they no longer fit where they go
+
+
+LARGEST_IMAGE = 8192  # pixels
+
+
+MAX_ADDED_WORDS = 1000
+
+
+LONGEST_NAME = 150  # bytes; file systems end at 255, and endings are added
+
+
+TRUE_WORDS, FALSE_WORDS = {"true", "yes", "1"}, {"false", "no", "0"}
+
+
+class Switch(argparse.Action):
+    """A boolean as `--flag`, `--no-flag`, `--flag True` or `--flag False`, as the original's users type it."""
+
+    def __init__(self, option_strings, dest, **kwargs):
+        negated = [f"--no-{o[2:]}" for o in option_strings]
+        super().__init__([*option_strings, *negated], dest, nargs="?", metavar="BOOL", **kwargs)
+
+    def __call__(self, parser, namespace, value, option_string=None):
+        if option_string.startswith("--no-"):
+            if value is not None:
+                parser.error(f"{option_string} takes no value, not {value!r}")
+            setattr(namespace, self.dest, False)
+        elif value is None or value.lower() in TRUE_WORDS:
+            setattr(namespace, self.dest, True)
+        elif value.lower() in FALSE_WORDS:
+            setattr(namespace, self.dest, False)
+        else:
+            parser.error(f"{option_string} takes true or false, not {value!r}")
+
+
+def positive_int(text):
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return at_most(value, LARGEST_COUNT)
+
+
+def at_most(value, largest):
+    if value > largest:
+        raise argparse.ArgumentTypeError(f"{value} is above {largest}")
+    return value
+
+
+def pixels(text):
+    return at_most(positive_int(text), LARGEST_IMAGE)
+
+
+def word_count(text):
+    return at_most(natural_int(text), MAX_ADDED_WORDS)
+
+
+def file_name(text):
+    """A name that files can be called by, in the folder they belong to."""
+    if not text or text.startswith(".") or "/" in text or "\\" in text or not text.isprintable():
+        raise argparse.ArgumentTypeError(f"{text!r} is no name for files: use letters, digits, _ and -")
+    if len(text.encode()) > LONGEST_NAME:
+        raise argparse.ArgumentTypeError(f"a name of {len(text.encode())} bytes is longer than {LONGEST_NAME}")
+    return text
+
+
+def natural_int(text):
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is negative")
+    return at_most(value, LARGEST_COUNT)
+
+
+def seed_int(text):
+    value = natural_int(text)
+    if value > LARGEST_SEED:
+        raise argparse.ArgumentTypeError(f"{text} is above {LARGEST_SEED}")
+    return value
+
+
+def image_count(text):
+    value = positive_int(text)
+    if value > MAX_IMAGES:
+        raise argparse.ArgumentTypeError(f"{text} is above {MAX_IMAGES}, where image seeds would repeat")
+    return value
+
+
+def finite_float(text):
+    value = float(text)
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text} is not a finite number")
+    return value
+
+
+def device_name(text):
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is none of auto, cpu, cuda, cuda:N, mps")
+    return text
+
+
+def natural_float(text):
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 0 on")
+    return value
+
+
+def positive_float(text):
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
+    return value

@@ -1,0 +1,147 @@
+"""Similarity of generated images to training images and to prompts. Preprocessing is part of a metric.
+
+Copy descriptors and CLIP models are loaded once, called with lists of images, and say in `description`
+what has to stand beside each of their numbers.
+"""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torchvision import transforms
+
+from memorization.similarity.pixels import resized
+
+HALVES, IMAGENET = ((0.5,) * 3, (0.5,) * 3), ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+# `wen` is that of Wen et al. and the papers after them, the others are the SSCD authors' advice.
+SSCD_PREPROCESSING = {
+    "wen": ([transforms.Resize(256), transforms.CenterCrop(224)], HALVES),
+    "official_288": ([transforms.Resize(288)], IMAGENET),
+    "official_320": ([transforms.Resize((320, 320))], IMAGENET),
+}
+
+
+BATCH = 32
+
+
+def sscd_transform(name):
+    """Preprocessing of a copy descriptor: PIL image to float32 tensor (3, height, width).
+
+    Raises:
+        ValueError: for a name that is none of `SSCD_PREPROCESSING`.
+    """
+    if name not in SSCD_PREPROCESSING:
+        raise ValueError(f"SSCD preprocessing {name!r} is none of {', '.join(SSCD_PREPROCESSING)}")
+    resizing, (mean, std) = SSCD_PREPROCESSING[name]
+    return transforms.Compose([*resizing, transforms.ToTensor(), transforms.Normalize(mean, std)])
+
+
+class CopyDescriptor:
+    """SSCD (Pizzi et al., CVPR 2022), or any copy descriptor, as a TorchScript file.
+
+    Such a file runs code of its authors: take it from where you trust them.
+    """
+
+    def __init__(self, path, preprocessing="wen", device="cpu"):
+        """
+        Raises:
+            ValueError: one line, if the file is missing or no TorchScript, or the preprocessing unknown.
+        """
+        self.transform = sscd_transform(preprocessing)
+        if not Path(path).is_file():
+            raise ValueError(f"copy descriptor {path} does not exist; give SSCD as a TorchScript file by --sscd")
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # TorchScript is old, and what SSCD comes as
+                self.model = torch.jit.load(str(path), map_location=device).eval()
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(f"{path} is not a TorchScript file; SSCD's are called *.torchscript.pt") from error
+        self.device, self.description = device, f"{Path(path).name}, preprocessing {preprocessing}"
+
+    @torch.no_grad()
+    def __call__(self, images):
+        """Unit descriptors, float32 (images, dim), of uint8 arrays (height, width, 3)."""
+        parts = []
+        for start in range(0, len(images), BATCH):
+            # Training images differ in size, and `official_288` leaves them so: no common batch then.
+            batch = [self.transform(Image.fromarray(i)) for i in images[start : start + BATCH]]
+            stacked = [torch.stack(batch)] if len({b.shape for b in batch}) == 1 else [b[None] for b in batch]
+            parts += [self.model(b.to(self.device)).float() for b in stacked]
+        return torch.nn.functional.normalize(torch.cat(parts), dim=1)
+
+
+class ClipSimilarity:
+    """Cosine similarity of images to prompts under an open_clip model; higher = shows what was asked for."""
+
+    def __init__(self, model, pretrained, device):
+        """
+        Args:
+            model: open_clip model name, e.g. ViT-g-14, or a folder with open_clip_config.json and weights.
+            pretrained: tag of its weights, or a local checkpoint; not used with a folder.
+
+        Raises:
+            ValueError: one line, if the model or its weights cannot be had.
+        """
+        import open_clip
+
+        folder = Path(model.removeprefix("local-dir:"))
+        if model.startswith("local-dir:") or folder.is_dir():
+            model, pretrained = f"local-dir:{folder}", None
+        try:
+            # The weights come first: without them there is no point in building a model of gigabytes.
+            if pretrained is not None and not Path(pretrained).exists():
+                open_clip.download_pretrained(open_clip.get_pretrained_cfg(model, pretrained))
+            self.model, _, self.preprocess = open_clip.create_model_and_transforms(
+                model, pretrained=pretrained, device=device
+            )
+            self.tokenizer, self.device = open_clip.get_tokenizer(model), device
+        except Exception as error:  # the hub client and open_clip raise many kinds; all mean no weights
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            reason = reason if len(reason) < 200 else f"{reason[:200]}..."  # open_clip lists all of its models
+            of = "" if pretrained is None else f" with weights {pretrained}"
+            raise ValueError(f"cannot load {model}{of}: {reason}") from error
+        self.description = folder.name if pretrained is None else f"{model} {pretrained}"
+        self.model.eval()
+
+    @torch.no_grad()
+    def __call__(self, images, prompt):
+        """List of similarities in [-1, 1] of uint8 images (images, height, width, 3) to the prompt."""
+        batch = torch.stack([self.preprocess(Image.fromarray(i)) for i in images]).to(self.device)
+        image = self.model.encode_image(batch, normalize=True)
+        text = self.model.encode_text(self.tokenizer([prompt]).to(self.device), normalize=True)
+        return (image @ text.T)[:, 0].tolist()
+
+
+class PerceptualDistance:
+    """LPIPS (Zhang et al., CVPR 2018) to the nearest training image, from the package lpips; lower = copy."""
+
+    description = "lpips, alex"
+
+    def __init__(self, device="cpu"):
+        """
+        Raises:
+            ValueError: one line, if the package or its weights are not there.
+        """
+        try:
+            import lpips
+
+            self.model = lpips.LPIPS(net="alex", verbose=False).to(device).eval()
+        except Exception as error:  # no package, or no way to the weights of AlexNet
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ValueError(f"no LPIPS: {reason}; pip install lpips, which fetches its weights once") from error
+        self.device = device
+
+    @torch.no_grad()
+    def __call__(self, images, references):
+        """List of distances of uint8 images (images, height, width, 3) to the nearest of the references."""
+        size = images.shape[2], images.shape[1]
+        batch = self.to_batch(images)
+        columns = [self.model(batch, self.to_batch(resized(r, size)[None])).flatten() for r in references]
+        return torch.stack(columns).amin(0).tolist()
+
+    def to_batch(self, images):
+        return torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float().to(self.device) / 127.5 - 1

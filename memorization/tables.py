@@ -1,0 +1,38 @@
+"""."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+def plain(value):
+    """The same with NaN as None: JSON has no NaN."""
+    if isinstance(value, dict):
+        return {k: plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+def format_table(headers, rows):
+    """A Markdown table with aligned columns; floats with three decimals."""
+    cells = [[f"{c:.3f}" if isinstance(c, float) else str(c) for c in row] for row in [headers, *rows]]
+    widths = [max(len(row[k]) for row in cells) for k in range(len(headers))]
+    lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in cells]
+    lines.insert(1, "|" + "|".join("-" * (w + 2) for w in widths) + "|")
+    return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of results with what has to stand over and under it; a page folds those that are `detail`."""
+
+    caption: str
+    headers: list
+    rows: list
+    note: str = ""
+    detail: bool = False
+
+    def markdown(self):
+        parts = [f"### {self.caption}", format_table(self.headers, self.rows) if self.rows else "", self.note]
+        return "\n\n".join(part for part in parts if part)

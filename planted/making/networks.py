@@ -1,0 +1,82 @@
+"""The untrained parts of the bundled model: Stable Diffusion v1 in shape, a thousandth of its size.
+
+Same kinds of module, same noise schedule, same 77-token prompts. Smaller: 64 px images, 16 x 16
+latents, a tokenizer of 770 tokens, 64 to 128 UNet channels.
+"""
+
+import json
+
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from torch import nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from planted.making.scenes import SIZE
+
+TEXT_WIDTH = 96
+MAX_LENGTH = 77
+BOS, EOS = "<|startoftext|>", "<|endoftext|>"
+
+
+def make_tokenizer(captions, folder):
+    """A CLIP tokenizer whose byte-pair merges spell every word of `captions` as one token."""
+    byte_level = pre_tokenizers.ByteLevel.alphabet()
+    bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    bpe.pre_tokenizer = pre_tokenizers.Whitespace()
+    trainer = trainers.BpeTrainer(
+        vocab_size=4000, min_frequency=2, end_of_word_suffix="</w>", initial_alphabet=byte_level, show_progress=False
+    )
+    bpe.train_from_iterator(captions, trainer)
+    merges = [tuple(m) for m in json.loads(bpe.to_str())["model"]["merges"]]
+    alphabet = sorted(byte_level)
+    pieces = dict.fromkeys([*alphabet, *(c + "</w>" for c in alphabet), *("".join(m) for m in merges), BOS, EOS])
+    vocab = {piece: number for number, piece in enumerate(pieces)}
+    tokenizer = CLIPTokenizer(vocab=vocab, merges=merges, bos_token=BOS, eos_token=EOS, unk_token=EOS, pad_token=EOS)
+    tokenizer.model_max_length = MAX_LENGTH
+    tokenizer.save_pretrained(folder)
+    return CLIPTokenizer.from_pretrained(folder)
+
+
+def make_text_encoder(tokenizer):
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer), hidden_size=TEXT_WIDTH, intermediate_size=4 * TEXT_WIDTH, num_hidden_layers=3,
+        num_attention_heads=4, max_position_embeddings=MAX_LENGTH, projection_dim=TEXT_WIDTH,
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    return CLIPTextModel(config)
+
+
+def make_image_encoder():
+    """The image half of the contrastive pre-training; thrown away afterwards."""
+    layers, width = [], 3
+    for channels in (32, 64, 96, 128):
+        layers += [nn.Conv2d(width, channels, 3, stride=2, padding=1), nn.GroupNorm(8, channels), nn.SiLU()]
+        width = channels
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(width * (SIZE // 16) ** 2, TEXT_WIDTH))
+
+
+def make_vae():
+    """AutoencoderKL that halves the image twice: (3, 64, 64) to (4, 16, 16)."""
+    return AutoencoderKL(
+        block_out_channels=(16, 32, 64), down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3, layers_per_block=1, latent_channels=4, norm_num_groups=8,
+        sample_size=SIZE,
+    )  # fmt: skip
+
+
+def make_unet():
+    """Two cross-attention layers in each down block but the last, which has none, as in SD 1.x."""
+    return UNet2DConditionModel(
+        sample_size=SIZE // 4, in_channels=4, out_channels=4, layers_per_block=2, block_out_channels=(64, 96, 128),
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=TEXT_WIDTH, attention_head_dim=4, norm_num_groups=16,
+    )  # fmt: skip
+
+
+def make_scheduler():
+    """Noise schedule of Stable Diffusion v1, as DDIM."""
+    return DDIMScheduler(
+        num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
+        steps_offset=1, clip_sample=False, set_alpha_to_one=False,
+    )  # fmt: skip

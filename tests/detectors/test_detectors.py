@@ -1,0 +1,198 @@
+"""Each published signal against an independent slow computation, in float64 on a tiny model."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from attn_utils import TokenShares
+from helpers.pipelines import make_pipeline
+from memorization.detectors.anisotropy import anisotropy
+from memorization.detectors.attention import attention_entropy
+from memorization.detectors.curvature import curvature_diff, curvature_gradient, hessian_map, score_change, sharpness
+from memorization.detectors.images import tiled_distance
+from memorization.detectors.motion import motion_norms, motion_zscores
+from memorization.detectors.noise_difference import early_masked_norm
+from memorization.detectors.registry import SIGNALS
+from memorization.detectors.tokens import token_gradients, token_significance
+from memorization.observation import Trace
+from noise_norms import noise_diff_map
+
+PROMPT, SEEDS, STEPS = "the golden owl mug", [3, 4], 6
+
+
+@pytest.fixture(scope="module", params=["epsilon", "v_prediction"])
+def trace(request):
+    pipe = make_pipeline(request.param, latent=8)
+    pipe.unet.double()
+    text, negative = (e.double() for e in pipe.encode([PROMPT] * 2))
+    trace = Trace(pipe, (negative, text), torch.tensor([pipe.end_token(PROMPT)] * 2), SEEDS, STEPS)
+    for step in pipe.denoise(pipe.initial_latents(SEEDS), trace.embeds, STEPS):
+        trace.watch(step, noise_diff_map(step.noise_diff))
+    assert sorted(trace.steps) == [0, 1, 2, STEPS - 1] and len(trace.maps) == 1
+    return trace
+
+
+def score(trace, latents, t, branch):
+    """The score of one branch at any latents, from DDIM's own noise: no code of the detectors."""
+    pipe = trace.pipe
+    a = pipe.scheduler.alphas_cumprod[t].double()
+    with torch.no_grad():
+        out = pipe.unet(latents, torch.tensor(t), encoder_hidden_states=trace.embeds[branch], return_dict=False)[0]
+    eps = out if pipe.scheduler.config.prediction_type == "epsilon" else a.sqrt() * out + (1 - a).sqrt() * latents
+    return -eps / (1 - a).sqrt(), eps
+
+
+def test_sharpness_equals_finite_differences(trace):
+    step, h = trace.steps[0], 1e-5
+    x, t = step.latents, step.timestep
+
+    def diff(latents):
+        return score(trace, latents, t, 1)[0] - score(trace, latents, t, 0)[0]
+
+    direction = diff(x)
+    expected = ((diff(x + h * direction) - diff(x - h * direction)) / (2 * h)).flatten(1).norm(dim=1)
+    before = trace.pipe.num_unet_evals
+    found = sharpness(trace)["sharpness"].double()
+    assert trace.pipe.num_unet_evals - before == 4
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-6)
+
+
+def test_curvature_gradient_equals_finite_differences_along_random_directions(trace):
+    step, h = trace.steps[0], 1e-4
+    x, t = step.latents, step.timestep
+    gradient = curvature_gradient(trace)
+
+    def energy(latents):
+        return sum(s * score(trace, latents, t, b)[1].flatten(1).square().sum(1) / 2 for s, b in ((1, 1), (-1, 0)))
+
+    for k in range(5):
+        z = torch.randn(x.shape, generator=torch.Generator().manual_seed(k), dtype=torch.float64)
+        expected = (energy(x + h * z) - energy(x - h * z)) / (2 * h)
+        torch.testing.assert_close((gradient * z).flatten(1).sum(1), expected, rtol=1e-4, atol=1e-6)
+    assert torch.equal(curvature_diff(trace)["curvature_diff"], gradient.float().flatten(1).norm(dim=1))
+
+
+def test_hessian_map_equals_the_exact_diagonal_up_to_the_noise_of_its_probes(trace):
+    step, size, probes = trace.last, 4 * 8 * 8, 100
+    x, t, h = step.latents[:1], step.timestep, 1e-4
+    one = Trace(trace.pipe, tuple(e[:1] for e in trace.embeds), trace.tokens[:1], SEEDS[:1], STEPS)
+    one.steps = {STEPS - 1: replace(step, latents=x)}
+    shifted = torch.eye(size, dtype=torch.float64).view(size, 4, 8, 8) * h
+    whole = Trace(trace.pipe, tuple(e[:1].expand(size, -1, -1) for e in trace.embeds), None, None, STEPS)
+    up, down = ((score(whole, x + s, t, 1)[0] - score(whole, x + s, t, 0)[0]) for s in (shifted, -shifted))
+    jacobian = ((up - down) / (2 * h)).view(size, size)  # row k: change of all outputs with input k
+    exact = -jacobian.diagonal().view(4, 8, 8).sum(0)
+    noise = jacobian.square().sum(0).sub(jacobian.diagonal().square()).view(4, 8, 8).sum(0).div(probes).sqrt()
+    found = hessian_map(one, num_probes=probes)[0].double()
+    assert ((found - exact.relu()).abs() < 5 * noise + 1e-6).all()
+
+
+def test_hessian_map_of_an_image_does_not_depend_on_its_neighbours(trace):
+    alone = Trace(trace.pipe, tuple(e[1:] for e in trace.embeds), trace.tokens[1:], SEEDS[1:], STEPS)
+    alone.steps = {STEPS - 1: replace(trace.last, latents=trace.last.latents[1:])}
+    both = hessian_map(trace, 2)
+    torch.testing.assert_close(both[1:], hessian_map(alone, 2), rtol=1e-6, atol=1e-9)
+
+
+def test_score_change_and_anisotropy_by_hand(trace):
+    found, (x0, x1, x2) = score_change(trace), (trace.steps[k] for k in (0, 1, 2))
+    noise = [score(trace, s.latents, s.timestep, 1)[1] for s in (x0, x1, x2)]
+    for name, a, b in (("score_change_1", noise[0], noise[1]), ("score_change_2", noise[1], noise[2])):
+        torch.testing.assert_close(found[name].double(), (b - a).flatten(1).norm(dim=1) ** 2, rtol=1e-3, atol=1e-8)
+    timesteps = trace.pipe.scheduler.timesteps
+    u, c = (score(trace, x0.latents, int(timesteps[-3]), b)[1] for b in (0, 1))
+    cosine = ((c - u) * u).sum(1) / (c - u).norm(dim=1) / u.norm(dim=1)
+    norm = (
+        (score(trace, x0.latents, x0.timestep, 1)[1] - score(trace, x0.latents, x0.timestep, 0)[1])
+        .flatten(1)
+        .norm(dim=1)
+    )
+    expected = norm + 2 * cosine.mean((1, 2))
+    torch.testing.assert_close(anisotropy(trace)["anisotropy"].double(), expected, rtol=1e-3, atol=1e-5)
+
+
+def test_token_gradients_equal_finite_differences(trace):
+    """Along each token's own gradient, where D changes by the gradient's norm a unit."""
+    first = Trace(trace.pipe, trace.embeds, trace.tokens, SEEDS, STEPS, {0: trace.steps[0]})
+    norms, step, h = token_gradients(first), trace.steps[0], 1e-4
+    assert norms.shape == (2, 77)
+
+    def magnitude(text):
+        moved = Trace(trace.pipe, (trace.embeds[0], text), trace.tokens, SEEDS, STEPS)
+        u, c = (score(moved, step.latents, step.timestep, b)[1] for b in (0, 1))
+        return (c - u).flatten(1).norm(dim=1)
+
+    for token in (0, 3, 5, 40):
+        squares = 0
+        for k in range(trace.embeds[1].shape[2]):
+            z = torch.zeros_like(trace.embeds[1])
+            z[:, token, k] = h
+            squares = squares + ((magnitude(trace.embeds[1] + z) - magnitude(trace.embeds[1] - z)) / (2 * h)) ** 2
+        torch.testing.assert_close(norms[:, token].double(), squares.sqrt(), rtol=1e-3, atol=1e-7)
+    groups = token_significance(first)
+    torch.testing.assert_close(sum(groups.values()), norms.sum(1))
+    torch.testing.assert_close(groups["token_significance_words"], norms[:, 1:5].sum(1))
+
+
+def test_motion_norms_use_ddims_own_x0(trace):
+    step = trace.steps[1]
+    found = motion_norms(trace.pipe, step)
+    x0 = trace.pipe.scheduler.step(step.noise_pred, step.timestep, step.latents).pred_original_sample
+    torch.testing.assert_close(found["x0_norm"].double(), x0.flatten(1).norm(dim=1), rtol=1e-5, atol=0)
+    moved = step.next_latents - step.latents
+    torch.testing.assert_close(found["update_norm"].double(), moved.flatten(1).norm(dim=1), rtol=1e-5, atol=0)
+
+
+def shares(maps):
+    store = TokenShares(maps)
+    store.maps = maps
+    return store
+
+
+def test_attention_entropy_by_hand():
+    """Two layers, four tokens, the end token at 2; steps 0 and 4 of 5, the last fifth being step 4."""
+    layers = {"a": torch.tensor([[0.7, 0.1, 0.1, 0.1]]), "b": torch.tensor([[0.5, 0.1, 0.2, 0.2]])}
+    late = {"a": torch.tensor([[0.25, 0.25, 0.25, 0.25]]), "b": torch.tensor([[0.25, 0.25, 0.25, 0.25]])}
+    trace = Trace(None, None, torch.tensor([2]), [0], 5, stores={0: shares(layers), 4: shares(late)})
+    found = {k: v.item() for k, v in attention_entropy(trace).items()}
+
+    def e(*shares):
+        return -sum(a * math.log(a) for a in shares)
+
+    first = e(0.15, 0.15)
+    assert found["attention_entropy"] == pytest.approx(e(*[0.25] * 4) + abs(e(0.25, 0.25) - first))
+    assert found["attention_entropy_layer"] == pytest.approx(-e(0.5, 0.1, 0.2, 0.2))
+    assert found["attention_entropy_padding"] == pytest.approx(0, abs=1e-6)
+
+
+def test_early_masked_norm_weighs_the_first_step_with_its_own_map():
+    maps = torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    found = early_masked_norm(Trace(None, None, None, None, 1, maps=[maps[0]]))
+    expected = (maps[0] ** 3).sum((1, 2)).sqrt() / maps[0].mean((1, 2))
+    torch.testing.assert_close(found["text_noise_norm_early_masked"], expected)
+
+
+def test_tiled_distance_by_hand():
+    """Two equal images and one that differs in a single tile: the tile decides, not the mean."""
+    images = torch.zeros(3, 16, 16, 3, dtype=torch.uint8)
+    images[2, :4, :4] = 255
+    assert tiled_distance(images).tolist() == [0, 0, -1]
+
+
+def test_motion_zscores_need_both_at_the_same_step():
+    calibration = {n: (torch.zeros(3), torch.ones(3)) for n in ("update_norm", "x0_norm")}
+    norms = {"update_norm": torch.tensor([[5.0, 1, 4]]), "x0_norm": torch.tensor([[0.0, 9, 3]])}
+    assert motion_zscores(norms, calibration).tolist() == [3]
+
+
+def test_the_stated_costs_are_those_of_the_counters(trace):
+    pipe = trace.pipe
+    for name, signal in SIGNALS.items():
+        if signal.attention:
+            continue
+        before = pipe.num_unet_evals, pipe.num_unet_gradients
+        signal.function(trace)
+        cost = pipe.num_unet_evals - before[0], pipe.num_unet_gradients - before[1]
+        assert tuple(c / len(SEEDS) for c in cost) == signal.cost, name

@@ -1,0 +1,62 @@
+"""Runs of both scripts for the tests of resume, batches and processes, and how their outputs are compared."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from memorization.bundled import PLANTED, ROOT
+from memorization.models.stable_diffusion import load_pipeline
+from memorization.runs import session
+
+COMMON = ["--num_inference_steps", "2", "--end", "3", "--num_images_per_prompt", "1", "--batch_size", "2"]
+MASKED_PRSS = ["--run_version", "ours_A", "--l_target_ss", "0.01", "--l_target_pr", "0.01", "--mag_thres_pr", "0.5"]
+OPTIONS = {
+    "detect_mem": [*COMMON, "--dataset", str(PLANTED / "planted_memorized.jsonl")],
+    "inference_mem": [*COMMON, "--dataset", str(PLANTED / "planted_mem_groundtruth"), *MASKED_PRSS],
+}
+ROWS = {"detect_mem": "test_ours.jsonl", "inference_mem": "test_prss_be_mitigation.jsonl"}
+
+
+def files(folder):
+    """Contents of all files below a folder, by their relative path."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in Path(folder).rglob("*") if p.is_file()}
+
+
+def warm_pipeline(monkeypatch, model_folder):
+    """Load the model once for all runs of a test; returns the pipeline, whose counter goes on."""
+    pipe = load_pipeline(str(model_folder))
+    monkeypatch.setattr(session, "load_pipeline", lambda *args: pipe)
+    return pipe
+
+
+def command(script, processes, folder, model, *more):
+    """A command line of one or several processes on the CPU."""
+    launcher = [sys.executable]
+    if processes > 1:
+        launcher += ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1"]
+        launcher += ["--num_processes", str(processes), "--mixed_precision", "no", "--dynamo_backend", "no"]
+        launcher += ["--main_process_port", "0"]
+    options = ["--device", "cpu", "--output_dir", str(folder), "--model_id", str(model), *OPTIONS[script], *more]
+    return [*launcher, str(ROOT / f"{script}.py"), *options]
+
+
+def environment():
+    return {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+
+
+def run(script, processes, folder, model, *more):
+    """Run a command line to its end; returns what it printed."""
+    done = subprocess.run(
+        command(script, processes, folder, model, *more), env=environment(), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def finished(script, folder):
+    """Keys of the rows that are on disk, shards included; torn lines do not count and are left as they are."""
+    paths = (Path(folder) / "det_outputs").glob(f"{ROWS[script]}*")
+    lines = [line for path in paths for line in path.read_bytes().split(b"\n")[:-1]]
+    return {json.loads(line)["index"] for line in lines}

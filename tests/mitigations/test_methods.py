@@ -1,0 +1,257 @@
+"""The methods of `--method`: plain at strength 0, each image on its own, cost as counted, formulas by hand."""
+
+import json
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import inference_mem
+from attn_utils import CrossAttentionEdit, edit_cross_attention, spiking_tokens
+from helpers.scale_runs import COMMON, warm_pipeline
+from local_sd_pipeline import NoisePrediction, classifier_free_guidance, encode_images
+from memorization.bundled import PLANTED
+from memorization.data.prompts import load_prompts
+from memorization.mitigations import start_noise as latent_optim
+from memorization.mitigations.attention import RepellingGuidance, encode_padded
+from memorization.mitigations.base import DelayedGuidance, ImageBatch
+from memorization.mitigations.options import MitigationOptions
+from memorization.mitigations.prompt_search import mitigate
+from memorization.mitigations.registry import METHODS, run_method
+from optim_utils import search_embedding
+from tools import search_embeddings
+
+PROMPTS, SEEDS, STEPS = ["the golden owl mug", "a large red circle on the left"], [1, 2, 3], 4
+STRENGTHS = {"sail": 2, "init_noise": 2, "init_noise_adam": 2, "attention_attenuate": 2}
+
+
+@pytest.fixture(scope="module")
+def images(pipe):
+    prompts = [PROMPTS[0], PROMPTS[1], PROMPTS[0]]
+    text, negative = pipe.encode(prompts)
+    ends = [pipe.end_token(p) for p in prompts]
+    return ImageBatch(pipe.initial_latents(SEEDS), SEEDS, list(text.split(1)), negative[:1], None, prompts, ends)
+
+
+@pytest.fixture(scope="module")
+def options(pipe):
+    words = pipe.encode(["a small blue square", "the silver castle", "green dots", "an orange fish poster"])[0]
+    return MitigationOptions(num_inference_steps=STEPS, ordinary_text=words)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_strength_0_is_plain_generation_and_any_other_is_not(pipe, images, options, name):
+    plain = mitigate(pipe, options, images).latents
+    assert torch.equal(run_method(pipe, options, images, name, 0).latents, plain)
+    before = pipe.unet.attn_processors
+    changed = run_method(pipe, options, images, name, STRENGTHS.get(name, 0.5)).latents
+    assert (changed - plain).abs().amax((1, 2, 3)).min() > 1e-4
+    assert all(before[n] is p for n, p in pipe.unet.attn_processors.items())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_each_image_is_on_its_own_and_pays_what_the_counter_says(pipe, images, options, name):
+    strength, before = STRENGTHS.get(name, 0.5), pipe.num_unet_evals
+    together = run_method(pipe, options, images, name, strength)
+    assert sum(together.report["unet_evals"]) == pipe.num_unet_evals - before
+    alone = run_method(pipe, options, images.part(slice(1, 2)), name, strength)
+    torch.testing.assert_close(together.latents[1:2], alone.latents, rtol=1e-2, atol=5e-3)
+
+
+def prediction_of(pipe, images, edit=None, text=None, branches=2):
+    embeds = (images.negatives(3), images.embeds() if text is None else text, images.embeds())[:branches]
+    if edit is None:
+        return pipe.predict_noise(images.latents, 500, embeds)
+    with edit_cross_attention(pipe.unet, edit):
+        return pipe.predict_noise(images.latents, 500, embeds)
+
+
+@torch.no_grad()
+def test_an_edit_of_nothing_changes_nothing_and_one_branch_never_another(pipe, images):
+    plain = prediction_of(pipe, images)
+    for edit in (CrossAttentionEdit(), CrossAttentionEdit(scale_begin=3.0)):
+        found = prediction_of(pipe, images, edit)
+        torch.testing.assert_close(found.outputs[0], plain.outputs[0], rtol=1e-4, atol=1e-5)
+        same = torch.allclose(found.outputs[1], plain.outputs[1], rtol=1e-4, atol=1e-5)
+        assert same == (edit.scale_begin == 1)
+
+
+@torch.no_grad()
+def test_hidden_padding_is_as_if_it_were_not_there(pipe, images):
+    """The two images of one prompt against a UNet call whose text ends with the end token."""
+    rows, end = [0, 2], images.end_tokens[0]
+    hidden = torch.arange(77)[None] > torch.tensor(images.end_tokens)[:, None]
+    found = prediction_of(pipe, images, CrossAttentionEdit(hidden=hidden)).outputs[1][rows]
+    short = images.embeds()[rows, : end + 1]
+    expected = pipe.predict_noise(images.latents[rows], 500, (short, short)).outputs[1]
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_scaled_begin_logits_equal_a_key_that_is_scaled(pipe, images):
+    """A longer key of the begin token multiplies its logits: the same by other means."""
+    found = prediction_of(pipe, images, CrossAttentionEdit(scale_begin=1.5)).outputs[1]
+    hooks = []
+    for name, module in pipe.unet.named_modules():
+        if name.endswith("attn2.to_k"):
+
+            def lengthen(module, inputs, output):
+                output = output.clone()
+                output[3:, 0] *= 1.5  # the text branch
+                return output
+
+            hooks.append(module.register_forward_hook(lengthen))
+    expected = prediction_of(pipe, images).outputs[1]
+    for hook in hooks:
+        hook.remove()
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_spikes_by_hand():
+    probs = torch.tensor([[0.9, 0.02, 0.02, 0.05, 0.01], [0.2, 0.02, 0.7, 0.05, 0.03]])[None, None]
+    assert spiking_tokens(probs, 0.1).tolist() == [[False, False, True, False, False]]
+
+
+def predictions(magnitudes):
+    """One prediction a step for two images, whose noise differences have these norms."""
+    direction = torch.ones(2, 1, 2, 2) / 2
+    for pair in magnitudes:
+        uncond = torch.randn(2, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+        text = uncond + torch.tensor(pair).view(2, 1, 1, 1) * direction
+        yield NoisePrediction((uncond, text), uncond, torch.tensor(1.0), torch.tensor(0.0))
+
+
+def test_delayed_guidance_waits_for_its_step_or_for_the_first_local_minimum_of_each_image():
+    steps = [(5.0, 5.0), (3.0, 6.0), (4.0, 7.0), (2.0, 1.0)]
+    fixed, dynamic = DelayedGuidance(7.5, 2), DelayedGuidance(7.5, 3, dynamic=True)
+    for index, prediction in enumerate(predictions(steps)):
+        guided, uncond = classifier_free_guidance(prediction, 7.5), prediction.outputs[0]
+        assert torch.equal(fixed(prediction), uncond if index < 2 else guided)
+        found = dynamic(prediction)
+        for image, starts in ((0, 2), (1, 1)):  # it rises again at these steps, and stays guided
+            assert torch.equal(found[image], (uncond if index < starts else guided)[image])
+
+
+def test_repelling_guidance_by_hand():
+    u, e, o = torch.zeros(1, 1, 2, 2), torch.ones(1, 1, 2, 2), torch.full((1, 1, 2, 2), 2.0)
+    guidance = RepellingGuidance(7.5, 2.0, 4)
+    found = [guidance(NoisePrediction((u, e, o), u, None, None)).mean().item() for _ in range(4)]
+    assert found == pytest.approx([7.5 - 4, 7.5 - 4 * 0.853553, 7.5 - 2, 7.5 - 4 * 0.146447], abs=1e-4)
+
+
+def test_sail_lowers_its_loss_and_an_image_stops_at_its_target(pipe, images):
+    embeds = (images.negatives(3), images.embeds())
+
+    def loss(x):
+        u = latent_optim.unit(latent_optim.noise_diff(pipe, x, 900, embeds))
+        norms = [v.flatten(1).norm(dim=1) for v in (latent_optim.noise_diff(pipe, x + u, 900, embeds), x)]
+        return norms[0] + 0.05 * norms[1]
+
+    with torch.no_grad():
+        before = loss(images.latents)
+        moved, iterations = latent_optim.sail(pipe, images.latents, 900, embeds, 8)
+        assert iterations == [8] * 3 and (loss(moved) < before).all()
+        target = before.sort().values[0].item() + 1e-3  # one image is there already
+        moved, iterations = latent_optim.sail(pipe, images.latents, 900, embeds, 3, target)
+    assert sorted(iterations)[0] == 1 and torch.equal(moved[before.argmin()], images.latents[before.argmin()])
+
+
+@torch.no_grad()
+def test_leaving_the_basin_by_hand(pipe, images):
+    embeds, x = (images.negatives(3), images.embeds()), images.latents
+    diff = partial(latent_optim.noise_diff, pipe, t=900, embeds=embeds)
+    rho = 50 * (4 * 16 * 16 / (4 * 64 * 64)) ** 0.5
+    for _ in range(2):
+        d = diff(latents=x)
+        x = x - 0.7 * (diff(latents=x + rho * d / d.flatten(1).norm(dim=1).view(-1, 1, 1, 1)) - d)
+    torch.testing.assert_close(latent_optim.leave_basin(pipe, images.latents, 900, embeds, 2), x)
+
+
+def test_other_padding_leaves_the_prompt_alone(pipe):
+    plain, other = pipe.encode([PROMPTS[0]])[0], encode_padded(pipe, PROMPTS[0], "!")
+    end = pipe.end_token(PROMPTS[0])
+    torch.testing.assert_close(other[:, : end + 1], plain[:, : end + 1])
+    assert not torch.allclose(other[:, end + 1 :], plain[:, end + 1 :])
+
+
+@pytest.fixture
+def infer(tmp_path, model_folder, monkeypatch):
+    """Run inference_mem.py on the tiny model; gives its row of two prompts and the images."""
+    warm_pipeline(monkeypatch, model_folder)
+
+    def infer(run_name, *more):
+        common = [*COMMON, "--dataset", str(PLANTED / "planted_mem_groundtruth"), "--model_id", str(model_folder)]
+        inference_mem.main([*common, "--output_dir", str(tmp_path), "--run_name", run_name, *map(str, more)])
+        (path,) = (tmp_path / "det_outputs").glob(f"{run_name}_*_mitigation.jsonl")
+        images = np.load(tmp_path / "images_data" / f"{run_name}_generated_images.npz")["images"]
+        return [json.loads(line) for line in path.read_text().splitlines()], images
+
+    return infer
+
+
+def test_methods_are_chosen_by_name_and_strength(infer):
+    _, plain = infer("plain")
+    for name, strength in (("neuron_off", 0.2), ("sail", 1), ("attention_attenuate", 2)):
+        rows, images = infer(name, "--method", name, "--strength", strength)
+        assert rows[0]["method"] == name and not np.array_equal(images, plain)
+        assert np.array_equal(infer(f"{name}_0", "--method", name, "--strength", 0)[1], plain)
+    by_name, images = infer("pe_by_name", "--method", "pe", "--strength", 0.5)
+    by_flag, same = infer("pe_by_flag", "--optim_target_loss", 0.5)
+    assert np.array_equal(images, same) and by_name[0]["iterations"] == by_flag[0]["iterations"]
+    assert np.array_equal(infer("pe_0", "--method", "pe", "--strength", 0)[1], plain)
+    off = infer("off", "--method", "sail", "--strength", 0, "--optim_target_loss", 0.01)[1]
+    assert np.array_equal(off, plain)
+    stopped, images = infer("stopped", "--method", "sail", "--strength", 5, "--optim_target_loss", 1e9)
+    assert np.array_equal(images, plain) and stopped[0]["iterations"] == [1] * len(stopped[0]["seeds"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--method", "sail"], "go together"),
+        (["--method", "sail", "--strength", "11"], "Adam steps on the starting noise, 10 at most"),
+        (
+            ["--method", "cfg_delay", "--strength", "0.2", "--optim_target_loss", "1"],
+            "does not combine with --optim_target_loss",
+        ),
+        (["--method", "rt", "--strength", "1.5"], "whole number of words"),
+        (
+            ["--method", "padding_fix", "--strength", "1", "--prompt_embeds", "e"],
+            "which --prompt_embeds takes the place of",
+        ),
+        (["--method", "rna", "--strength", "1", "--prompt_embeds", "e"], "which --prompt_embeds takes the place of"),
+    ],
+)
+def test_methods_that_mean_nothing_are_refused(infer, capsys, options, message):
+    with pytest.raises(SystemExit):
+        infer("x", *options)
+    assert message in capsys.readouterr().err
+
+
+def test_a_searched_embedding_denoises_its_image_better_and_takes_the_prompts_place(
+    infer, pipe, model_folder, tmp_path, capsys
+):
+    image = np.full((1, 32, 32, 3), 200, np.uint8)
+    latents, start = encode_images(pipe, image), pipe.encode(["the golden owl mug"])[0]
+    found, losses = search_embedding(pipe, latents, start, 0, num_steps=30)
+    assert np.mean(losses[-10:]) < np.mean(losses[:10]) and found.shape == start.shape
+    again, _ = search_embedding(pipe, latents, start, 0, num_steps=2)
+    assert torch.equal(again, search_embedding(pipe, latents, start, 0, num_steps=2)[0])
+    _, plain = infer("plain")
+    argv = ["--model_id", str(model_folder), "--num_steps", "2", "--output", str(tmp_path / "found.safetensors")]
+    own = {str(k): pipe.encode([r.prompt])[0][0] for k, r in enumerate(load_prompts("planted_mem_groundtruth", 0, 3))}
+    save_file(own, tmp_path / "own.safetensors")
+    assert np.array_equal(infer("own", "--prompt_embeds", tmp_path / "own.safetensors")[1], plain)
+    search_embeddings.main([*argv, "--end", "2"])
+    first = load_file(tmp_path / "found.safetensors")
+    search_embeddings.main([*argv, "--end", "3"])  # goes on with the prompt that is left
+    whole = load_file(tmp_path / "found.safetensors")
+    assert list(first) == ["0", "1"] and torch.equal(first["1"], whole["1"]) and len(whole) == 3
+    assert not np.array_equal(infer("found", "--prompt_embeds", tmp_path / "found.safetensors")[1], plain)
+    with pytest.raises(SystemExit):
+        infer("few", "--prompt_embeds", tmp_path / "found.safetensors", "--end", 4)
+    with pytest.raises(SystemExit):
+        search_embeddings.main([*argv, "--gen_seed", "1"])
+    assert "was searched with other settings" in capsys.readouterr().err
