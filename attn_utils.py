@@ -1,236 +1,94 @@
-"""Cross-attention changed on purpose, for the length of a `with` block: what mitigations that work there are made of.
+"""Cross-attention of Stable Diffusion UNets: recorded, read as a bright-ending mask, or changed on purpose.
 
-Unlike recording, an edit changes the image. It acts on one branch of a UNet call; the other branches and all layers
-that are not edited keep the processors that they had.
+`record_cross_attention` and `edit_cross_attention` swap processors in for the length of a `with` block and put the
+originals back on the way out, whatever happens inside. A recorded image is bit for bit the one that the unhooked
+model makes: each recorder hands the layer to the processor it replaced and reads the attention map on the side, for
+the layers, the step, the branch and the token that were asked for and no others. An edit acts on one branch of a UNet
+call; the other branches and all layers that are not edited keep the processors that they had.
 """
 
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
-
-def fit_mask(mask, size):
-    """Mask in float32 at the latent's `size`, each attention position repeated over what it covers.
-
-    Raises:
-        ValueError: if `size` is not a whole multiple of the mask's.
-    """
-    mask = mask.float()
-    height, width = mask.shape[-2:]
-    if (height, width) == tuple(size):
-        return mask
-    if size[0] % height or size[1] % width:
-        raise ValueError(f"a mask of {height} x {width} does not fit latents of {size[0]} x {size[1]}")
-    return F.interpolate(mask, size=tuple(size), mode="nearest")
+HIDDEN_LOGIT = torch.finfo(torch.float32).min  # of a token that gets no attention
 
 
-def bright_ending_mask(attention, size):
-    """End-token attention of the last step as a mask (Chen et al., ICLR 2025, section 3).
-
-    Raw probabilities, no threshold: near zero everywhere on an ordinary image, bright where the image
-    is a copy.
-
-    Args:
-        attention: one map per layer, each (images, height * width): the end token's column, averaged
-            over heads.
-        size: (height, width) of those maps.
-
-    Returns:
-        float32 tensor (images, 1, height, width), the mean over layers in the order given.
-    """
-    mean = torch.stack([a.float() for a in attention]).mean(0)
-    return mean.unflatten(1, tuple(size)).unsqueeze(1)
-
-
-def shuffle_mask(mask, seeds):
-    """The mask with its positions permuted: as uneven as before, but in the wrong place (a control).
-
-    Args:
-        mask: shape (images, 1, height, width).
-        seeds: one integer per image, so that row i does not depend on the batch.
-
-    Returns:
-        Tensor of the same shape, dtype and device.
-    """
-    flat = mask.flatten(1)
-    orders = [torch.randperm(flat.shape[1], generator=torch.Generator().manual_seed(s)) for s in seeds]
-    return flat.gather(1, torch.stack(orders).to(flat.device)).view_as(mask)
-
-
-NOTHING = torch.finfo(torch.float32).min  # logit of a token that is hidden
-
-
-@dataclass
-class CrossAttentionEdit:
-    """Changes to one branch's cross-attention. Every part is optional.
+class CrossAttentionStore:
+    """Keeps what `keep` makes of the text branch's attention; the latest UNet call while recording wins.
 
     Attributes:
-        num_branches: branches of the UNet call.
-        branch: the one that is changed.
-        layers: names of the layers; None for all.
-        hidden: tokens that get no attention, bool (images, tokens).
-        scale_begin: factor of the begin token's logit (Ren et al.).
-        spikes: (threshold, factor): logits of tokens whose largest attention in `spikes_from`, another branch, has
-            a z-score above the threshold are multiplied by the factor; the begin token, always bright, is let be.
-        values: by layer, what the value vectors are multiplied with, (images, channels).
+        maps: layer name to float32 tensor on the UNet's device.
+        num_branches: of the UNet calls that are recorded.
     """
 
-    num_branches: int = 2
-    branch: int = 1
-    layers: tuple | None = None
-    hidden: torch.Tensor | None = None
-    scale_begin: float = 1.0
-    spikes: tuple | None = None
-    spikes_from: int = 2
-    values: dict | None = None
-
-    def change_logits(self, logits):
-        """Logits of every branch, a list of (images, heads, positions, tokens); returns those of `branch`."""
-        changed = logits[self.branch]
-        if self.scale_begin != 1:
-            changed = torch.cat([changed[..., :1] * self.scale_begin, changed[..., 1:]], -1)
-        if self.spikes is not None:
-            threshold, factor = self.spikes
-            spiking = spiking_tokens(logits[self.spikes_from].softmax(-1), threshold)
-            changed = torch.where(spiking[:, None, None], changed * factor, changed)
-        if self.hidden is not None:
-            changed = changed.masked_fill(self.hidden[:, None, None], NOTHING)
-        return changed
-
-
-def spiking_tokens(probs, threshold):
-    """Tokens whose largest attention over positions, averaged over heads, has a z-score above the threshold.
-
-    Args:
-        probs: (images, heads, positions, tokens).
-
-    Returns:
-        bool (images, tokens); False for the begin token, which does not enter the statistics either.
-    """
-    peaks = probs.amax(2).mean(1)[:, 1:]
-    z = (peaks - peaks.mean(1, keepdim=True)) / peaks.std(1, keepdim=True).clamp(min=1e-12)
-    return torch.cat([torch.zeros_like(z[:, :1], dtype=torch.bool), z > threshold], 1)
-
-
-class EditedProcessor:
-    """Attention processor that computes the edited branch openly and leaves the others to `inner`."""
-
-    def __init__(self, inner, name, edit):
-        self.inner, self.name, self.edit = inner, name, edit
-
-    def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, *args, **kwargs):
-        result = self.inner(attn, hidden_states, encoder_hidden_states, attention_mask, *args, **kwargs)
-        branches = list(result.chunk(self.edit.num_branches))
-        branches[self.edit.branch] = self.edited(attn, hidden_states, encoder_hidden_states)
-        return torch.cat(branches)
-
-    def edited(self, attn, hidden_states, encoder_hidden_states):
-        edit = self.edit
-        states, tokens = (x.chunk(edit.num_branches) for x in (hidden_states, encoder_hidden_states))
-        needed = {edit.branch, edit.spikes_from} if edit.spikes is not None else {edit.branch}
-        logits = [raw_logits(attn, states[b], tokens[b]) if b in needed else None for b in range(edit.num_branches)]
-        value = attn.to_v(tokens[edit.branch])
-        if edit.values is not None and self.name in edit.values:
-            value = value * edit.values[self.name][:, None].to(value)
-        probs = edit.change_logits(logits).softmax(-1).to(value.dtype)
-        out = probs @ value.unflatten(2, (attn.heads, -1)).transpose(1, 2)
-        return attn.to_out[1](attn.to_out[0](out.transpose(1, 2).flatten(2)))
-
-
-def raw_logits(attn, hidden_states, encoder_hidden_states):
-    """Scaled products of queries and keys in float32, (images, heads, positions, tokens)."""
-    query, key = attn.to_q(hidden_states), attn.to_k(encoder_hidden_states)
-    query, key = (x.unflatten(2, (attn.heads, -1)).transpose(1, 2).float() for x in (query, key))
-    return attn.scale * query @ key.transpose(2, 3)
-
-
-def edit_cross_attention(unet, edit):
-    """Context manager that applies an edit; the processors are restored on exit."""
-    layers = edit.layers or cross_attention_layers(unet)
-    return wrapped_processors(unet, layers, lambda inner, name: EditedProcessor(inner, name, edit))
-
-
-class AttentionStore:
-    """Keeps text-branch attention of `layers`; the latest UNet call inside `record_cross_attention` wins.
-
-    Attributes:
-        maps: layer name to float32 tensor on the UNet's device: (images, height * width), the column
-            of each image's own token; (images, height * width, 2) with `padding`, the second being the sum
-            over all tokens behind it; or (images, height * width, tokens) when `tokens` is None.
-    """
-
-    def __init__(self, layers, tokens=None, text_branch=1, padding=False):
+    def __init__(self, layers: Sequence[str], text_branch: int = 1):
         """
         Args:
             layers: names out of `cross_attention_layers`.
-            tokens: index of the token to keep for every image, int64 (images,); None keeps all.
             text_branch: place of the prompt among the branches of a UNet call, uncond being 0.
+        """
+        self.layers, self.text_branch, self.num_branches = tuple(layers), text_branch, 2
+        self.maps: dict[str, torch.Tensor] = {}
+
+    def add(self, name: str, attn: torch.nn.Module, states: torch.Tensor, encoder_states: torch.Tensor) -> None:
+        """Read one layer's inputs, (branches * images, positions or tokens, channels)."""
+        text, tokens = (x.chunk(self.num_branches)[self.text_branch] for x in (states, encoder_states))
+        self.maps[name] = self.keep(cross_attention_probs(attn, text, tokens))
+
+    def keep(self, probs: torch.Tensor) -> torch.Tensor:
+        """What is kept of one layer's attention, (images, positions, tokens)."""
+        raise NotImplementedError
+
+
+class AttentionStore(CrossAttentionStore):
+    """Keeps whole maps: (images, height * width), the column of each image's own token; (images, height * width, 2)
+    with `padding`, the second being the sum over all tokens behind it; or (images, height * width, tokens)."""
+
+    def __init__(
+        self, layers: Sequence[str], tokens: torch.Tensor | None = None, text_branch: int = 1, padding: bool = False
+    ):
+        """
+        Args:
+            tokens: index of the token to keep for every image, int64 (images,); None keeps all.
             padding: also keep what the tokens behind `tokens` get together.
         """
-        self.layers, self.tokens, self.text_branch = tuple(layers), tokens, text_branch
-        self.padding = padding
-        self.num_branches = 2
-        self.maps = {}
+        super().__init__(layers, text_branch)
+        self.tokens, self.padding = tokens, padding
 
-    def add(self, name, attn, hidden_states, encoder_hidden_states):
-        text = slice_branch(hidden_states, self.text_branch, self.num_branches)
-        probs = cross_attention_probs(
-            attn, text, slice_branch(encoder_hidden_states, self.text_branch, self.num_branches)
-        )
-        if self.tokens is not None:
-            end = token_column(probs, self.tokens)
-            probs = torch.stack([end, padding_sum(probs, self.tokens)], 2) if self.padding else end
-        self.maps[name] = probs
+    def keep(self, probs: torch.Tensor) -> torch.Tensor:
+        if self.tokens is None:
+            return probs
+        end = token_column(probs, self.tokens)
+        return torch.stack([end, padding_sum(probs, self.tokens)], 2) if self.padding else end
 
 
-class TokenShares:
-    """Keeps the attention that each token gets, averaged over heads and positions, of `layers`.
+class TokenShares(CrossAttentionStore):
+    """Keeps the attention that each token gets, averaged over positions: (images, tokens), which sums to 1."""
 
-    Attributes:
-        maps: layer name to float32 tensor (images, tokens) that sums to 1.
-    """
-
-    def __init__(self, layers, text_branch=1):
-        self.layers, self.text_branch, self.num_branches, self.maps = tuple(layers), text_branch, 2, {}
-
-    def add(self, name, attn, hidden_states, encoder_hidden_states):
-        branch = self.text_branch, self.num_branches
-        text, tokens = slice_branch(hidden_states, *branch), slice_branch(encoder_hidden_states, *branch)
-        self.maps[name] = cross_attention_probs(attn, text, tokens).mean(1)
+    def keep(self, probs: torch.Tensor) -> torch.Tensor:
+        return probs.mean(1)
 
 
-def token_column(probs, tokens):
+def token_column(probs: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
     """Each image's own token out of (images, positions, tokens): (images, positions)."""
     index = tokens.to(probs.device).view(-1, 1, 1).expand(-1, probs.shape[1], 1)
     return probs.gather(2, index).squeeze(2)
 
 
-def padding_sum(probs, tokens):
+def padding_sum(probs: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
     """Attention to everything behind each image's own token, (images, positions)."""
     behind = torch.arange(probs.shape[2], device=probs.device) > tokens.to(probs.device)[:, None]
     return (probs * behind[:, None]).sum(2)
 
 
-def slice_branch(tensor, branch, num_branches):
-    return tensor.chunk(num_branches)[branch]
-
-
-class AttentionRecorder:
-    """Attention processor that runs `inner` unchanged and lets the store read the layer's inputs."""
-
-    def __init__(self, inner, name, store):
-        self.inner, self.name, self.store = inner, name, store
-
-    def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, *args, **kwargs):
-        if encoder_hidden_states is not None:
-            self.store.add(self.name, attn, hidden_states, encoder_hidden_states)
-        return self.inner(attn, hidden_states, encoder_hidden_states, attention_mask, *args, **kwargs)
-
-
 @torch.no_grad()
-def cross_attention_probs(attn, hidden_states, encoder_hidden_states):
+def cross_attention_probs(
+    attn: torch.nn.Module, hidden_states: torch.Tensor, encoder_hidden_states: torch.Tensor
+) -> torch.Tensor:
     """Softmax attention of image positions over prompt tokens, averaged over heads.
 
     Args:
@@ -250,19 +108,67 @@ def cross_attention_probs(attn, hidden_states, encoder_hidden_states):
     key = attn.to_k(encoder_hidden_states).unflatten(2, (attn.heads, -1))
     # Head by head, since all heads at once take as much memory as the rest of the layer, and in float32
     # throughout: end-token values near 1e-3 would lose digits in half precision.
-    total = 0
+    total: torch.Tensor | float = 0.0
     for head in range(attn.heads):
         scores = attn.scale * query[:, :, head].float() @ key[:, :, head].float().transpose(1, 2)
         total = total + scores.softmax(-1)
     return total / attn.heads
 
 
-def cross_attention_layers(unet):
+def bright_ending_mask(attention: Sequence[torch.Tensor], size: Sequence[int]) -> torch.Tensor:
+    """End-token attention of the last step as a mask (Chen et al., ICLR 2025, section 3).
+
+    Raw probabilities, no threshold: near zero everywhere on an ordinary image, bright where the image
+    is a copy.
+
+    Args:
+        attention: one map per layer, each (images, height * width): the end token's column, averaged
+            over heads.
+        size: (height, width) of those maps.
+
+    Returns:
+        float32 tensor (images, 1, height, width), the mean over layers in the order given.
+    """
+    mean = torch.stack([a.float() for a in attention]).mean(0)
+    return mean.unflatten(1, tuple(size)).unsqueeze(1)
+
+
+def fit_mask(mask: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+    """Mask in float32 at the latent's `size`, each attention position repeated over what it covers.
+
+    Raises:
+        ValueError: if `size` is not a whole multiple of the mask's.
+    """
+    mask = mask.float()
+    height, width = mask.shape[-2:]
+    if (height, width) == tuple(size):
+        return mask
+    if size[0] % height or size[1] % width:
+        raise ValueError(f"a mask of {height} x {width} does not fit latents of {size[0]} x {size[1]}")
+    return F.interpolate(mask, size=tuple(size), mode="nearest")
+
+
+def shuffle_mask(mask: torch.Tensor, seeds: Sequence[int]) -> torch.Tensor:
+    """The mask with its positions permuted: as uneven as before, but in the wrong place (a control).
+
+    Args:
+        mask: shape (images, 1, height, width).
+        seeds: one integer per image, so that row i does not depend on the batch.
+
+    Returns:
+        Tensor of the same shape, dtype and device.
+    """
+    flat = mask.flatten(1)
+    orders = [torch.randperm(flat.shape[1], generator=torch.Generator().manual_seed(s)) for s in seeds]
+    return flat.gather(1, torch.stack(orders).to(flat.device)).view_as(mask)
+
+
+def cross_attention_layers(unet: torch.nn.Module) -> list[str]:
     """Names of all cross-attention layers, in the order of `unet.attn_processors`."""
     return [name for name in unet.attn_processors if name.endswith("attn2.processor")]
 
 
-def down_cross_layers(unet, block=0):
+def down_cross_layers(unet: torch.nn.Module, block: int = 0) -> list[str]:
     """Names of the cross-attention layers of down block `block` (0 is the finest resolution).
 
     Raises:
@@ -275,7 +181,7 @@ def down_cross_layers(unet, block=0):
 
 
 @contextmanager
-def wrapped_processors(unet, layers, wrap):
+def wrapped_processors(unet: torch.nn.Module, layers: Sequence[str], wrap: Callable) -> Iterator[None]:
     """Attention processors of `layers` replaced by wrap(processor, name) for the block; restored on exit.
 
     A compiled UNet runs uncompiled inside: compiling another one for a few steps would cost more than they do.
@@ -295,8 +201,20 @@ def wrapped_processors(unet, layers, wrap):
         unet.set_attn_processor(dict(original))
 
 
+class AttentionRecorder:
+    """Attention processor that runs `inner` unchanged and lets the store read the layer's inputs."""
+
+    def __init__(self, inner: Callable, name: str, store: CrossAttentionStore):
+        self.inner, self.name, self.store = inner, name, store
+
+    def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, *args, **kwargs):
+        if encoder_hidden_states is not None:
+            self.store.add(self.name, attn, hidden_states, encoder_hidden_states)
+        return self.inner(attn, hidden_states, encoder_hidden_states, attention_mask, *args, **kwargs)
+
+
 @contextmanager
-def record_cross_attention(unet, store):
+def record_cross_attention(unet: torch.nn.Module, store: CrossAttentionStore) -> Iterator[CrossAttentionStore]:
     """Record into `store` for the duration of the block; the processors are restored on exit.
 
     Raises:
@@ -304,3 +222,94 @@ def record_cross_attention(unet, store):
     """
     with wrapped_processors(unet, store.layers, lambda inner, name: AttentionRecorder(inner, name, store)):
         yield store
+
+
+@dataclass(frozen=True)
+class CrossAttentionEdit:
+    """Changes to one branch's cross-attention. Every part is optional.
+
+    Attributes:
+        num_branches: branches of the UNet call.
+        branch: the one that is changed.
+        layers: names of the layers; None for all.
+        hidden: tokens that get no attention, bool (images, tokens).
+        scale_begin: factor of the begin token's logit (Ren et al.).
+        spikes: (threshold, factor): logits of tokens whose largest attention in `spikes_from`, another branch, has
+            a z-score above the threshold are multiplied by the factor; the begin token, always bright, is let be.
+        values: by layer, what the value vectors are multiplied with, (images, channels).
+    """
+
+    num_branches: int = 2
+    branch: int = 1
+    layers: tuple[str, ...] | None = None
+    hidden: torch.Tensor | None = None
+    scale_begin: float = 1.0
+    spikes: tuple[float, float] | None = None
+    spikes_from: int = 2
+    values: Mapping[str, torch.Tensor] | None = None
+
+    def change_logits(self, logits: Sequence[torch.Tensor | None]) -> torch.Tensor:
+        """Logits of every branch, a list of (images, heads, positions, tokens); returns those of `branch`."""
+        changed = logits[self.branch]
+        assert changed is not None
+        if self.scale_begin != 1:
+            changed = torch.cat([changed[..., :1] * self.scale_begin, changed[..., 1:]], -1)
+        if self.spikes is not None:
+            threshold, factor = self.spikes
+            spiking = spiking_tokens(logits[self.spikes_from].softmax(-1), threshold)
+            changed = torch.where(spiking[:, None, None], changed * factor, changed)
+        if self.hidden is not None:
+            changed = changed.masked_fill(self.hidden[:, None, None], HIDDEN_LOGIT)
+        return changed
+
+
+def spiking_tokens(probs: torch.Tensor, threshold: float) -> torch.Tensor:
+    """Tokens whose largest attention over positions, averaged over heads, has a z-score above the threshold.
+
+    Args:
+        probs: (images, heads, positions, tokens).
+
+    Returns:
+        bool (images, tokens); False for the begin token, which does not enter the statistics either.
+    """
+    peaks = probs.amax(2).mean(1)[:, 1:]
+    z = (peaks - peaks.mean(1, keepdim=True)) / peaks.std(1, keepdim=True).clamp(min=1e-12)
+    return torch.cat([torch.zeros_like(z[:, :1], dtype=torch.bool), z > threshold], 1)
+
+
+class EditedProcessor:
+    """Attention processor that computes the edited branch openly and leaves the others to `inner`."""
+
+    def __init__(self, inner: Callable, name: str, edit: CrossAttentionEdit):
+        self.inner, self.name, self.edit = inner, name, edit
+
+    def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, *args, **kwargs):
+        result = self.inner(attn, hidden_states, encoder_hidden_states, attention_mask, *args, **kwargs)
+        branches = list(result.chunk(self.edit.num_branches))
+        branches[self.edit.branch] = self.edited(attn, hidden_states, encoder_hidden_states)
+        return torch.cat(branches)
+
+    def edited(self, attn, hidden_states: torch.Tensor, encoder_hidden_states: torch.Tensor) -> torch.Tensor:
+        edit = self.edit
+        states, tokens = (x.chunk(edit.num_branches) for x in (hidden_states, encoder_hidden_states))
+        needed = {edit.branch, edit.spikes_from} if edit.spikes is not None else {edit.branch}
+        logits = [raw_logits(attn, states[b], tokens[b]) if b in needed else None for b in range(edit.num_branches)]
+        value = attn.to_v(tokens[edit.branch])
+        if edit.values is not None and self.name in edit.values:
+            value = value * edit.values[self.name][:, None].to(value)
+        probs = edit.change_logits(logits).softmax(-1).to(value.dtype)
+        out = probs @ value.unflatten(2, (attn.heads, -1)).transpose(1, 2)
+        return attn.to_out[1](attn.to_out[0](out.transpose(1, 2).flatten(2)))
+
+
+def raw_logits(attn, hidden_states: torch.Tensor, encoder_hidden_states: torch.Tensor) -> torch.Tensor:
+    """Scaled products of queries and keys in float32, (images, heads, positions, tokens)."""
+    query, key = attn.to_q(hidden_states), attn.to_k(encoder_hidden_states)
+    query, key = (x.unflatten(2, (attn.heads, -1)).transpose(1, 2).float() for x in (query, key))
+    return attn.scale * query @ key.transpose(2, 3)
+
+
+def edit_cross_attention(unet: torch.nn.Module, edit: CrossAttentionEdit) -> AbstractContextManager:
+    """Context manager that applies an edit; the processors are restored on exit."""
+    layers = edit.layers or cross_attention_layers(unet)
+    return wrapped_processors(unet, layers, lambda inner, name: EditedProcessor(inner, name, edit))

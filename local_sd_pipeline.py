@@ -1,15 +1,22 @@
-"""What one UNet call and one denoising step give."""
+"""Stable Diffusion with its denoising loop in the open: written once, observed from outside.
 
-from contextlib import ExitStack, nullcontext
+`predict_noise` is the only place that calls the UNet and the only one that knows how guidance branches
+are stacked; `denoise` is the only loop. Guidance is a function that is passed in, and whoever wants to
+measure something iterates over the steps.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 
-from attn_utils import record_cross_attention
+from attn_utils import CrossAttentionStore, record_cross_attention
+
+GUIDANCE_SCALE = 7.5  # of Stable Diffusion
 
 
 @dataclass(frozen=True)
@@ -29,18 +36,27 @@ class NoisePrediction:
         latents_scale: d eps / d x_t, a 0-d tensor; 0 for epsilon models.
     """
 
-    outputs: tuple
+    outputs: tuple[torch.Tensor, ...]
     latents: torch.Tensor
     noise_scale: torch.Tensor
     latents_scale: torch.Tensor
 
-    def noise(self, branch):
+    def noise(self, branch: int) -> torch.Tensor:
         """Predicted noise of one branch."""
-        return self.noise_scale * self.outputs[branch] + self.latents_scale * self.latents
+        return self.as_noise(self.outputs[branch])
 
-    def diff(self, branch=1, other=0):
+    def as_noise(self, output: torch.Tensor) -> torch.Tensor:
+        """The noise that a model output stands for, a guided one's too."""
+        return self.noise_scale * output + self.latents_scale * self.latents
+
+    def diff(self, branch: int = 1, other: int = 0) -> torch.Tensor:
         """Predicted noise of `branch` less that of `other` (uncond)."""
         return self.noise_scale * (self.outputs[branch] - self.outputs[other])
+
+    def guided(self, guidance_scale: float) -> torch.Tensor:
+        """Model output under classifier-free guidance (Ho and Salimans, 2022) in Stable Diffusion's form."""
+        uncond, text = self.outputs[:2]
+        return uncond + guidance_scale * (text - uncond)
 
 
 @dataclass(frozen=True)
@@ -55,28 +71,16 @@ class DenoiseStep:
     next_latents: torch.Tensor  # x_{t-1}
 
     @property
-    def noise_diff(self):
+    def noise_diff(self) -> torch.Tensor:
         """Text-conditional part of the predicted noise."""
         return self.prediction.diff(1, 0)
 
     @property
-    def noise_pred_uncond(self):
+    def noise_pred_uncond(self) -> torch.Tensor:
         return self.prediction.noise(0)
 
 
-def classifier_free_guidance(prediction, guidance_scale):
-    """Classifier-free guidance (Ho and Salimans, 2022) in the form Stable Diffusion uses."""
-    uncond, text = prediction.outputs[:2]
-    return uncond + guidance_scale * (text - uncond)
-
-
-@torch.no_grad()
-def encode_images(pipe, images):
-    """Latents of images, uint8 arrays (height, width, 3) of any size, at the model's own size."""
-    size = pipe.unet.config.sample_size * pipe.vae_scale_factor
-    resized = [pipe.image_processor.preprocess(Image.fromarray(i), height=size, width=size) for i in images]
-    pixels = torch.cat(resized).to(pipe.device, pipe.vae.dtype)
-    return pipe.vae.encode(pixels).latent_dist.mean * pipe.vae.config.scaling_factor
+Guidance = Callable[[NoisePrediction], torch.Tensor]
 
 
 class LocalStableDiffusionPipeline(StableDiffusionPipeline):
@@ -92,7 +96,7 @@ class LocalStableDiffusionPipeline(StableDiffusionPipeline):
     num_unet_gradients = 0
     empty_embeds = None
 
-    def predict_noise(self, latents, t, embeds):
+    def predict_noise(self, latents: torch.Tensor, t: int, embeds: Sequence[torch.Tensor]) -> NoisePrediction:
         """One UNet call for all branches.
 
         Args:
@@ -109,7 +113,7 @@ class LocalStableDiffusionPipeline(StableDiffusionPipeline):
         output = self.unet(sample, timestep, encoder_hidden_states=torch.cat(tuple(embeds)), return_dict=False)[0]
         return NoisePrediction(output.chunk(len(embeds)), latents, *self.noise_scales(t))
 
-    def noise_scales(self, t):
+    def noise_scales(self, t: int) -> tuple[torch.Tensor, torch.Tensor]:
         """(d eps / d output, d eps / d x_t) at timestep t; see `NoisePrediction`.
 
         Raises:
@@ -127,8 +131,15 @@ class LocalStableDiffusionPipeline(StableDiffusionPipeline):
 
     @torch.no_grad()
     def denoise(
-        self, latents, embeds, num_inference_steps=50, guidance=None, stop_after=None, around_step=None
-    ):  # fmt: skip
+        self,
+        latents: torch.Tensor,
+        embeds: Sequence[torch.Tensor],
+        num_inference_steps: int = 50,
+        guidance: Guidance | None = None,
+        guidance_scale: float = GUIDANCE_SCALE,
+        stop_after: int | None = None,
+        around_step: Callable[[int, bool], AbstractContextManager] | None = None,
+    ) -> Iterator[DenoiseStep]:
         """Run the reverse process, yielding a `DenoiseStep` after each step. Nothing in it waits for the device.
 
         A caller that needs only the first step stops iterating.
@@ -138,22 +149,29 @@ class LocalStableDiffusionPipeline(StableDiffusionPipeline):
             embeds: text features per branch, uncond first, each (images, tokens, dim). A third branch
                 reaches `guidance` as a third output.
             guidance: maps a `NoisePrediction` to the model output the scheduler gets; default is
-                classifier-free guidance at 7.5.
+                classifier-free guidance at `guidance_scale`.
             stop_after: end after so many of the steps; None makes them all.
             around_step: makes out of (index, is_last) the context of a step's UNet call, where attention is recorded.
         """
-        guidance = guidance or partial(classifier_free_guidance, guidance_scale=7.5)
         self.scheduler.set_timesteps(num_inference_steps)
         timesteps = self.scheduler.timesteps.tolist()[:stop_after]
         for index, t in enumerate(timesteps):
             with around_step(index, index == len(timesteps) - 1) if around_step else nullcontext():
                 prediction = self.predict_noise(latents, t, embeds)
-            noise_pred = guidance(prediction)
+            noise_pred = prediction.guided(guidance_scale) if guidance is None else guidance(prediction)
             next_latents = self.scheduler.step(noise_pred, t, latents, return_dict=False)[0]
             yield DenoiseStep(index, t, latents, prediction, noise_pred, next_latents)
             latents = next_latents
 
-    def generate(self, latents, embeds, store=None, step_stores=None, callback=None, **denoise_kwargs):
+    def generate(
+        self,
+        latents: torch.Tensor,
+        embeds: Sequence[torch.Tensor],
+        store: CrossAttentionStore | None = None,
+        step_stores: Mapping[int, CrossAttentionStore] | None = None,
+        callback: Callable[[DenoiseStep], None] | None = None,
+        **denoise_kwargs,
+    ) -> torch.Tensor:
         """Denoise to the end.
 
         Args:
@@ -161,12 +179,13 @@ class LocalStableDiffusionPipeline(StableDiffusionPipeline):
             step_stores: dict from index to a store that records the attention of that step. All other steps run
                 without any hook.
             callback: sees every `DenoiseStep`.
+            **denoise_kwargs: of `denoise`.
 
         Returns:
             Final latents, shape (images, channels, height, width).
         """
 
-        def around_step(index, is_last):
+        def around_step(index: int, is_last: bool) -> ExitStack:
             stack = ExitStack()
             for some in (store if is_last else None, (step_stores or {}).get(index)):
                 if some is not None:
@@ -174,14 +193,13 @@ class LocalStableDiffusionPipeline(StableDiffusionPipeline):
                     stack.enter_context(record_cross_attention(self.unet, some))
             return stack
 
-        denoise_kwargs["around_step"] = around_step
-        for step in self.denoise(latents, embeds, **denoise_kwargs):
+        for step in self.denoise(latents, embeds, around_step=around_step, **denoise_kwargs):
             if callback is not None:
                 callback(step)
         return step.next_latents
 
     @torch.no_grad()
-    def encode(self, prompts):
+    def encode(self, prompts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """Text features of the prompts and of the empty prompt, each (prompts, tokens, dim).
 
         Each prompt is encoded by itself, so that its features do not depend on its neighbours, and once; the
@@ -193,19 +211,29 @@ class LocalStableDiffusionPipeline(StableDiffusionPipeline):
         return torch.cat([embeds[p] for p in prompts]), self.empty_embeds.expand(len(prompts), -1, -1)
 
     @torch.no_grad()
-    def decode(self, latents):
+    def decode(self, latents: torch.Tensor) -> np.ndarray:
         """Images of final latents, uint8 array (images, height, width, 3).
 
         One at a time: the decoder of Stable Diffusion needs more memory per image than its UNet does.
         """
         return np.concatenate([self.decode_one(x) for x in latents.split(1)])
 
-    def decode_one(self, latents):
+    def decode_one(self, latents: torch.Tensor) -> np.ndarray:
         image = self.vae.decode(latents / self.vae.config.scaling_factor, return_dict=False)[0]
         image = self.image_processor.postprocess(image, output_type="np")
         return (image * 255).round().astype("uint8")
 
-    def initial_latents(self, seeds, image_length=None, joint_seed=None):
+    @torch.no_grad()
+    def encode_images(self, images: Sequence[np.ndarray]) -> torch.Tensor:
+        """Latents of images, uint8 arrays (height, width, 3) of any size, at the model's own size."""
+        size = self.unet.config.sample_size * self.vae_scale_factor
+        resized = [self.image_processor.preprocess(Image.fromarray(i), height=size, width=size) for i in images]
+        pixels = torch.cat(resized).to(self.device, self.vae.dtype)
+        return self.vae.encode(pixels).latent_dist.mean * self.vae.config.scaling_factor
+
+    def initial_latents(
+        self, seeds: Sequence[int], image_length: int | None = None, joint_seed: int | None = None
+    ) -> torch.Tensor:
         """Starting noise, one CPU generator per image: image k depends on `seeds[k]` alone.
 
         Args:
@@ -221,17 +249,17 @@ class LocalStableDiffusionPipeline(StableDiffusionPipeline):
         multiple = self.vae_scale_factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
         if size % multiple:
             raise ValueError(f"image_length {size} is not a multiple of {multiple}")
-        generators = [torch.Generator().manual_seed(s) for s in seeds]
+        generators: list[torch.Generator] | torch.Generator = [torch.Generator().manual_seed(s) for s in seeds]
         if joint_seed is not None:
             generators = torch.Generator().manual_seed(joint_seed)
         channels, dtype = self.unet.config.in_channels, self.unet.dtype
         return self.prepare_latents(len(seeds), channels, size, size, dtype, self.device, generators)
 
-    def end_token(self, prompt):
+    def end_token(self, prompt: str) -> int:
         """Index of the prompt's first end token, the one that bright endings are read at."""
         return min(len(self.tokenizer(prompt).input_ids), self.tokenizer.model_max_length) - 1
 
-    def truncated_text(self, prompt):
+    def truncated_text(self, prompt: str) -> str:
         """The end of the prompt that does not fit into the model's limit; empty when all of it does."""
         ids = self.tokenizer(prompt).input_ids
         kept = self.tokenizer.model_max_length - 1

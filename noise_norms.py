@@ -1,13 +1,20 @@
-"""Detection scores: pure functions on tensors, no model, no files, no state.
+"""The magnitude of the text-conditional noise prediction, D, and its local form LD: pure functions on tensors.
 
 Every score is one number per image, computed in float32, and higher means more likely memorized. A
 prompt's score is the mean over its images, taken by the caller.
 """
 
+from typing import TypeVar
+
+import numpy as np
+import torch
+
 from attn_utils import fit_mask
 
+Norms = TypeVar("Norms", torch.Tensor, np.ndarray)
 
-def noise_diff_map(noise_diff):
+
+def noise_diff_map(noise_diff: torch.Tensor) -> torch.Tensor:
     """Where the prompt changes the prediction: noise_diff squared, summed over channels.
 
     Every norm below is a sum over this map, which is why one pass is enough: keep the map of each
@@ -22,8 +29,8 @@ def noise_diff_map(noise_diff):
     return noise_diff.float().square().sum(1)
 
 
-def noise_diff_norm(noise_diff, mask=None):
-    """Magnitude of the text-conditional noise prediction, global (D_t) or local (LD_t).
+def noise_diff_norm(noise_diff: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    """Magnitude of the text-conditional noise prediction, global (D_t) or local (LD_t); higher = memorized.
 
     D_t is that of Wen et al. (ICLR 2024); with a mask it is Chen et al. (ICLR 2025), equation 8: the
     norm of the weighted difference over the mask's mean, so that a mask of ones gives D_t and scaling
@@ -36,14 +43,14 @@ def noise_diff_norm(noise_diff, mask=None):
     Returns:
         float32 tensor (images,).
     """
-    return norms_from_maps(noise_diff_map(noise_diff)[None], mask)[:, 0]
+    return norms_from_maps(noise_diff_map(noise_diff)[:, None], mask)[:, 0]
 
 
-def norms_from_maps(maps, mask=None, normalize="mean"):
-    """Norms of every step from the squared-difference maps of one pass.
+def norms_from_maps(maps: torch.Tensor, mask: torch.Tensor | None = None, normalize: str = "mean") -> torch.Tensor:
+    """Norms of every step from the squared-difference maps of one pass; higher = memorized.
 
     Args:
-        maps: `noise_diff_map` of each step, shape (steps, images, height, width).
+        maps: `noise_diff_map` of each step, shape (images, steps, height, width).
         mask: optional non-negative weights, shape (images, 1, mask_height, mask_width).
         normalize: "mean" divides by the mask's mean (Chen et al., equation 8); "rms" by its root mean
             square, a control: for a flat difference it gives D_t whatever the mask, where "mean"
@@ -56,16 +63,16 @@ def norms_from_maps(maps, mask=None, normalize="mean"):
         ValueError: for another `normalize`, or a mask whose size does not divide the maps'.
     """
     if mask is None:
-        return maps.float().sum((2, 3)).sqrt().T
+        return maps.float().sum((2, 3)).sqrt()
     if normalize not in ("mean", "rms"):
         raise ValueError(f"normalize is {normalize!r}; it must be 'mean' or 'rms'")
-    mask = fit_mask(mask, maps.shape[-2:])[:, 0]
+    mask = fit_mask(mask, maps.shape[-2:])
     weights = mask.square()
-    size = mask.mean((1, 2)) if normalize == "mean" else weights.mean((1, 2)).sqrt()
-    return (maps.float() * weights).sum((2, 3)).sqrt().T / size[:, None]
+    size = mask.mean((2, 3)) if normalize == "mean" else weights.mean((2, 3)).sqrt()
+    return (maps.float() * weights).sum((2, 3)).sqrt() / size
 
 
-def leading_mean(norms, num_steps=None):
+def leading_mean(norms: Norms, num_steps: int | None = None) -> Norms:
     """Mean over the first `num_steps` steps (all when None): D(T) or LD(T), shape (images,).
 
     Args:

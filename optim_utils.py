@@ -1,21 +1,141 @@
-"""Gradient descent for a batch in which every image has a loss, an optimiser state and an end of its own."""
+"""Optimisation at the first step: prompt embeddings (PE), semantic search (SS), prompt re-anchoring (PR), noise.
 
+All of it decides for every image on its own: no norm runs over a batch, so thresholds do not depend on
+how many images are made at once. None contains a loop over timesteps. PE and SS work at the first step
+and return prompt embeddings; PR is a guidance function for `denoise`. `descend` is the descent that all
+methods share which lower a loss per image.
+"""
+
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 
 from attn_utils import fit_mask
 from noise_norms import noise_diff_norm
 
+if TYPE_CHECKING:
+    from local_sd_pipeline import LocalStableDiffusionPipeline, NoisePrediction
 
-def descend(pipe, start, loss, optimizer_class, lr, num_iters, target=None, gradients=1, edit_gradient=None):
+
+@dataclass(frozen=True)
+class PromptOptimResult:
+    """Optimised embeddings (images, tokens, dim) and, per image, the losses in the order they were seen."""
+
+    prompt_embeds: torch.Tensor
+    losses: list[list[float]]  # losses[k]: magnitude of image k before each iteration's update
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """Outcome of `semantic_search`, lists with an entry per image; candidate 0 is the original prompt.
+
+    Attributes:
+        choice: index of the chosen candidate.
+        magnitudes: those of the candidates evaluated, a list.
+        triggered: whether the original prompt's magnitude exceeds the target.
+    """
+
+    choice: list[int]
+    magnitudes: list[list[float]]
+    triggered: list[bool]
+
+
+def first_timestep(pipe: "LocalStableDiffusionPipeline", num_inference_steps: int) -> int:
+    """The noisiest timestep of a run, a plain number, where PE and SS measure."""
+    pipe.scheduler.set_timesteps(num_inference_steps)
+    return int(pipe.scheduler.timesteps[0])
+
+
+@torch.no_grad()
+def predict_uncond(
+    pipe: "LocalStableDiffusionPipeline", latents: torch.Tensor, t: int, negative_prompt_embeds: torch.Tensor
+) -> torch.Tensor:
+    """The unconditional branch alone: one evaluation per image, shared by all that compares with it."""
+    return pipe.predict_noise(latents, t, (negative_prompt_embeds,)).outputs[0]
+
+
+def text_magnitude(
+    pipe: "LocalStableDiffusionPipeline",
+    latents: torch.Tensor,
+    t: int,
+    prompt_embeds: torch.Tensor,
+    uncond: torch.Tensor,
+    mask: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """D_0, or LD_0 with a mask, given the unconditional output: one text evaluation per image.
+
+    Gradients flow to `prompt_embeds` where they are enabled.
+
+    Returns:
+        float32 tensor (images,).
+    """
+    prediction = pipe.predict_noise(latents, t, (prompt_embeds,))
+    noise_diff = prediction.noise_scale * (prediction.outputs[0] - uncond)
+    return noise_diff_norm(noise_diff, mask)
+
+
+def optimize_prompt_embeds(
+    pipe: "LocalStableDiffusionPipeline",
+    latents: torch.Tensor,
+    t: int,
+    prompt_embeds: torch.Tensor,
+    uncond: torch.Tensor,
+    mask: torch.Tensor | None = None,
+    lr: float = 0.05,
+    num_iters: int = 10,
+    target_loss: float | None = None,
+) -> PromptOptimResult:
+    """Lower the magnitude at the first step by gradient descent on the prompt embedding.
+
+    Wen et al. (ICLR 2024), section 5; with `mask` the loss is LD_0 of Chen et al. (ICLR 2025). AdamW with
+    its default weight decay; the gradient at position 0 (BOS) is zeroed, so only weight decay moves it.
+    Each image has its own embedding and leaves the batch once its loss is at or below the target: k
+    iterations cost k evaluations, and one before for `uncond`.
+
+    Args:
+        latents: initial noise, shape (images, channels, height, width).
+        t: first timestep.
+        prompt_embeds: shape (images, tokens, dim).
+        uncond: result of `predict_uncond`.
+        mask: optional bright-ending mask (images, 1, height, width).
+        target_loss: stop an image at or below it; None makes all iterations.
+
+    Returns:
+        `PromptOptimResult`; the embeddings have the dtype of `prompt_embeds`.
+    """
+
+    def loss(embeds: torch.Tensor, rows: list[int]) -> torch.Tensor:
+        some_mask = None if mask is None else mask[rows]
+        return text_magnitude(pipe, latents[rows], t, embeds, uncond[rows], some_mask)
+
+    def keep_begin_token(gradient: torch.Tensor) -> None:
+        gradient[:, 0] = 0
+
+    embeds, losses = descend(
+        pipe, prompt_embeds, loss, torch.optim.AdamW, lr, num_iters, target_loss, edit_gradient=keep_begin_token
+    )
+    return PromptOptimResult(embeds, losses)
+
+
+def descend(
+    pipe: "LocalStableDiffusionPipeline",
+    start: torch.Tensor,
+    loss: Callable[[torch.Tensor, list[int]], torch.Tensor],
+    optimizer_class: type[torch.optim.Adam] | type[torch.optim.AdamW],
+    lr: float,
+    num_iters: int,
+    target: float | None = None,
+    gradients: int = 1,
+    edit_gradient: Callable[[torch.Tensor], None] | None = None,
+) -> tuple[torch.Tensor, list[list[float]]]:
     """Lower each image's loss; one at or below the target leaves the batch and is left alone from then on.
 
     Args:
         pipe: its `num_unet_gradients` counts what is spent.
         start: shape (images, ...).
-        loss: from (those still in the batch, their places, a list) to a tensor with a loss an image.
+        loss: from (those still in the batch, their places, a list) to a tensor with one loss per image.
         optimizer_class: Adam or AdamW.
         target: None makes all iterations.
         gradients: of single samples, that an image's loss costs.
@@ -25,7 +145,8 @@ def descend(pipe, start, loss, optimizer_class, lr, num_iters, target=None, grad
         (values in the dtype of `start`, losses of each image before each update, lists).
     """
     leaves = [x.detach().float().clone().requires_grad_() for x in start.split(1)]
-    optimizer, losses = optimizer_class(leaves, lr=lr), [[] for _ in leaves]
+    optimizer = optimizer_class(leaves, lr=lr)
+    losses: list[list[float]] = [[] for _ in leaves]
     active = list(range(len(leaves)))
     for _ in range(num_iters):
         with torch.enable_grad():
@@ -49,139 +170,21 @@ def descend(pipe, start, loss, optimizer_class, lr, num_iters, target=None, grad
     return torch.cat(leaves).detach().to(start.dtype), losses
 
 
-STEPS, LR, BATCH = 50, 0.1, 8
-
-
-def search_embedding(pipe, latents, start, seed, num_steps=STEPS, lr=LR, batch_size=BATCH):
-    """An embedding that the model denoises the given images with.
-
-    Args:
-        latents: of the training images of one prompt, (images, channels, height, width).
-        start: embedding to start from, (1, tokens, dim).
-        seed: of noise, timesteps and which image is taken.
-
-    Returns:
-        (embedding (1, tokens, dim), losses, a list of num_steps numbers). Costs num_steps times batch_size
-        evaluations and gradients.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    embeds = start.detach().float().clone().requires_grad_()
-    optimizer, losses = torch.optim.Adam([embeds], lr=lr), []
-    for _ in range(num_steps):
-        t = int(torch.randint(pipe.scheduler.config.num_train_timesteps, (), generator=generator))
-        x0 = latents[torch.randint(len(latents), (batch_size,), generator=generator)]
-        noise = torch.randn(x0.shape, generator=generator).to(x0)
-        alpha = pipe.scheduler.alphas_cumprod[t]
-        noisy = alpha.sqrt() * x0 + (1 - alpha).sqrt() * noise
-        with torch.enable_grad():
-            text = embeds.to(start.dtype).expand(batch_size, -1, -1)
-            loss = F.mse_loss(pipe.predict_noise(noisy, t, (text,)).noise(0).float(), noise.float())
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        pipe.num_unet_gradients += batch_size
-        losses.append(loss.item())
-    return embeds.detach().to(start.dtype), losses
-
-
-@dataclass(frozen=True)
-class PromptOptimResult:
-    """Optimised embeddings (images, tokens, dim) and, per image, the losses in the order they were seen."""
-
-    prompt_embeds: torch.Tensor
-    losses: list  # losses[k]: magnitude of image k before each iteration's update
-
-
-@dataclass(frozen=True)
-class SearchResult:
-    """Outcome of `semantic_search`, a list with an entry an image; candidate 0 is the original prompt.
-
-    Attributes:
-        choice: index of the chosen candidate.
-        magnitudes: those of the candidates evaluated, a list.
-        triggered: whether the original prompt's magnitude exceeds the target.
-    """
-
-    choice: list
-    magnitudes: list
-    triggered: list
-
-
-def first_timestep(pipe, num_inference_steps):
-    """The noisiest timestep of a run, a plain number, where PE and SS measure."""
-    pipe.scheduler.set_timesteps(num_inference_steps)
-    return int(pipe.scheduler.timesteps[0])
-
-
 @torch.no_grad()
-def predict_uncond(pipe, latents, t, negative_prompt_embeds):
-    """The unconditional branch alone: one evaluation per image, shared by all that compares with it."""
-    return pipe.predict_noise(latents, t, (negative_prompt_embeds,)).outputs[0]
-
-
-def text_magnitude(pipe, latents, t, prompt_embeds, uncond, mask=None):
-    """D_0, or LD_0 with a mask, given the unconditional output: one text evaluation per image.
-
-    Gradients flow to `prompt_embeds` where they are enabled.
-
-    Returns:
-        float32 tensor (images,).
-    """
-    prediction = pipe.predict_noise(latents, t, (prompt_embeds,))
-    noise_diff = prediction.noise_scale * (prediction.outputs[0] - uncond)
-    return noise_diff_norm(noise_diff, mask)
-
-
-def optimize_prompt_embeds(
-    pipe,
-    latents,
-    t,
-    prompt_embeds,
-    uncond,
-    mask=None,
-    lr=0.05,
-    num_iters=10,
-    target_loss=None,
-):
-    """Lower the magnitude at the first step by gradient descent on the prompt embedding.
-
-    Wen et al. (ICLR 2024), section 5; with `mask` the loss is LD_0 of Chen et al. (ICLR 2025). AdamW with
-    its default weight decay; the gradient at position 0 (BOS) is zeroed, so only weight decay moves it.
-    Each image has its own embedding and leaves the batch once its loss is at or below the target: k
-    iterations cost k evaluations, and one before for `uncond`.
-
-    Args:
-        latents: initial noise, shape (images, channels, height, width).
-        t: first timestep.
-        prompt_embeds: shape (images, tokens, dim).
-        uncond: result of `predict_uncond`.
-        mask: optional bright-ending mask (images, 1, height, width).
-        target_loss: stop an image at or below it; None makes all iterations.
-
-    Returns:
-        `PromptOptimResult`; the embeddings have the dtype of `prompt_embeds`.
-    """
-
-    def loss(embeds, rows):
-        some_mask = None if mask is None else mask[rows]
-        return text_magnitude(pipe, latents[rows], t, embeds, uncond[rows], some_mask)
-
-    def keep_begin_token(gradient):
-        gradient[:, 0] = 0
-
-    embeds, losses = descend(
-        pipe, prompt_embeds, loss, torch.optim.AdamW, lr, num_iters, target_loss, edit_gradient=keep_begin_token
-    )
-    return PromptOptimResult(embeds, losses)
-
-
-@torch.no_grad()
-def semantic_search(pipe, latents, t, candidates, uncond, target, mask=None):
+def semantic_search(
+    pipe: "LocalStableDiffusionPipeline",
+    latents: torch.Tensor,
+    t: int,
+    candidates: Sequence[torch.Tensor],
+    uncond: torch.Tensor,
+    target: float,
+    mask: torch.Tensor | None = None,
+) -> SearchResult:
     """Choose the first candidate prompt whose magnitude at the first step is at or below `target`.
 
     SS of Chen et al. (CVPR 2025). Where none is, the smallest of the alternatives is chosen, never the
     original itself, which would turn re-anchoring into plain generation without guidance. Each image looks
-    at its own candidates, one a UNet call that all images still searching share, and leaves when it has
+    at its own candidates, one per UNet call, which all images still searching share, and leaves when it has
     found one: c candidates cost c evaluations, and one before for `uncond`.
 
     Args:
@@ -193,7 +196,7 @@ def semantic_search(pipe, latents, t, candidates, uncond, target, mask=None):
     Returns:
         `SearchResult`.
     """
-    magnitudes = [[] for _ in candidates]
+    magnitudes: list[list[float]] = [[] for _ in candidates]
     searching = list(range(len(candidates)))
     while searching:
         embeds = torch.stack([candidates[k][len(magnitudes[k])] for k in searching])
@@ -206,7 +209,7 @@ def semantic_search(pipe, latents, t, candidates, uncond, target, mask=None):
     return SearchResult(choice, magnitudes, [m[0] > target for m in magnitudes])
 
 
-def choose_candidate(magnitudes, target):
+def choose_candidate(magnitudes: Sequence[float], target: float) -> int:
     """Index of the first of one image's magnitudes at or below target, else of the smallest behind the first."""
     below = next((k for k, m in enumerate(magnitudes) if m <= target), None)
     if below is not None or len(magnitudes) == 1:
@@ -231,7 +234,9 @@ class PromptReanchoring:
     memorized stays what was asked for.
     """
 
-    def __init__(self, guidance_scale, target_norm, trigger_norm, mask=None):
+    def __init__(
+        self, guidance_scale: float, target_norm: float, trigger_norm: float, mask: torch.Tensor | None = None
+    ):
         """
         Args:
             target_norm: l, magnitude at or below which nothing is re-anchored.
@@ -246,7 +251,7 @@ class PromptReanchoring:
         self.guidance_scale, self.target_norm, self.trigger_norm = guidance_scale, target_norm, trigger_norm
         self.mask = mask
 
-    def __call__(self, prediction):
+    def __call__(self, prediction: "NoisePrediction") -> torch.Tensor:
         uncond, original, modified = prediction.outputs
         s = self.guidance_scale
         magnitude = noise_diff_norm(prediction.diff(2, 0)).view(-1, 1, 1, 1)
@@ -262,13 +267,13 @@ class PromptReanchoring:
         return weight * guided + (1 - weight) * as_asked
 
 
-def relative_mask(mask, size):
+def relative_mask(mask: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
     """The mask over its maximum, in [0, 1], at the latent's size."""
     mask = fit_mask(mask, size)
     return mask / mask.amax((1, 2, 3), keepdim=True).clamp(min=torch.finfo(mask.dtype).tiny)
 
 
-def add_embedding_noise(prompt_embeds, scale, seeds):
+def add_embedding_noise(prompt_embeds: torch.Tensor, scale: float, seeds: Sequence[int]) -> torch.Tensor:
     """Gaussian noise on the prompt embedding (GNI; Somepalli et al., NeurIPS 2023).
 
     Args:

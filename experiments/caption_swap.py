@@ -8,66 +8,114 @@ these scores has this test; for image-level scores Lopez Amado et al. (2026) mad
 """
 
 import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from local_sd_pipeline import DenoiseStep, encode_images
-from memorization.bundled import PLANTED
+from local_sd_pipeline import DenoiseStep, LocalStableDiffusionPipeline
+from memorization.bundled import GROUND_TRUTH, MODEL
 from memorization.data.pictures import read_image
-from memorization.data.prompts import load_prompts
-from memorization.detectors.registry import SIGNALS
+from memorization.data.prompts import PromptRecord, load_prompts
+from memorization.detectors.base import DETECTORS
 from memorization.errors import InputError, exit_on_input_error, input_errors
-from memorization.evaluation.statistics import auc, bootstrap_weights, cumulative_curve, interval_text, with_interval
+from memorization.evaluation.statistics import (
+    Measure,
+    auc,
+    bootstrap_weights,
+    cumulative_curve,
+    interval_text,
+    with_interval,
+)
 from memorization.files.whole import write_text
 from memorization.models.stable_diffusion import load_pipeline
-from memorization.observation import Trace
+from memorization.runs.arguments import HelpFormatter
 from memorization.seeds import image_seed
 from memorization.tables import format_table
-from noise_norms import noise_diff_map, noise_diff_norm
+from memorization.trace import Trace
+from noise_norms import noise_diff_norm
 
 SCORES = ("sharpness", "curvature_diff", "noise_diff_map")  # those that look at one timestep
+REPLICATES = 1000
 
 
-def make_parser():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset", default="planted_mem_groundtruth", help="*_groundtruth folder")
-    parser.add_argument("--model_id", default=str(PLANTED / "planted_sd"))
-    parser.add_argument("--end", type=int, default=500)
-    parser.add_argument("--gen_seed", type=int, default=0)
-    parser.add_argument("--timesteps", type=int, nargs="+", default=(981, 741, 501, 261, 21))
-    parser.add_argument("--num_images", type=int, default=2, help="noises an image")
-    parser.add_argument("--output", type=Path, help="Markdown file for the table")
+@dataclass
+class Swapped:
+    """Scores of each prompt on its own image and on another's, one array (noises,) per prompt."""
+
+    own: list[np.ndarray] = field(default_factory=list)
+    other: list[np.ndarray] = field(default_factory=list)
+
+    def auc(self) -> Measure:
+        """AUC of own against other and its 95 % interval by resampling prompts, which are in both classes."""
+        own, other = np.stack(self.own), np.stack(self.other)
+        scores = np.concatenate([own.ravel(), other.ravel()])
+        labels = np.arange(len(scores)) < own.size
+        prompts = np.tile(np.repeat(np.arange(len(own)), own.shape[1]), 2)
+        weights = bootstrap_weights(prompts, REPLICATES)
+        point, spread = (auc(cumulative_curve(scores, labels, w)) for w in (None, weights))
+        return with_interval(point[0], spread)
+
+
+Scores = dict[tuple[str, int], Swapped]  # by name of a score and timestep
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
+    add = parser.add_argument
+    add("--dataset", default=GROUND_TRUTH.name, help="*_groundtruth folder")
+    add("--model_id", default=str(MODEL), help="diffusers folder or hub id")
+    add("--end", type=int, default=500, help="one past the last prompt")
+    add("--gen_seed", type=int, default=0, help="of the noises")
+    add("--timesteps", type=int, nargs="+", default=(981, 741, 501, 261, 21), help="that are looked at")
+    add("--num_images", type=int, default=2, help="noises per image")
+    add("--output", type=Path, help="Markdown file for the table")
     return parser
 
 
-def scores_at(pipe, images, t, prompt, seeds):
-    """D and the signals on some images under the same noises: dict from name to array (images, noises).
+def scores_at(
+    pipe: LocalStableDiffusionPipeline, images: Sequence[torch.Tensor], t: int, prompt: str, seeds: Sequence[int]
+) -> dict[str, np.ndarray]:
+    """D and the detectors' scores on some images under the same noises, by name (images, noises).
 
     Args:
         images: latents of one image each, (1, channels, height, width).
+        t: timestep.
+        seeds: of the noises.
     """
-    count, latents = len(images), torch.cat([i.expand(len(seeds), -1, -1, -1) for i in images])
-    noise = [torch.randn(images[0].shape, generator=torch.Generator().manual_seed(s)) for s in seeds]
-    noise, seeds = torch.cat(noise * count), seeds * count
-    text, negative = (e.expand(len(seeds), -1, -1) for e in pipe.encode([prompt]))
+    noise = torch.cat([torch.randn(images[0].shape, generator=torch.Generator().manual_seed(s)) for s in seeds])
+    latents = torch.cat([i.expand(len(seeds), -1, -1, -1) for i in images])
     alpha = pipe.scheduler.alphas_cumprod[t]
-    noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise.to(latents)
-    with torch.no_grad():
-        prediction = pipe.predict_noise(noisy, t, (negative, text))
-    step = DenoiseStep(0, t, noisy, prediction, prediction.outputs[1], noisy)
-    tokens = torch.full((len(seeds),), pipe.end_token(prompt))
-    trace = Trace(pipe, (negative, text), tokens, seeds, 1, steps={0: step}, maps=[noise_diff_map(step.noise_diff)])
-    found = {"D": noise_diff_norm(step.noise_diff)}
+    noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * torch.cat([noise] * len(images)).to(latents)
+    trace = trace_of(pipe, noisy, t, prompt, [*seeds] * len(images))
+    found = {"D": noise_diff_norm(trace.last.noise_diff)}
     for name in SCORES:
-        found |= SIGNALS[name].function(trace)
-    return {name: values.double().cpu().numpy().reshape(count, -1) for name, values in found.items()}
+        found |= DETECTORS[name].function(trace)
+    return {name: values.double().cpu().numpy().reshape(len(images), -1) for name, values in found.items()}
 
 
-def partners(records):
-    """For each record another of its kind, the next in order."""
+@torch.no_grad()
+def trace_of(
+    pipe: LocalStableDiffusionPipeline, noisy: torch.Tensor, t: int, prompt: str, seeds: Sequence[int]
+) -> Trace:
+    """What a generation of a single step at timestep `t` would leave; latents (images, channels, height, width)."""
+    text, negative = (e.expand(len(seeds), -1, -1) for e in pipe.encode([prompt]))
+    tokens = torch.full((len(seeds),), pipe.end_token(prompt))
+    trace = Trace(pipe, (negative, text), tokens, seeds, num_inference_steps=1)
+    prediction = pipe.predict_noise(noisy, t, (negative, text))
+    trace.watch(DenoiseStep(0, t, noisy, prediction, noise_pred=prediction.outputs[1], next_latents=noisy))
+    return trace
+
+
+def partners(records: Sequence[PromptRecord]) -> dict[int, PromptRecord]:
+    """For each record's index another record of its kind, the next in order.
+
+    Raises:
+        InputError: if a kind has one record only.
+    """
     following = {}
     for kind in {r.kind for r in records}:
         group = [r for r in records if r.kind == kind]
@@ -77,32 +125,37 @@ def partners(records):
     return following
 
 
-def measure(pipe, records, args):
-    """Scores of own and of swapped images: dict from (name, timestep) to two arrays (prompts, noises)."""
-    latents = {r.index: encode_images(pipe, read_image(r.reference_images[0])[None]) for r in records}
-    other, found = partners(records), {}
+def measure(
+    pipe: LocalStableDiffusionPipeline,
+    records: Sequence[PromptRecord],
+    timesteps: Sequence[int],
+    gen_seed: int,
+    num_images: int,
+) -> Scores:
+    """Scores of own and of swapped images of every prompt, under `num_images` noises each."""
+    latents = {r.index: pipe.encode_images([read_image(r.reference_images[0])]) for r in records}
+    other = partners(records)
+    found: Scores = {}
     for record in tqdm(records, desc="caption swap", unit="prompt"):
-        seeds = [image_seed(args.gen_seed, record.index, k) for k in range(args.num_images)]
-        for t in args.timesteps:
-            images = [latents[of.index] for of in (record, other[record.index])]
-            for name, (own, swapped) in scores_at(pipe, images, t, record.prompt, seeds).items():
-                pair = found.setdefault((name, t), ([], []))
-                pair[0].append(own)
-                pair[1].append(swapped)
-    return {key: tuple(map(np.stack, pair)) for key, pair in found.items()}
+        seeds = [image_seed(gen_seed, record.index, k) for k in range(num_images)]
+        images = [latents[record.index], latents[other[record.index].index]]
+        for t in timesteps:
+            for name, (on_own, on_other) in scores_at(pipe, images, t, record.prompt, seeds).items():
+                swapped = found.setdefault((name, t), Swapped())
+                swapped.own.append(on_own)
+                swapped.other.append(on_other)
+    return found
 
 
-def auc_with_interval(own, swapped):
-    """AUC of own against swapped and its 95 % interval by resampling prompts, which are in both classes."""
-    scores = np.concatenate([own.ravel(), swapped.ravel()])
-    labels = np.arange(len(scores)) < own.size
-    prompts = np.tile(np.repeat(np.arange(len(own)), own.shape[1]), 2)
-    weights = bootstrap_weights(prompts, 1000)
-    point, spread = (auc(cumulative_curve(scores, labels, w)) for w in (None, weights))
-    return with_interval(point[0], spread)
+def table(found: Mapping[tuple[str, int], Swapped], timesteps: Sequence[int]) -> str:
+    """Markdown: AUC of own against other image, one row per score."""
+    rows = []
+    for name in dict.fromkeys(name for name, _ in found):
+        rows.append([name, *(interval_text(found[name, t].auc()) for t in timesteps)])
+    return format_table(["score", *(f"t = {t}" for t in timesteps)], rows)
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     args = make_parser().parse_args(argv)
     with exit_on_input_error():
         records = [r for r in load_prompts(args.dataset, 0, args.end) if r.reference_images]
@@ -110,14 +163,10 @@ def main(argv=None):
             raise InputError(f"{args.dataset} has no training images; give a *_groundtruth folder")
         with input_errors():
             pipe = load_pipeline(args.model_id)
-        found, rows = measure(pipe, records, args), []
-        for name in dict.fromkeys(n for n, _ in found):
-            texts = [interval_text(auc_with_interval(*found[name, t])) for t in args.timesteps]
-            rows.append([name, *texts])
-        table = format_table(["score", *(f"t = {t}" for t in args.timesteps)], rows)
-        print(table)
+        text = table(measure(pipe, records, args.timesteps, args.gen_seed, args.num_images), args.timesteps)
+        print(text)
         if args.output is not None:
-            write_text(args.output, table + "\n")
+            write_text(args.output, text + "\n")
 
 
 if __name__ == "__main__":

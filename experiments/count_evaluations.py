@@ -7,12 +7,12 @@ released code's follow from its source: it generates twice for a mask, calls the
 re-anchored step, and evaluates both halves for every iteration and candidate.
 """
 
-import torch
+from collections.abc import Callable
 
 from attn_utils import down_cross_layers
-from memorization.bundled import PLANTED
+from memorization.bundled import MODEL
 from memorization.models.stable_diffusion import load_pipeline
-from memorization.observation import observe
+from memorization.observation import Recorded, make_inputs, observe_batches
 from memorization.tables import format_table
 from optim_utils import PromptReanchoring, first_timestep, optimize_prompt_embeds, predict_uncond, semantic_search
 
@@ -23,39 +23,38 @@ CAPTIONS = ["the frozen field poster", *(f"a {c} poster of the frozen field" for
 class Jobs:
     """One image and what the jobs need for it."""
 
-    def __init__(self):
-        self.pipe = load_pipeline(str(PLANTED / "planted_sd"))
-        self.latents = self.pipe.initial_latents([0])
-        self.candidates, negative = self.pipe.encode(CAPTIONS)
-        self.negative, self.text = negative[:1], self.candidates[:1]
+    def __init__(self) -> None:
+        self.pipe = load_pipeline(str(MODEL))
+        self.inputs = make_inputs(self.pipe, CAPTIONS[:1], [[0]])
+        self.latents, (self.negative, self.text) = self.inputs.latents, self.inputs.embeds
+        self.candidates = self.pipe.encode(CAPTIONS)[0]
         self.t = first_timestep(self.pipe, STEPS)
 
-    def detection(self):
-        tokens = torch.tensor([self.pipe.end_token(CAPTIONS[0])])
-        layers = down_cross_layers(self.pipe.unet)
-        embeds = (self.negative, self.text)
-        observe(self.pipe, self.latents, embeds, tokens, layers=layers, num_inference_steps=STEPS)
+    def detection(self) -> None:
+        recorded = Recorded(down_cross_layers(self.pipe.unet))
+        observe_batches(self.pipe, self.inputs, 1, recorded, num_inference_steps=STEPS)
 
-    def reanchored_generation(self):
+    def reanchored_generation(self) -> None:
         embeds = (self.negative, self.text, self.candidates[1:2])
         guidance = PromptReanchoring(7.5, 3, 5)
         self.pipe.generate(self.latents, embeds, num_inference_steps=STEPS, guidance=guidance)
 
-    def optimisation(self):
+    def optimisation(self) -> None:
         uncond = predict_uncond(self.pipe, self.latents, self.t, self.negative)
         optimize_prompt_embeds(self.pipe, self.latents, self.t, self.text, uncond, num_iters=ITERATIONS)
 
-    def search(self):
+    def search(self) -> None:
         uncond = predict_uncond(self.pipe, self.latents, self.t, self.negative)
         semantic_search(self.pipe, self.latents, self.t, [self.candidates], uncond, target=0.0)
 
-    def count(self, job):
+    def count(self, job: Callable[[], None]) -> int:
+        """Evaluations that a job takes."""
         before = self.pipe.num_unet_evals
         job()
         return self.pipe.num_unet_evals - before
 
 
-def main():
+def main() -> None:
     jobs, c = Jobs(), len(CAPTIONS)
     rows = [
         [f"detection with mask, S = {STEPS}", jobs.count(jobs.detection), f"4S = {4 * STEPS}"],

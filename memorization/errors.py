@@ -1,13 +1,24 @@
-"""What the scripts share: input errors, files that are whole or not there, images, tables."""
+"""Errors that are the user's to mend: one line each, and how a script ends with it."""
 
 import contextlib
 import errno
 import sys
+from collections.abc import Iterator
+from typing import NoReturn
 
-WRITE_ERRORS = (
-    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR,
-    errno.EEXIST, errno.ENAMETOOLONG,
-)  # fmt: skip
+WRITE_ERRORS = frozenset(
+    (
+        errno.EACCES,
+        errno.EPERM,
+        errno.EROFS,
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.ENOTDIR,
+        errno.EISDIR,
+        errno.EEXIST,
+        errno.ENAMETOOLONG,
+    )
+)
 
 
 class InputError(Exception):
@@ -15,7 +26,7 @@ class InputError(Exception):
 
 
 @contextlib.contextmanager
-def exit_on_input_error():
+def exit_on_input_error() -> Iterator[None]:
     """End the program with one line and exit code 2 on bad input, unwritable output or lack of memory."""
     try:
         yield
@@ -33,13 +44,14 @@ def exit_on_input_error():
         fail("out of memory; use a smaller --batch_size: the same command with it goes on")
 
 
-def fail(message, code=2):
+def fail(message: str, code: int = 2) -> NoReturn:
+    """End the program with a message on one line of standard error."""
     print("error: " + " ".join(message.split()), file=sys.stderr)
     raise SystemExit(code)
 
 
 @contextlib.contextmanager
-def input_errors():
+def input_errors() -> Iterator[None]:
     """Turn the ValueErrors of library modules into InputError, where the user's input is their cause."""
     try:
         yield
@@ -47,5 +59,6 @@ def input_errors():
         raise InputError(str(error)) from error
 
 
-def first_line(error):
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+def first_line(error: BaseException) -> str:
+    """What an exception of another library says, on one line; the name of its class where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

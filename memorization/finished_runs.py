@@ -1,30 +1,26 @@
 """Finished runs read back for evaluation: rows, settings and images, checked before anything is computed."""
 
 import json
-import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from memorization.bundled import bundled_name
 from memorization.errors import InputError, input_errors
+from memorization.files.layout import RunFiles
 from memorization.files.masks import MaskStore
 from memorization.files.whole import read_png
+from memorization.mitigations.base import PLAIN
+from memorization.mitigations.options import is_weaker_when_larger, method_label, strength_of_settings
 from memorization.rows import check_counts, is_number, is_whole, parse_row, whole_lines
 
-MITIGATION_SUFFIX = "_mitigation"
-
-
 MODEL_SETTINGS = ("model_id", "unet_id", "guidance_scale", "num_inference_steps", "image_length")
+# Settings that evaluation computes with; they are None of other methods, and missing in old runs.
+NUMBERS = ("rand_noise_lam", "repeat_num", "l_target_ss", "l_target_pr", "optim_target_loss", "strength")
 
-
-# Settings that evaluation looks into, and what each must be; strengths are None of other methods.
-SETTINGS = {
-    "dataset": lambda value: isinstance(value, str), "gen_seed": is_whole,
-    **dict.fromkeys(
-        ("rand_noise_lam", "repeat_num", "l_target_ss", "optim_target_loss"), lambda v: v is None or is_number(v)
-    ),
-}  # fmt: skip
+Masks = Mapping[tuple[int, int], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -33,44 +29,42 @@ class Run:
 
     Attributes:
         path: the .jsonl file.
-        rows: one dict a prompt, in the order of their index.
+        rows: one dict per prompt, in the order of their index.
         settings, versions: what the .config.json beside it says.
     """
 
     path: Path
-    rows: tuple
-    settings: dict
-    versions: dict
+    rows: tuple[Mapping, ...]
+    settings: Mapping
+    versions: Mapping
 
     @property
-    def key(self):
+    def files(self) -> RunFiles:
+        return RunFiles.of_rows(self.path)
+
+    @property
+    def key(self) -> str:
         """Name of the run's files, its version or method included."""
-        return self.path.stem.removesuffix(MITIGATION_SUFFIX)
+        return self.files.key
 
     @property
-    def is_mitigation(self):
-        return self.path.stem.endswith(MITIGATION_SUFFIX)
+    def is_mitigation(self) -> bool:
+        return self.files.is_mitigation
 
     @property
-    def folder(self):
-        """The --output_dir of the run."""
-        return self.path.resolve().parent.parent
-
-    @property
-    def dataset(self):
+    def dataset(self) -> str:
         """Short name of the prompt set."""
         return Path(str(self.settings.get("dataset"))).stem
 
-    def image(self, row, k):
+    def image(self, row: Mapping, k: int) -> np.ndarray:
         """Image k of a row, uint8 (height, width, 3)."""
-        return read_png(self.folder / "images_data" / self.key / f"{row['index']}_{row['seeds'][k]}.png")
+        return read_png(self.files.image(row["index"], row["seeds"][k]))
 
-    def has_images(self):
+    def has_images(self) -> bool:
         """Whether the first image of every row is there as PNG."""
-        folder = self.folder / "images_data" / self.key
-        return all((folder / f"{row['index']}_{row['seeds'][0]}.png").exists() for row in self.rows)
+        return all(self.files.image(row["index"], row["seeds"][0]).exists() for row in self.rows)
 
-    def images(self, row):
+    def images(self, row: Mapping) -> np.ndarray:
         """All images of a row, uint8 (images, height, width, 3).
 
         Raises:
@@ -79,7 +73,7 @@ class Run:
         return np.stack([self.image(row, k) for k in range(len(row["seeds"]))])
 
 
-def read_run(path):
+def read_run(path: Path | str) -> Run:
     """Read and check a results file.
 
     Raises:
@@ -92,15 +86,7 @@ def read_run(path):
         raise InputError(f"result file {path} does not exist; give a .jsonl of det_outputs/")
     if not config.is_file():
         raise InputError(f"{path} has no {config.name} beside it: it is no result file, or of another version")
-    try:
-        record = json.loads(config.read_text(encoding="utf-8"))
-        settings, versions = record["settings"], record["versions"]
-        if not isinstance(settings, dict) or not isinstance(versions, dict):
-            raise TypeError("settings and versions have names")
-        if not all(is_right(settings.get(name)) for name, is_right in SETTINGS.items()):
-            raise TypeError("a setting of another type")
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InputError(f"{config} does not say how its rows were made; run the script again") from error
+    settings, versions = read_config(config)
     rows = [parse_row(path, number, line) for number, line in enumerate(whole_lines(path), 1)]
     if not rows:
         raise InputError(f"{path} has no finished rows")
@@ -108,7 +94,32 @@ def read_run(path):
     return Run(path, tuple(sorted(rows, key=lambda row: row["index"])), settings, versions)
 
 
-def check_same_model(runs, what="compared"):
+def read_config(config: Path) -> tuple[dict, dict]:
+    """Settings and versions of a run.
+
+    Raises:
+        InputError: if the file is damaged, or a setting is of another type.
+    """
+    try:
+        record = json.loads(config.read_text(encoding="utf-8"))
+        settings, versions = record["settings"], record["versions"]
+        if not isinstance(settings, dict) or not isinstance(versions, dict):
+            raise TypeError("settings and versions have names")
+        if not (isinstance(settings.get("dataset"), str) and is_whole(settings.get("gen_seed"))):
+            raise TypeError("a setting of another type")
+        if not all(settings.get(name) is None or is_number(settings[name]) for name in NUMBERS):
+            raise TypeError("a strength of another type")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(f"{config} does not say how its rows were made; run the script again") from error
+    return settings, versions
+
+
+def differing_setting(settings: Mapping, others: Mapping) -> str | None:
+    """The first setting that decides every number and is not the same in both; None where all are."""
+    return next((n for n in MODEL_SETTINGS if bundled_name(settings.get(n)) != bundled_name(others.get(n))), None)
+
+
+def check_same_model(runs: Sequence[Run], what: str = "compared") -> None:
     """Refuse runs that differ in what decides every number: model, steps, guidance, size.
 
     Raises:
@@ -116,68 +127,13 @@ def check_same_model(runs, what="compared"):
     """
     first = runs[0]
     for run in runs[1:]:
-        for name in MODEL_SETTINGS:
-            if run.settings.get(name) != first.settings.get(name):
-                values = f"{first.settings.get(name)!r} and {run.settings.get(name)!r}"
-                raise InputError(f"{first.path} and {run.path} cannot be {what}: {name} is {values}")
+        name = differing_setting(first.settings, run.settings)
+        if name is not None:
+            values = f"{first.settings.get(name)!r} and {run.settings.get(name)!r}"
+            raise InputError(f"{first.path} and {run.path} cannot be {what}: {name} is {values}")
 
 
-STRENGTHS = {"gni": ("rand_noise_lam",), **dict.fromkeys(("rna", "rt", "cwr"), ("repeat_num",))}
-
-
-def method_of(run):
-    """Method of a mitigation run without its strength: rna, not rna4."""
-    return re.sub(r"^(rna|rt|cwr)\d+", r"\1", run.rows[0]["method"])
-
-
-def strength_of(run):
-    """The documented strength of the run's method: PE's or SS's target, noise scale, number of words."""
-    given = [run.settings[n] for n in strength_names(run) if run.settings.get(n) is not None]
-    return float(given[0]) if given else 0.0
-
-
-def strength_names(run):
-    """Settings that may hold the strength of the run's method."""
-    if run.settings.get("method") is not None:
-        return ("strength",)
-    return STRENGTHS.get(method_of(run), () if method_of(run) == PLAIN else ("l_target_ss", "optim_target_loss"))
-
-
-def weakest_first(run):
-    """Sorts a method's runs by strength: a low target is strong, much noise and many words are."""
-    is_target = not {"rand_noise_lam", "repeat_num", "strength"} & set(strength_names(run))
-    return -strength_of(run) if is_target else strength_of(run)
-
-
-def by_strength(runs):
-    """Runs in the order of method and strength, plain generation first."""
-    return sorted(runs, key=lambda run: (method_of(run) != PLAIN, method_of(run), weakest_first(run)))
-
-
-def strongest_runs(runs):
-    """One run of every method, its strongest, plain generation first: what pictures show."""
-    return list({method_of(run): run for run in by_strength(runs)}.values())
-
-
-def load_masks(path, run):
-    """Bright-ending masks by (prompt index, seed) for LS.
-
-    Raises:
-        InputError: if they are of another model or way of sampling than the run, or do not have all its images.
-    """
-    with input_errors():
-        store = MaskStore.read(path)
-    for name in MODEL_SETTINGS:
-        if store.settings.get(name) != run.settings.get(name):
-            values = f"{name} {store.settings.get(name)!r}, {run.path} of {run.settings.get(name)!r}"
-            raise InputError(f"masks in {path} are of {values}; give other --masks")
-    missing = next((row["index"] for row in run.rows if not store.has(row["index"], row["seeds"])), None)
-    if missing is not None:
-        raise InputError(f"{path} has no mask of prompt {missing} at the seeds of {run.path}; give other --masks")
-    return store.masks
-
-
-def check_comparable(runs):
+def check_comparable(runs: Sequence[Run]) -> None:
     """Refuse runs that are not of the same prompts and seeds of one model.
 
     Raises:
@@ -189,7 +145,7 @@ def check_comparable(runs):
         other = [(row["index"], tuple(row["seeds"])) for row in run.rows]
         if len(other[0][1]) != len(first[0][1]):
             counts = f"{len(first[0][1])} and {len(other[0][1])}"
-            raise InputError(f"{runs[0].path} and {run.path} have unequal numbers of images a prompt: {counts}")
+            raise InputError(f"{runs[0].path} and {run.path} have unequal numbers of images per prompt: {counts}")
         if other != first:
             raise InputError(f"{runs[0].path} and {run.path} are not of the same prompts and seeds; finish both runs")
     for run in runs:
@@ -197,28 +153,64 @@ def check_comparable(runs):
             raise InputError(f"{run.path} is no result of inference_mem.py; give files called *_mitigation.jsonl")
 
 
-PLAIN = "none"
+def method_of(run: Run) -> str:
+    """Mitigation of a run without its strength, from its settings: pe, prss_be, rna."""
+    return method_label(run.settings)
 
 
-def stored_masks(run):
-    path = run.folder / "attn_data" / f"{run.key}_attention_scores.npz"
-    if not path.is_file():
-        return {}
-    try:
-        return MaskStore.read(path).masks
-    except ValueError:  # the original's layout, which does not say whose masks they are
-        return {}
+def strength_of(run: Run) -> float:
+    """Strength of a run's mitigation, from its settings: target, noise scale, number of words."""
+    return strength_of_settings(run.settings)
 
 
-def masks_for(runs, given):
-    """Masks out of the given file, which must fit, or out of the run's own where that has them."""
+def by_strength(runs: Sequence[Run]) -> list[Run]:
+    """Runs in the order of method and strength, plain generation first and the weakest of a method before others."""
+
+    def place(run: Run) -> tuple[bool, str, float]:
+        strength = strength_of(run)
+        weakest_first = -strength if is_weaker_when_larger(run.settings) else strength
+        return (method_of(run) != PLAIN, method_of(run), weakest_first)
+
+    return sorted(runs, key=place)
+
+
+def strongest_runs(runs: Sequence[Run]) -> list[Run]:
+    """One run of every method, its strongest, plain generation first: what pictures show."""
+    return list({method_of(run): run for run in by_strength(runs)}.values())
+
+
+def load_masks(path: Path, run: Run) -> Masks:
+    """Bright-ending masks by (prompt index, seed) for LS.
+
+    Raises:
+        InputError: if they are of another model or way of sampling than the run, or do not have all its images.
+    """
+    with input_errors():
+        store = MaskStore.read(path)
+    name = differing_setting(store.settings, run.settings)
+    if name is not None:
+        values = f"{name} {store.settings.get(name)!r}, {run.path} of {run.settings.get(name)!r}"
+        raise InputError(f"masks in {path} are of {values}; give other --masks")
+    missing = next((row["index"] for row in run.rows if not store.has(row["index"], row["seeds"])), None)
+    if missing is not None:
+        raise InputError(f"{path} has no mask of prompt {missing} at the seeds of {run.path}; give other --masks")
+    return store.masks
+
+
+def masks_for(runs: Sequence[Run], given: Path | None) -> Masks:
+    """Masks that LS weighs with: out of the given file, which must fit, or of the runs' own where there are any."""
     run = next((run for run in runs if run.is_mitigation), runs[0])
-    path = given or run.folder / "attn_data" / "mit_attn_scores.npz"
-    if given is None and not path.exists():
-        return {}
+    if given is not None:
+        return load_masks(given, run)
     try:
-        return load_masks(path, run)
-    except InputError:
-        if given is not None:
-            raise
+        return load_masks(run.files.shared_masks, run)
+    except InputError:  # none, or of other runs
+        return {}
+
+
+def stored_masks(run: Run) -> Masks:
+    """Masks that a detection run left by (prompt index, seed); none where there is no file, or it says no prompts."""
+    try:
+        return MaskStore.read(run.files.masks).masks
+    except ValueError:  # no file, or the original's layout, which does not say whose masks they are
         return {}

@@ -1,12 +1,34 @@
-"""One observed generation: latents out, and on the way the maps that every detection score is made of."""
+"""One observed generation: latents out, and on the way what every detection score is made of. Images come first
+everywhere: the first dimension of every tensor is that of the batch's images."""
 
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 
-from attn_utils import AttentionStore, bright_ending_mask, padding_sum, token_column
-from memorization.detectors.motion import motion_norms
-from noise_norms import noise_diff_map
+from attn_utils import (
+    AttentionStore,
+    CrossAttentionStore,
+    TokenShares,
+    bright_ending_mask,
+    cross_attention_layers,
+    padding_sum,
+    token_column,
+)
+from memorization.trace import Calibration, Embeds, Trace
+
+if TYPE_CHECKING:
+    from local_sd_pipeline import LocalStableDiffusionPipeline
+    from memorization.detectors.base import Detector
+
+
+@dataclass(frozen=True)
+class LayerColumns:
+    """What a layer's end token and padding got at the last step, each float32 (images, height, width)."""
+
+    end: torch.Tensor
+    padding: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -14,143 +36,241 @@ class Observation:
     """What one pass over a batch of images leaves behind.
 
     Attributes:
-        latents: final latents, shape (images, channels, height, width).
-        diff_maps: channel-summed squares of the noise difference, float32 (steps, images, height, width).
+        latents: final latents, (images, channels, height, width).
+        diff_maps: channel-summed squares of the noise difference, float32 (images, steps, height, width).
         uncond_norms: norm of the unconditional noise prediction, float32 (images, steps).
         mask: bright-ending mask, float32 (images, 1, height, width), or None when not captured.
         attention: whole-token maps by layer, (images, height * width, tokens), when asked for.
-        columns: end-token and padding attention of every layer in `map_layers`, a dict from layer to a pair
-            of float32 tensors (images, height, width).
+        columns: end-token and padding attention of the layers that were asked for, by layer.
+        scores: what the detectors gave by row key, (images,) or (images, steps).
+        found_maps: maps that detectors made on the way, (images, height, width) by name.
     """
 
     latents: torch.Tensor
     diff_maps: torch.Tensor
     uncond_norms: torch.Tensor
-    mask: torch.Tensor | None
-    attention: dict = field(default_factory=dict)
-    columns: dict = field(default_factory=dict)
+    mask: torch.Tensor | None = None
+    attention: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    columns: Mapping[str, LayerColumns] = field(default_factory=dict)
+    scores: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    found_maps: Mapping[str, torch.Tensor] = field(default_factory=dict)
+
+    def split(self, count: int) -> list["Observation"]:
+        """One observation per prompt, of `count` images each."""
+        return [self.part(slice(k, k + count)) for k in range(0, len(self.latents), count)]
+
+    def part(self, some: slice) -> "Observation":
+        return Observation(
+            self.latents[some],
+            self.diff_maps[some],
+            self.uncond_norms[some],
+            None if self.mask is None else self.mask[some],
+            {name: maps[some] for name, maps in self.attention.items()},
+            {name: LayerColumns(c.end[some], c.padding[some]) for name, c in self.columns.items()},
+            {key: values[some] for key, values in self.scores.items()},
+            {name: maps[some] for name, maps in self.found_maps.items()},
+        )
+
+    @classmethod
+    def join(cls, pieces: Sequence["Observation"]) -> "Observation":
+        """The observation of several batches, which recorded the same, as one."""
+        first = pieces[0]
+        return cls(
+            torch.cat([p.latents for p in pieces]),
+            torch.cat([p.diff_maps for p in pieces]),
+            torch.cat([p.uncond_norms for p in pieces]),
+            None if first.mask is None else torch.cat([p.mask for p in pieces if p.mask is not None]),
+            {name: torch.cat([p.attention[name] for p in pieces]) for name in first.attention},
+            {name: join_columns([p.columns[name] for p in pieces]) for name in first.columns},
+            {key: torch.cat([p.scores[key] for p in pieces]) for key in first.scores},
+            {name: torch.cat([p.found_maps[name] for p in pieces]) for name in first.found_maps},
+        )
+
+
+def join_columns(pieces: Sequence[LayerColumns]) -> LayerColumns:
+    return LayerColumns(torch.cat([p.end for p in pieces]), torch.cat([p.padding for p in pieces]))
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """Which attention a generation records at its last step.
+
+    Attributes:
+        layers: layers whose mean is the bright-ending mask; none captures nothing.
+        map_layers: layers whose end-token and padding attention is kept as well, for localisation.
+        all_tokens: keep the maps of every token of `layers` as well (the original's layout).
+    """
+
+    layers: Sequence[str] = ()
+    map_layers: Sequence[str] = ()
+    all_tokens: bool = False
+
+    def store(self, tokens: torch.Tensor | None) -> AttentionStore | None:
+        names = list(dict.fromkeys([*self.layers, *self.map_layers]))
+        if not names:
+            return None
+        return AttentionStore(names, None if self.all_tokens else tokens, padding=bool(self.map_layers))
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a batch of images is generated from; the first dimension is that of the images.
+
+    Attributes:
+        latents: starting noise, (images, channels, height, width).
+        embeds: (uncond, text) features, each (images, tokens, dim).
+        tokens: end-token index, int64 (images,).
+        seeds: one integer per image.
+        masks: of an earlier pass, (images, 1, height, width).
+    """
+
+    latents: torch.Tensor
+    embeds: tuple[torch.Tensor, torch.Tensor]
+    tokens: torch.Tensor
+    seeds: Sequence[int]
+    masks: torch.Tensor | None = None
+
+    def chunks(self, size: int) -> Iterator["Inputs"]:
+        """The batch in pieces of at most `size` images."""
+        for start in range(0, len(self.seeds), size):
+            some = slice(start, start + size)
+            masks = None if self.masks is None else self.masks[some]
+            embeds = (self.embeds[0][some], self.embeds[1][some])
+            yield Inputs(self.latents[some], embeds, self.tokens[some], self.seeds[some], masks)
+
+
+def make_inputs(
+    pipe: "LocalStableDiffusionPipeline",
+    prompts: Sequence[str],
+    seeds: Sequence[Sequence[int]],
+    latents: torch.Tensor | None = None,
+    text: torch.Tensor | None = None,
+    masks: torch.Tensor | None = None,
+) -> Inputs:
+    """What the images of some prompts are generated from, the same number of each.
+
+    Args:
+        seeds: of each prompt's images.
+        latents: starting noise; by default each image's own, of its seed.
+        text: features of each prompt, (prompts, tokens, dim); by default those of its words.
+        masks: of an earlier pass, (images, 1, height, width).
+    """
+    count, flat = len(seeds[0]), [seed for some in seeds for seed in some]
+    encoded, negative = pipe.encode(prompts)
+    text = encoded if text is None else text
+    return Inputs(
+        latents=pipe.initial_latents(flat) if latents is None else latents,
+        embeds=(negative.repeat_interleave(count, 0), text.repeat_interleave(count, 0)),
+        tokens=torch.tensor([pipe.end_token(p) for p in prompts]).repeat_interleave(count),
+        seeds=flat,
+        masks=masks,
+    )
+
+
+def observe_batches(
+    pipe: "LocalStableDiffusionPipeline", inputs: Inputs, batch_size: int, recorded: Recorded, **observe_kwargs
+) -> Observation:
+    """`observe` for any number of images, at most `batch_size` in a UNet call."""
+    pieces = [
+        observe(pipe, b.latents, b.embeds, b.tokens, recorded, seeds=b.seeds, mask=b.masks, **observe_kwargs)
+        for b in inputs.chunks(batch_size)
+    ]
+    return Observation.join(pieces)
 
 
 def observe(
-    pipe, latents, embeds, tokens=None, *, layers=(), all_tokens=False, map_layers=(), trace=None, **denoise_kwargs
-):  # fmt: skip
-    """Generate once and keep the noise-difference maps and the bright-ending mask.
+    pipe: "LocalStableDiffusionPipeline",
+    latents: torch.Tensor,
+    embeds: Embeds,
+    tokens: torch.Tensor,
+    recorded: Recorded = Recorded(),  # noqa: B008  # frozen
+    *,
+    seeds: Sequence[int] = (),
+    detectors: Sequence["Detector"] = (),
+    mask: torch.Tensor | None = None,
+    calibration: Calibration | None = None,
+    num_inference_steps: int = 50,
+    **denoise_kwargs,
+) -> Observation:
+    """Generate once and keep the noise-difference maps, the bright-ending mask and the detectors' scores.
 
     Args:
         pipe: a `LocalStableDiffusionPipeline`.
         latents: initial noise, shape (images, channels, height, width).
         embeds: text features per branch, uncond first, each (images, tokens, dim).
         tokens: end-token index of every image, int64 (images,).
-        layers: attention layers whose mean is the mask; none captures nothing.
-        all_tokens: keep the maps of every token of `layers` as well (the original's layout).
-        map_layers: layers whose end-token and padding attention is kept as well, for localisation.
-        trace: a `generation_trace.Trace`, which sees every step as well.
-        **denoise_kwargs: `num_inference_steps` and `guidance` of `pipe.denoise`.
+        recorded: which attention of the last step is kept.
+        seeds: one integer per image, for detectors that draw at random.
+        detectors: what is measured when the generation is over, but for those of finished images.
+        mask: bright-ending mask of an earlier pass, (images, 1, height, width), in place of this generation's.
+        calibration: for detectors that compare with ordinary images.
+        **denoise_kwargs: further arguments of `pipe.denoise`.
 
     Returns:
-        An `Observation`; tensors stay on the pipeline's device.
+        An `Observation`; tensors stay on the pipeline's device, and nothing here waits for it.
     """
-    recorded = dict.fromkeys([*layers, *map_layers])
-    store = AttentionStore(recorded, None if all_tokens else tokens, padding=bool(map_layers))
-    maps, uncond_norms = [], []
-
-    def watch(step):
-        maps.append(noise_diff_map(step.noise_diff))
-        uncond_norms.append(step.noise_pred_uncond.float().flatten(1).norm(dim=1))
-        if trace is not None:
-            trace.watch(step, maps[-1])
-
+    trace = Trace(pipe, embeds, tokens, seeds, num_inference_steps, calibration=calibration, detectors=detectors)
+    trace.token_shares = token_share_stores(pipe, detectors, num_inference_steps)
+    store = recorded.store(tokens)
     final = pipe.generate(
-        latents, embeds, store=store if recorded else None, step_stores=trace.stores if trace else None,
-        callback=watch, **denoise_kwargs,
-    )  # fmt: skip
-    columns = {name: end_and_padding(store, name, tokens) for name in recorded}
-    ends = [columns[name][0] for name in layers]
+        latents,
+        embeds,
+        store=store,
+        step_stores=trace.token_shares,
+        callback=trace.watch,
+        num_inference_steps=num_inference_steps,
+        **denoise_kwargs,
+    )
+    maps = {} if store is None else store.maps
+    columns = {name: end_and_padding(maps[name], recorded, tokens) for name in maps}
+    if recorded.layers:
+        ends = [columns[name][0] for name in recorded.layers]
+        trace.bright_ending = bright_ending_mask(ends, map_size(latents, ends[0]))
+    trace.mask = trace.bright_ending if mask is None else mask.to(latents.device)
+    scores = measure(trace)
     return Observation(
         latents=final,
-        diff_maps=torch.stack(maps),
-        uncond_norms=torch.stack(uncond_norms, 1),
-        mask=bright_ending_mask(ends, latent_size(latents, ends[0])) if layers else None,
-        attention={name: store.maps[name] for name in layers} if all_tokens else {},
-        columns={n: tuple(c.unflatten(1, latent_size(latents, c)) for c in columns[n]) for n in map_layers},
+        diff_maps=trace.maps,
+        uncond_norms=torch.stack(trace.uncond_norms, 1),
+        mask=trace.bright_ending,
+        attention={name: maps[name] for name in recorded.layers} if recorded.all_tokens else {},
+        columns={
+            n: LayerColumns(*(c.unflatten(1, map_size(latents, c)) for c in columns[n])) for n in recorded.map_layers
+        },
+        scores=scores,
+        found_maps=trace.found_maps,
     )
 
 
-def end_and_padding(store, name, tokens):
-    """The end token's map and, where the store has it, the padding's, each (images, height * width)."""
-    maps = store.maps[name]
-    if store.tokens is None:
+def token_share_stores(
+    pipe: "LocalStableDiffusionPipeline", detectors: Sequence["Detector"], num_steps: int
+) -> dict[int, CrossAttentionStore]:
+    """A store of token shares for every step that a detector reads them at."""
+    wanted = {k for d in detectors if d.attention_steps is not None for k in d.attention_steps(num_steps)}
+    return {k: TokenShares(cross_attention_layers(pipe.unet)) for k in sorted(wanted)}
+
+
+def measure(trace: Trace) -> dict[str, torch.Tensor]:
+    """Scores of the trace's detectors by row key; those of finished images are left to who has them."""
+    found: dict[str, torch.Tensor] = {}
+    with torch.compiler.set_stance("force_eager"):  # a compiled UNet has no forward derivative
+        for detector in trace.detectors:
+            if not detector.of_images:
+                found |= detector.function(trace)
+    return found
+
+
+def end_and_padding(maps: torch.Tensor, recorded: Recorded, tokens: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """The end token's map out of a store and, where it has it, the padding's, each (images, height * width)."""
+    has_padding = bool(recorded.map_layers)
+    if recorded.all_tokens:
         end = token_column(maps, tokens)
-        return (end, padding_sum(maps, tokens)) if store.padding else (end,)
-    return tuple(maps.unbind(2)) if store.padding else (maps,)
+        return (end, padding_sum(maps, tokens)) if has_padding else (end,)
+    return tuple(maps.unbind(2)) if has_padding else (maps,)
 
 
-def latent_size(latents, column):
-    """Height and width of an attention map with the latent's aspect ratio."""
+def map_size(latents: torch.Tensor, column: torch.Tensor) -> tuple[int, int]:
+    """Height and width of an attention map (images, positions) with the latent's aspect ratio."""
     height, width = latents.shape[-2:]
     factor = round((height * width / column.shape[1]) ** 0.5)
     return height // factor, width // factor
-
-
-FIRST_STEPS = 3  # that are kept
-
-
-@dataclass
-class Trace:
-    """What one generation of a batch leaves for the signals.
-
-    Attributes:
-        pipe: a `LocalStableDiffusionPipeline`.
-        embeds: (uncond, text) features, each (images, tokens, dim).
-        tokens: end-token index of every image, int64 (images,).
-        seeds: one integer per image.
-        num_inference_steps: of the whole run.
-        steps: `DenoiseStep` by index, of the first three and the last.
-        maps: `metrics.noise_diff_map` of the first step, in a list.
-        stores: by step, the `TokenShares` of the steps whose attention is wanted.
-        norms: `motion_norms` of each step, a list of dicts; None when nothing reads them.
-        found_maps: maps that signals made on the way, (images, height, width) by name.
-    """
-
-    pipe: object
-    embeds: tuple
-    tokens: torch.Tensor
-    seeds: list
-    num_inference_steps: int
-    steps: dict = field(default_factory=dict)
-    maps: list = field(default_factory=list)
-    stores: dict = field(default_factory=dict)
-    norms: list | None = field(default_factory=list)
-    found_maps: dict = field(default_factory=dict)
-    last_index: int | None = None  # of the latest step beyond the first, which the next one replaces
-
-    def watch(self, step, diff_map):
-        """See a step of the generation and keep what the signals read."""
-        self.steps.pop(self.last_index, None)
-        self.last_index = step.index if step.index >= FIRST_STEPS else None
-        self.steps[step.index] = step
-        self.maps = self.maps or [diff_map]
-        if self.norms is not None:
-            self.norms.append(motion_norms(self.pipe, step))
-
-    @property
-    def last(self):
-        return self.steps[max(self.steps)]
-
-
-def token_groups(trace, like):
-    """Which token is of which group: dict of bool (images, tokens)."""
-    place = torch.arange(like.shape[1], device=like.device)[None]
-    end = trace.tokens.to(like.device)[:, None]
-    return {"bos": place == 0, "words": (place > 0) & (place < end), "end": place == end, "padding": place > end}
-
-
-def late_steps(num_inference_steps):
-    """Indices of the last fifth of the steps, at least one."""
-    return range(num_inference_steps - max(1, num_inference_steps // 5), num_inference_steps)
-
-
-def chunked(tensors, size):
-    """Split tensors of equal length, given as a dict, into dicts of at most `size` rows."""
-    length = len(next(iter(tensors.values())))
-    return [{k: v[i : i + size] for k, v in tensors.items()} for i in range(0, length, size)]

@@ -1,12 +1,11 @@
-"""."""
+"""Seeds of images, and the whole numbers that indices and seeds may be."""
 
-LARGEST_SEED = 2**32 - 1
+LARGEST_SEED = 2**32 - 1  # of --gen_seed
+MAX_IMAGES = 1000  # per prompt: `image_seed` gives k three digits
+LARGEST_INDEX = 10**12  # seeds are made of it and have to fit into 64 bits
 
 
-MAX_IMAGES = 1000  # run_utils.image_seed gives k three digits
-
-
-def image_seed(gen_seed, index, k):
+def image_seed(gen_seed: int, index: int, k: int) -> int:
     """Seed of image k of the prompt with this index; readable as gen_seed, index, k in decimal.
 
     Torch's CPU generator reads the low 32 bits: within a run all images differ (up to index 4 million),
@@ -15,4 +14,6 @@ def image_seed(gen_seed, index, k):
     return gen_seed * 10**8 + index * 10**3 + k
 
 
-LARGEST_INDEX = 10**12  # seeds are made of it and have to fit into 64 bits
+def is_whole(value: object) -> bool:
+    """Whether a value is a whole number from 0 on that fits into 64 bits, as indices and seeds do."""
+    return type(value) is int and 0 <= value < 2**63

@@ -1,20 +1,20 @@
-"""."""
+"""Tables of results as Markdown, and numbers as JSON can hold them."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 
-
-def plain(value):
-    """The same with NaN as None: JSON has no NaN."""
+def plain(value: object) -> object:
+    """The same value, dicts and lists gone through, with NaN and infinity as None: JSON has neither."""
     if isinstance(value, dict):
         return {k: plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [plain(v) for v in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def format_table(headers, rows):
+def format_table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """A Markdown table with aligned columns; floats with three decimals."""
     cells = [[f"{c:.3f}" if isinstance(c, float) else str(c) for c in row] for row in [headers, *rows]]
     widths = [max(len(row[k]) for row in cells) for k in range(len(headers))]
@@ -28,11 +28,11 @@ class Table:
     """A table of results with what has to stand over and under it; a page folds those that are `detail`."""
 
     caption: str
-    headers: list
-    rows: list
+    headers: Sequence[str]
+    rows: Sequence[Sequence[object]]
     note: str = ""
     detail: bool = False
 
-    def markdown(self):
+    def markdown(self) -> str:
         parts = [f"### {self.caption}", format_table(self.headers, self.rows) if self.rows else "", self.note]
         return "\n\n".join(part for part in parts if part)

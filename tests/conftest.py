@@ -3,6 +3,7 @@
 import pytest
 
 from helpers.pipelines import make_pipeline
+from memorization.models.stable_diffusion import load_pipeline
 
 
 @pytest.fixture(scope="session", params=["epsilon", "v_prediction"])
@@ -21,3 +22,9 @@ def model_folder(pipe, tmp_path_factory):
     folder = tmp_path_factory.mktemp("tiny_sd")
     pipe.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def loaded(model_folder):
+    """That folder loaded once, for scripts that are given a pipeline; its counter goes on."""
+    return load_pipeline(model_folder)

@@ -6,7 +6,7 @@ from diffusers.models.attention_processor import Attention, AttnProcessor
 
 from attn_utils import AttentionStore, cross_attention_layers, down_cross_layers, record_cross_attention
 from helpers.pipelines import make_pipeline
-from memorization.observation import observe
+from memorization.observation import Recorded, observe
 
 SEEDS = [5, 6, 7]
 PROMPT = "a large red circle on the left"
@@ -27,7 +27,8 @@ def test_capture_leaves_the_image_bit_identical_and_is_undone(pipe):
     latents, embeds, tokens = inputs(pipe)
     before = pipe.unet.attn_processors
     plain = pipe.generate(latents, embeds, num_inference_steps=4)
-    observed = observe(pipe, latents, embeds, tokens, layers=down_cross_layers(pipe.unet), num_inference_steps=4)
+    recorded = Recorded(down_cross_layers(pipe.unet))
+    observed = observe(pipe, latents, embeds, tokens, recorded, num_inference_steps=4)
     assert torch.equal(plain, observed.latents)
     assert processors_unchanged(pipe, before)
 
@@ -50,9 +51,10 @@ def test_any_step_count_head_count_and_size(steps, heads, pixels):
     pipe = make_pipeline(heads=heads)
     _, embeds, tokens = inputs(pipe)
     latents = pipe.initial_latents(SEEDS, pixels)
-    observed = observe(pipe, latents, embeds, tokens, layers=down_cross_layers(pipe.unet), num_inference_steps=steps)
+    recorded = Recorded(down_cross_layers(pipe.unet))
+    observed = observe(pipe, latents, embeds, tokens, recorded, num_inference_steps=steps)
     assert observed.mask.shape == (3, 1, pixels // 2, pixels // 2)
-    assert observed.diff_maps.shape == (steps, 3, pixels // 2, pixels // 2)
+    assert observed.diff_maps.shape == (3, steps, pixels // 2, pixels // 2)
     assert 0 < observed.mask.min() and observed.mask.max() < 1
 
 
@@ -112,16 +114,16 @@ def test_maps_of_end_token_and_padding_change_neither_image_nor_mask(pipe):
     latents, embeds, tokens = inputs(pipe)
     layers, every = down_cross_layers(pipe.unet), cross_attention_layers(pipe.unet)
     plain, mapped, whole = (
-        observe(pipe, latents, embeds, tokens, layers=layers, num_inference_steps=2, **options)
+        observe(pipe, latents, embeds, tokens, Recorded(layers, **options), num_inference_steps=2)
         for options in ({}, {"map_layers": every}, {"map_layers": layers, "all_tokens": True})
     )
     assert torch.equal(plain.latents, mapped.latents) and torch.equal(plain.mask, mapped.mask)
-    ends = torch.stack([mapped.columns[name][0] for name in layers])
+    ends = torch.stack([mapped.columns[name].end for name in layers])
     assert torch.equal(ends.mean(0).unsqueeze(1), plain.mask)
     assert mapped.columns.keys() == set(every) and not plain.columns
     for name in layers:
-        probs, (end, padding) = whole.attention[name], mapped.columns[name]
+        probs, end, padding = whole.attention[name], mapped.columns[name].end, mapped.columns[name].padding
         size = end.shape[-2:]
         before = probs[:, :, : tokens[0]].sum(2).unflatten(1, size)
         assert torch.allclose(before + end + padding, torch.ones_like(end), atol=1e-5)
-        assert torch.equal(whole.columns[name][1], padding) and padding.mean() > 0.5  # 70 of 77 tokens
+        assert torch.equal(whole.columns[name].padding, padding) and padding.mean() > 0.5  # 70 of 77 tokens

@@ -8,9 +8,9 @@ import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 
 from attn_utils import down_cross_layers
-from local_sd_pipeline import LocalStableDiffusionPipeline, classifier_free_guidance
+from local_sd_pipeline import LocalStableDiffusionPipeline
 from memorization.models.stable_diffusion import load_pipeline
-from memorization.observation import observe
+from memorization.observation import Recorded, observe
 
 PROMPT, SEEDS = "the golden owl mug", [3, 4, 5]
 
@@ -18,8 +18,7 @@ PROMPT, SEEDS = "the golden owl mug", [3, 4, 5]
 def run(pipe, seeds, steps=5, guidance_scale=7.5, **kwargs):
     text, negative = pipe.encode([PROMPT])
     embeds = tuple(e.expand(len(seeds), -1, -1) for e in (negative, text))
-    guidance = partial(classifier_free_guidance, guidance_scale=guidance_scale)
-    return list(pipe.denoise(pipe.initial_latents(seeds, **kwargs), embeds, steps, guidance))
+    return list(pipe.denoise(pipe.initial_latents(seeds, **kwargs), embeds, steps, guidance_scale=guidance_scale))
 
 
 @pytest.mark.parametrize("guidance_scale", [7.5, 2.0])
@@ -76,7 +75,7 @@ def test_detection_with_a_mask_costs_two_evaluations_a_step(pipe):
     text, negative = pipe.encode([PROMPT])
     before, layers = pipe.num_unet_evals, down_cross_layers(pipe.unet)
     tokens = torch.tensor([pipe.end_token(PROMPT)])
-    observe(pipe, pipe.initial_latents([0]), (negative, text), tokens, layers=layers, num_inference_steps=6)
+    observe(pipe, pipe.initial_latents([0]), (negative, text), tokens, Recorded(layers), num_inference_steps=6)
     assert pipe.num_unet_evals - before == 2 * 6
 
 
@@ -107,7 +106,7 @@ def test_a_random_model_of_sd_v1_4s_true_shape_runs_with_capture(pipe):
     embeds = tuple(torch.randn(2, 77, 768) for _ in range(2))
     layers = down_cross_layers(unet)
     latents = torch.randn(2, 4, 64, 64)
-    observed = observe(big, latents, embeds, torch.tensor([9, 20]), layers=layers, num_inference_steps=1)
+    observed = observe(big, latents, embeds, torch.tensor([9, 20]), Recorded(layers), num_inference_steps=1)
     assert len(layers) == 2 and observed.mask.shape == (2, 1, 64, 64) and observed.latents.isfinite().all()
     assert observed.mask.isfinite().all()
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB")

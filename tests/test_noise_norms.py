@@ -20,7 +20,7 @@ def mask():
 
 
 def test_one_pass_equals_equation_8(diffs, mask):
-    maps = torch.stack([noise_diff_map(d) for d in diffs])
+    maps = torch.stack([noise_diff_map(d) for d in diffs], 1)
     local = norms_from_maps(maps, mask)
     for image in range(IMAGES):
         for step in range(STEPS):
@@ -34,7 +34,7 @@ def test_identities(diffs, mask):
     torch.testing.assert_close(noise_diff_norm(diffs[0], torch.ones_like(mask)), full)
     torch.testing.assert_close(noise_diff_norm(diffs[0], 7 * mask), noise_diff_norm(diffs[0], mask))
     assert noise_diff_norm(diffs[0].half()).dtype == torch.float32
-    flat = torch.ones(1, IMAGES, 8, 6)
+    flat = torch.ones(IMAGES, 1, 8, 6)
     spread = mask.flatten(1).std(1, correction=0) / mask.flatten(1).mean(1)
     ratio = norms_from_maps(flat, mask) / norms_from_maps(flat)
     torch.testing.assert_close(ratio[:, 0], (1 + spread**2).sqrt())
@@ -44,9 +44,9 @@ def test_identities(diffs, mask):
 
 
 def test_rows_are_independent(diffs, mask):
-    maps = torch.stack([noise_diff_map(d) for d in diffs])
+    maps = torch.stack([noise_diff_map(d) for d in diffs], 1)
     for normalize in ("mean", "rms"):
-        alone = norms_from_maps(maps[:, 1:2], mask[1:2], normalize)
+        alone = norms_from_maps(maps[1:2], mask[1:2], normalize)
         assert torch.equal(alone, norms_from_maps(maps, mask, normalize)[1:2])
     seeds = [4, 5, 6]
     assert torch.equal(shuffle_mask(mask[1:2], seeds[1:2]), shuffle_mask(mask, seeds)[1:2])
@@ -59,11 +59,11 @@ def test_shuffling_moves_values_without_changing_them(mask):
 
 
 def test_masks_of_other_sizes(mask):
-    maps = torch.rand(2, IMAGES, 16, 12)
+    maps = torch.rand(IMAGES, 2, 16, 12)
     repeated = mask.repeat_interleave(2, 2).repeat_interleave(2, 3)
     assert torch.equal(norms_from_maps(maps, mask), norms_from_maps(maps, repeated))
     with pytest.raises(ValueError, match="does not fit"):
-        norms_from_maps(torch.rand(2, IMAGES, 9, 9), mask)
+        norms_from_maps(torch.rand(IMAGES, 2, 9, 9), mask)
 
 
 def test_leading_mean_and_bright_ending_mask():

@@ -5,12 +5,11 @@ import random
 import pytest
 import torch
 
-from local_sd_pipeline import NoisePrediction, classifier_free_guidance
+from local_sd_pipeline import NoisePrediction
 from memorization.data.sources import whole_words
-from memorization.mitigations.base import ImageBatch
-from memorization.mitigations.options import MitigationOptions
+from memorization.mitigations.batch import ImageBatch, MitigationOptions
 from memorization.mitigations.perturb import AUGMENTATIONS, augment_prompt
-from memorization.mitigations.prompt_search import mitigate
+from memorization.mitigations.prompt_search import search_prompt
 from optim_utils import (
     PromptReanchoring,
     add_embedding_noise,
@@ -133,7 +132,7 @@ def prediction(diff_norm, noise_scale=1.0):
 
 
 def plain(p):
-    return classifier_free_guidance(NoisePrediction((p.outputs[0], p.outputs[2]), *[None] * 3), 7.5)
+    return NoisePrediction((p.outputs[0], p.outputs[2]), *[None] * 3).guided(7.5)
 
 
 @pytest.mark.parametrize("noise_scale", [1.0, 0.5])
@@ -160,12 +159,12 @@ def test_masked_pr_is_pr_where_bright_and_as_asked_where_dark():
     p = prediction(9.0)
     masked, full = PromptReanchoring(7.5, 3, 5, mask)(p), PromptReanchoring(7.5, 3, 5)(p)
     torch.testing.assert_close(masked[:, :, :3], full[:, :, :3])
-    as_asked = classifier_free_guidance(p, 7.5)
+    as_asked = p.guided(7.5)
     torch.testing.assert_close(masked[:, :, 3:], as_asked[:, :, 3:])
 
 
 def mitigated(pipe, setting, rows=slice(None), **options):
-    return mitigate(pipe, MitigationOptions(num_inference_steps=5, **options), batch(setting).part(rows))
+    return search_prompt(pipe, MitigationOptions(num_inference_steps=5, **options), batch(setting).part(rows))
 
 
 def batch(setting):
@@ -180,7 +179,7 @@ def test_methods_that_do_not_fire_are_plain_generation(pipe, setting):
     unmitigated = pipe.generate(setting["latents"], embeds, num_inference_steps=5)
     for options in ({}, {"l_target_ss": 1e9, "l_target_pr": 1, "mag_thres_pr": 2}, {"optim_target_loss": 1e9}):
         result = mitigated(pipe, setting, **options)
-        assert torch.equal(result.latents, unmitigated) and not any(result.report["triggered"])
+        assert torch.equal(result.latents, unmitigated) and not any(result.triggered)
 
 
 METHODS = {
@@ -197,15 +196,15 @@ def test_an_image_of_a_mitigated_batch_equals_the_image_alone(pipe, setting, opt
     together, alone = mitigated(pipe, setting, **options), mitigated(pipe, setting, slice(1, 2), **options)
     torch.testing.assert_close(together.latents[1:2], alone.latents, rtol=1e-2, atol=5e-3)
     for key in ("triggered", "choice", "iterations", "unet_evals"):
-        if key in alone.report:
-            assert together.report[key][1] == alone.report[key][0]
+        if getattr(alone, key) is not None:
+            assert getattr(together, key)[1] == getattr(alone, key)[0]
 
 
 @pytest.mark.parametrize("options", METHODS.values(), ids=METHODS)
 def test_the_evaluations_of_each_image_add_up_to_the_counter(pipe, setting, options):
     results = []
     cost = evals(pipe, lambda: results.append(mitigated(pipe, setting, **options)))
-    assert sum(results[0].report["unet_evals"]) == cost
+    assert sum(results[0].unet_evals) == cost
 
 
 def test_pr_makes_three_branch_evaluations_a_step_and_plain_generation_two(pipe, setting):

@@ -10,7 +10,6 @@ from PIL import Image
 
 import detect_mem
 import inference_mem
-from detect_mem import detect_parser
 from memorization.bundled import PLANTED
 from memorization.data.prompts import load_prompts
 from memorization.seeds import image_seed
@@ -250,8 +249,9 @@ def test_clip_similarity_from_a_local_checkpoint(script, tmp_path):
 
 def test_switches():
     for text, value in (("", True), ("True", True), ("false", False)):
-        assert detect_parser("").parse_args(["--with_tracking", *([text] if text else [])]).with_tracking is value
-    assert detect_parser("").parse_args(["--no-store_img_png"]).store_img_png is False
+        line = ["--with_tracking", *([text] if text else [])]
+        assert detect_mem.make_parser().parse_args(line).with_tracking is value
+    assert detect_mem.make_parser().parse_args(["--no-store_img_png"]).store_img_png is False
 
 
 def test_bundled_prompt_files_agree_with_the_world_they_come_from():

@@ -9,94 +9,136 @@ goes on with the prompts that are left.
 
 import argparse
 import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from tqdm import tqdm
 
-from local_sd_pipeline import encode_images
-from memorization.bundled import PLANTED
+from local_sd_pipeline import LocalStableDiffusionPipeline
+from memorization.bundled import GROUND_TRUTH, MODEL, bundled_name
 from memorization.data.pictures import read_image
-from memorization.data.prompts import load_prompts
+from memorization.data.prompts import PromptRecord, load_prompts
+from memorization.embedding_search import BATCH, LR, STEPS, search_embedding
 from memorization.errors import InputError, exit_on_input_error, input_errors
 from memorization.files.whole import make_folder, replacing
 from memorization.models.stable_diffusion import load_pipeline
+from memorization.runs.arguments import HelpFormatter
+from memorization.runs.settings import from_arguments
 from memorization.seeds import image_seed
-from optim_utils import BATCH, LR, STEPS, search_embedding
+
+LATE_STEPS = 10  # at the end of a search, whose mean loss is told
 
 
-def make_parser():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset", default="planted_mem_groundtruth", help="*_groundtruth folder")
-    parser.add_argument("--model_id", default=str(PLANTED / "planted_sd"))
-    parser.add_argument("--start", type=int, default=0)
-    parser.add_argument("--end", type=int, default=500)
-    parser.add_argument("--gen_seed", type=int, default=0)
-    parser.add_argument("--num_steps", type=int, default=STEPS)
-    parser.add_argument("--lr", type=float, default=LR)
-    parser.add_argument("--batch_size", type=int, default=BATCH)
-    parser.add_argument("--output", type=Path, required=True, help=".safetensors file, an embedding a prompt index")
+@dataclass(frozen=True)
+class SearchSettings:
+    """What decides the embeddings, by the names of the command line; kept in the output."""
+
+    model_id: str
+    dataset: str
+    gen_seed: int
+    num_steps: int
+    lr: float
+    batch_size: int
+
+    def kept(self) -> dict[str, object]:
+        return {name: bundled_name(value) for name, value in asdict(self).items()}
+
+
+@dataclass(frozen=True)
+class Found:
+    """Embeddings, (tokens, dim) each, and mean losses of the last steps by prompt index."""
+
+    embeds: dict[str, torch.Tensor]
+    losses: dict[str, float]
+
+    @classmethod
+    def read(cls, path: Path, settings: SearchSettings) -> "Found":
+        """What an earlier call found; nothing without one.
+
+        Raises:
+            InputError: if the file is damaged, or of other settings.
+        """
+        if not path.exists():
+            return cls({}, {})
+        try:
+            with safe_open(path, "pt") as file:
+                metadata = {k: json.loads(v) for k, v in (file.metadata() or {}).items()}
+                embeds = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # not a dict
+        except (OSError, SafetensorError, ValueError) as error:
+            raise InputError(f"cannot read {path}: {error}; delete it") from error
+        if comparable(metadata.get("settings", {})) != comparable(settings.kept()):
+            raise InputError(f"{path} was searched with other settings; give another --output")
+        return cls(embeds, metadata["losses"])
+
+    def write(self, path: Path, settings: SearchSettings) -> None:
+        metadata = {"settings": json.dumps(settings.kept()), "losses": json.dumps(self.losses)}
+        with replacing(path) as temporary:
+            save_file(self.embeds, temporary, metadata)
+
+
+def comparable(settings: Mapping[str, object]) -> dict[str, object]:
+    """Settings with bundled files by name, wherever the clone that wrote them lies."""
+    return {name: bundled_name(value) for name, value in settings.items()}
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
+    add = parser.add_argument
+    add("--dataset", default=GROUND_TRUTH.name, help="*_groundtruth folder")
+    add("--model_id", default=str(MODEL), help="diffusers folder or hub id")
+    add("--start", type=int, default=0, help="first prompt by position")
+    add("--end", type=int, default=500, help="one past the last prompt")
+    add("--gen_seed", type=int, default=0, help="of noise and timesteps")
+    add("--num_steps", type=int, default=STEPS, help="of Adam")
+    add("--lr", type=float, default=LR, help="learning rate of Adam")
+    add("--batch_size", type=int, default=BATCH, help="noises per step")
+    add("--output", type=Path, required=True, help=".safetensors file, an embedding per prompt index")
     return parser
 
 
-def read_found(args):
-    """What an earlier call found: embeddings and mean losses by prompt index.
+def search_prompt(
+    pipe: LocalStableDiffusionPipeline, record: PromptRecord, settings: SearchSettings
+) -> tuple[torch.Tensor, float]:
+    """An embedding (tokens, dim) for a prompt's training images, and the mean loss of its last steps."""
+    latents = pipe.encode_images([read_image(p) for p in record.reference_images])
+    start, seed = pipe.encode([record.prompt])[0], image_seed(settings.gen_seed, record.index, 0)
+    embeds, losses = search_embedding(pipe, latents, start, seed, settings.num_steps, settings.lr, settings.batch_size)
+    return embeds[0].contiguous().cpu(), float(np.mean(losses[-LATE_STEPS:]))
+
+
+def search(records: Sequence[PromptRecord], settings: SearchSettings, output: Path) -> dict[str, float]:
+    """Search for the prompts that are left, each kept when it is found; returns all mean losses.
 
     Raises:
-        InputError: if the file is damaged, or of other settings.
+        InputError: if a prompt has no training image, or the output is of other settings.
     """
-    if not args.output.exists():
-        return {}, {}
-    try:
-        with safe_open(args.output, "pt") as file:
-            metadata = {k: json.loads(v) for k, v in (file.metadata() or {}).items()}
-            found = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # not a dict
-    except (OSError, SafetensorError, ValueError) as error:
-        raise InputError(f"cannot read {args.output}: {error}; delete it") from error
-    if metadata.get("settings") != settings(args):
-        raise InputError(f"{args.output} was searched with other settings; give another --output")
-    return found, metadata["losses"]
-
-
-def settings(args):
-    names = ("model_id", "dataset", "gen_seed", "num_steps", "lr", "batch_size")
-    return {name: getattr(args, name) for name in names}
-
-
-def write_found(args, found, losses):
-    metadata = {"settings": json.dumps(settings(args)), "losses": json.dumps(losses)}
-    with replacing(args.output) as temporary:
-        save_file(found, temporary, metadata)
-
-
-def search(args):
-    """Search for the prompts that are left, each kept when it is found; returns all mean losses."""
-    records, (found, losses) = load_prompts(args.dataset, args.start, args.end), read_found(args)
     lacking = next((r for r in records if not r.reference_images), None)
     if lacking is not None:
-        raise InputError(f"{args.dataset} has no training image of prompt {lacking.index}")
-    left = [r for r in records if str(r.index) not in found]
+        raise InputError(f"{settings.dataset} has no training image of prompt {lacking.index}")
+    found = Found.read(output, settings)
+    left = [r for r in records if str(r.index) not in found.embeds]
     if not left:
-        return losses
-    make_folder(args.output.parent, "--output")
+        return found.losses
+    make_folder(output.parent, "--output")
     with input_errors():
-        pipe = load_pipeline(args.model_id)
+        pipe = load_pipeline(settings.model_id)
     for record in tqdm(left, desc="search", unit="prompt"):
-        latents = encode_images(pipe, [read_image(p) for p in record.reference_images])
-        start, seed = pipe.encode([record.prompt])[0], image_seed(args.gen_seed, record.index, 0)
-        embeds, history = search_embedding(pipe, latents, start, seed, args.num_steps, args.lr, args.batch_size)
-        found[str(record.index)] = embeds[0].contiguous().cpu()
-        losses[str(record.index)] = float(np.mean(history[-10:]))  # of the last ten steps
-        write_found(args, found, losses)
-    return losses
+        key = str(record.index)
+        found.embeds[key], found.losses[key] = search_prompt(pipe, record, settings)
+        found.write(output, settings)
+    return found.losses
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     args = make_parser().parse_args(argv)
     with exit_on_input_error():
-        losses = search(args)
+        records = load_prompts(args.dataset, args.start, args.end)
+        losses = search(records, from_arguments(SearchSettings, args), args.output)
         mean = np.mean(list(losses.values()))
         print(f"{len(losses)} embeddings, mean loss of the last ten steps {mean:.4f}\n{args.output}")
 

@@ -6,7 +6,7 @@ import string
 from itertools import count
 from pathlib import Path
 
-from memorization.bundled import FORMER_FOLDER, PLANTED, ROOT
+from memorization.bundled import ROOT, find_bundled
 from memorization.errors import InputError
 from memorization.seeds import LARGEST_INDEX
 
@@ -52,9 +52,7 @@ def find_path(dataset):
     """The data set's path, as given or under examples/; None when it can only be a hub id."""
     if not dataset:
         raise InputError("--dataset is empty; give a .jsonl, a folder, `random` or a hub id")
-    given = Path(dataset)
-    former = [PLANTED / given.name] if given.parent.name == FORMER_FOLDER else []
-    for path in (given, ROOT / dataset, PLANTED / dataset, ROOT / "examples" / dataset, *former):
+    for path in (Path(dataset), ROOT / dataset, ROOT / "examples" / dataset, find_bundled(dataset)):
         if path.exists():
             return path
     name = Path(dataset).name

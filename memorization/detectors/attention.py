@@ -1,20 +1,32 @@
-"""."""
+"""Entropy of the cross-attention over the prompt's tokens."""
 
 import torch
 
-from memorization.observation import late_steps, token_groups
+from memorization.detectors.base import detector
+from memorization.trace import Trace, late_steps, token_groups
 
 ENTROPY_LAYER = 3  # the fourth cross-attention layer, from 0
 
 
-def entropy(shares, group=None):
-    """-sum a log a over the tokens, or those of a group, of (images, tokens) attention shares: (images,)."""
-    terms = -torch.special.xlogy(shares, shares)
-    return (terms if group is None else terms * group).sum(1)
+def first_and_late(num_inference_steps: int) -> tuple[int, ...]:
+    return (0, *late_steps(num_inference_steps))
 
 
-def attention_entropy(trace):
-    """Entropy over tokens of the cross-attention averaged over heads, layers and positions (Ren et al., ECCV 2024).
+@detector(
+    "attention_entropy",
+    keys={
+        "attention_entropy": "attention_entropy",
+        "attention_entropy_layer": "attention_entropy_layer",
+        "attention_entropy_padding": "attention_entropy_padding",
+    },
+    source="Ren et al., ECCV 2024",
+    key_steps={"attention_entropy_layer": 1},
+    attention_steps=first_and_late,
+)
+def attention_entropy(trace: Trace) -> dict[str, torch.Tensor]:
+    """Entropy of the attention over tokens: late; of one layer at the first step; padding less prompt.
+
+    Ren et al. (ECCV 2024), of the cross-attention averaged over heads, layers and positions.
 
     attention_entropy: mean over the last fifth of the steps of E_t + |E_t(padding) - E_0(padding)|, where
     E(padding) sums over the end token and all behind it, which the paper calls summary tokens; the paper has the
@@ -22,8 +34,8 @@ def attention_entropy(trace):
     alone, as low entropy is the sign there. attention_entropy_padding: E(padding) - E(prompt) in the last fifth.
     Costs nothing beyond the generation.
     """
-    means = {k: torch.stack(list(s.maps.values())).mean(0) for k, s in trace.stores.items()}
-    groups = token_groups(trace, means[0])
+    means = {k: torch.stack(list(s.maps.values())).mean(0) for k, s in trace.token_shares.items()}
+    groups = token_groups(trace.tokens, means[0])
     summary = groups["end"] | groups["padding"]
     late = [k for k in means if k >= late_steps(trace.num_inference_steps)[0]]
     first, values, differences = entropy(means[0], summary), [], []
@@ -31,10 +43,16 @@ def attention_entropy(trace):
         padding = entropy(means[k], summary)
         values.append(entropy(means[k]) + (padding - first).abs())
         differences.append(padding - entropy(means[k], ~summary))
-    layers = list(trace.stores[0].maps.values())
+    layers = list(trace.token_shares[0].maps.values())
     layer = layers[min(ENTROPY_LAYER, len(layers) - 1)]
     return {
         "attention_entropy": torch.stack(values).mean(0),
         "attention_entropy_layer": -entropy(layer),
         "attention_entropy_padding": torch.stack(differences).mean(0),
     }
+
+
+def entropy(shares: torch.Tensor, group: torch.Tensor | None = None) -> torch.Tensor:
+    """-sum a log a over the tokens, or those of a group, of (images, tokens) attention shares: (images,)."""
+    terms = -torch.special.xlogy(shares, shares)
+    return (terms if group is None else terms * group).sum(1)

@@ -1,10 +1,22 @@
-"""."""
+"""How alike the finished images of one prompt are."""
 
 import torch
 import torch.nn.functional as F
 
+from memorization.detectors.base import detector
 
-def tiled_distance(images, tiles=4):
+
+@detector("tiled_l2", keys={"tiled_l2": "tiled_l2"}, source="Carlini et al., USENIX Security 2023", of_images=True)
+def tiled_l2(images: torch.Tensor) -> dict[str, torch.Tensor]:
+    """How alike the images of a prompt are, tile by tile; needs two or more.
+
+    Args:
+        images: uint8 tensor (images, height, width, 3) of one prompt.
+    """
+    return {"tiled_l2": tiled_distance(images)}
+
+
+def tiled_distance(images: torch.Tensor, tiles: int = 4) -> torch.Tensor:
     """-(smallest tile-wise L2 distance of each image to another one of its prompt), (images,).
 
     Carlini et al. (USENIX Security 2023): the distance of two images is the largest over non-overlapping tiles of

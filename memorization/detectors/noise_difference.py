@@ -1,9 +1,35 @@
-"""."""
+"""D: how hard the prompt steers the prediction; and the same with the first step's own map as a mask."""
 
+import torch
+
+from memorization.detectors.base import detector
+from memorization.trace import Trace
 from noise_norms import norms_from_maps
 
 
-def early_masked_norm(trace):
-    """LD(1) with the first step's own noise_diff^2 as the mask: a local score without a finished image (ours)."""
-    first = trace.maps[0]
-    return {"text_noise_norm_early_masked": norms_from_maps(first[None], first[:, None])[:, 0]}
+@detector(
+    "noise_diff_norm",
+    keys={"text_noise_norm": "D"},
+    source="Wen et al., ICLR 2024",
+    steps=1,
+    always=True,
+    stepped=True,
+)
+def noise_diff_norm(trace: Trace) -> dict[str, torch.Tensor]:
+    """D_t = norm of eps(x_t, prompt) - eps(x_t, empty prompt), the mean over the first T steps.
+
+    Wen et al. (ICLR 2024). Costs nothing beyond the generation; T = 1 needs two evaluations.
+    """
+    return {"text_noise_norm": norms_from_maps(trace.maps)}
+
+
+@detector(
+    "noise_diff_map",
+    keys={"text_noise_norm_early_masked": "LD with noise_diff_map"},
+    source="Kim and Lee, ICML 2026; as a mask ours",
+    steps=1,
+)
+def early_masked_norm(trace: Trace) -> dict[str, torch.Tensor]:
+    """LD at T = 1 with the first step's own noise_diff^2 as the mask: local, without a finished image."""
+    first = trace.diff_maps[0][:, None]
+    return {"text_noise_norm_early_masked": norms_from_maps(first, first)[:, 0]}

@@ -1,20 +1,41 @@
-"""."""
+"""Token significance: which token of the prompt D hangs on."""
 
 import torch
 
-from memorization.observation import FIRST_STEPS, token_groups
+from memorization.detectors.base import detector
+from memorization.trace import FIRST_STEPS, Trace, token_groups
 from noise_norms import noise_diff_norm
 
+GROUPS = ("bos", "words", "end", "padding")
 
-def token_gradients(trace):
+
+@detector(
+    "token_significance",
+    keys={f"token_significance_{group}": f"token_significance_{group}" for group in GROUPS},
+    source="Wen et al., ICLR 2024",
+    steps=3,
+    cost=(3, 3),
+    least_steps=1,
+)
+def token_significance(trace: Trace) -> dict[str, torch.Tensor]:
+    """Gradient of D by the conditional embedding: begin token, words, end token, padding.
+
+    `token_gradients` summed over each group.
+    """
+    norms = token_gradients(trace)
+    groups = token_groups(trace.tokens, norms)
+    return {f"token_significance_{name}": (norms * groups[name]).sum(1) for name in GROUPS}
+
+
+def token_gradients(trace: Trace) -> torch.Tensor:
     """Norm of the gradient of D with respect to each token of the CONDITIONAL embedding, (images, tokens).
 
     Wen et al. (ICLR 2024), token significance, as a mean over those of the first three steps that are kept, of a
     correctly guided trajectory; the released code steers away from the prompt there. Costs an evaluation and a
-    gradient an image and step.
+    gradient per image and step.
     """
     pipe, first = trace.pipe, [trace.steps[k] for k in sorted(trace.steps) if k < FIRST_STEPS]
-    total = 0
+    total: torch.Tensor | float = 0.0
     for step in first:
         with torch.enable_grad():
             text = trace.embeds[1].detach().requires_grad_()
@@ -24,9 +45,3 @@ def token_gradients(trace):
         pipe.num_unet_gradients += len(text)
         total = total + gradient.float().norm(dim=2) / len(first)
     return total
-
-
-def token_significance(trace):
-    """`token_gradients` summed over the begin token, the words, the end token and the padding."""
-    norms = token_gradients(trace)
-    return {f"token_significance_{name}": (norms * group).sum(1) for name, group in token_groups(trace, norms).items()}

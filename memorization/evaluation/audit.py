@@ -6,46 +6,59 @@ comes back was not removed. The control is the same search for pictures that wer
 back too is no sign of memory.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from memorization.errors import InputError
-from memorization.evaluation.mitigation import measure_runs
-from memorization.evaluation.statistics import interval_text, mean_interval
-from memorization.finished_runs import PLAIN, by_strength, check_comparable, method_of, strength_of
+from memorization.evaluation.mitigation import ALL, measure_runs
+from memorization.evaluation.statistics import USUAL, BootstrapSettings, Result, interval_text, mean_interval
+from memorization.evaluation.tradeoff import PromptMeasures
+from memorization.finished_runs import PLAIN, Run, by_strength, check_comparable, method_of, strength_of
+from memorization.similarity.measure import Evaluators
 from memorization.tables import Table
 
 HIDDEN = 0.1  # share of copies that a strength may leave to be called hiding
-
-
 CONTROL = "never trained on"
+COLUMNS = {
+    "hidden": "hidden from the prompt",
+    "copied": "copied from the embedding",
+    "returned": "hidden that returned",
+}
 
 
-def hiding_strengths(results):
+def hiding_strengths(results: Sequence[Result]) -> dict[str, Result]:
     """For each method the weakest strength that leaves at most `HIDDEN` of the copies, else its strongest.
 
     Args:
-        results: of `eval_mitigation.evaluate_mitigation`, a method's runs from its weakest to its strongest.
+        results: of `mitigation.evaluate_mitigation`, a method's runs from its weakest to its strongest.
 
     Returns:
-        Dict from method to the run's result dict over all kinds of prompts.
+        The run's result over all kinds of prompts, by method.
 
     Raises:
         InputError: if copies were not counted.
     """
     if any("copied" not in r for r in results):
         raise InputError("copies were not counted: evaluate mitigations with a copy descriptor, --sscd")
-    chosen = {}
+    chosen: dict[str, Result] = {}
     for r in results:
         settled = r["method"] in chosen and chosen[r["method"]]["copied"]["value"] <= HIDDEN
-        if r["kind"] == "all" and r["method"] != PLAIN and not settled:
+        if r["kind"] == ALL and r["method"] != PLAIN and not settled:
             chosen[r["method"]] = r
     return chosen
 
 
-def evaluate_audit(own, audited, control, evaluators, dataset=None, replicates=1000, seed=0):
-    """Share of hidden memories that come back, a result dict for each audited run.
+def evaluate_audit(
+    own: Sequence[Run],
+    audited: Sequence[Run],
+    control: Sequence[Run],
+    evaluators: Evaluators,
+    dataset: str | None = None,
+    bootstrap: BootstrapSettings = USUAL,
+) -> list[Result]:
+    """Share of hidden memories that come back, one result per audited run and then per control.
 
     Args:
         own: runs from the prompts themselves; of each method and strength in `audited` one.
@@ -62,35 +75,39 @@ def evaluate_audit(own, audited, control, evaluators, dataset=None, replicates=1
     if lacking is not None:
         raise InputError(f"{lacking.path} has no run of its method and strength from the prompts; give it by --own")
     audited = by_strength(audited)
-    some = [pairs[method_of(run), strength_of(run)] for run in audited]
-    check_comparable([*some, *audited])
+    counterparts = [pairs[method_of(run), strength_of(run)] for run in audited]
+    check_comparable([*counterparts, *audited])
     evaluators = replace(evaluators, clip=None)  # only copies count
-    before, after = (measure_runs(runs, evaluators, dataset) for runs in (some, audited))
+    before, after = (measure_runs(runs, evaluators, dataset) for runs in (counterparts, audited))
     results = [
-        compare(run, before[a.key], after[run.key], replicates, seed) for a, run in zip(some, audited, strict=True)
+        compare(run, before[counterpart.key], after[run.key], bootstrap)
+        for counterpart, run in zip(counterparts, audited, strict=True)
     ]
     if control:
         check_comparable(control)
         found = measure_runs(control, evaluators)
-        results += [compare(run, None, found[run.key], replicates, seed) for run in control]
+        results += [compare(run, None, found[run.key], bootstrap) for run in control]
     return results
 
 
-def compare(run, before, after, replicates, seed):
-    """Result dict of a run from embeddings; without a run from the prompts themselves it is a control."""
+def compare(
+    run: Run,
+    before: Sequence[PromptMeasures] | None,
+    after: Sequence[PromptMeasures],
+    bootstrap: BootstrapSettings = USUAL,
+) -> Result:
+    """Result of a run from embeddings; without a run from the prompts themselves it is a control."""
     now = np.array([m["copied"] for m in after])
     was = np.full(now.shape, np.nan) if before is None else np.array([m["copied"] for m in before])
     prompts = np.arange(len(now)).repeat(now.shape[1])
     values = {"hidden": 1 - was, "copied": now, "returned": np.where(was == 0, now, np.nan)}  # of what was hidden
     method = method_of(run) if before is not None else f"{method_of(run)}, {CONTROL}"
     head = {"run": run.key, "method": method, "strength": strength_of(run), "prompts": len(now)}
-    return head | {name: mean_interval(v.ravel(), prompts, replicates, seed) for name, v in values.items()}
+    return head | {name: mean_interval(v.ravel(), prompts, bootstrap) for name, v in values.items()}
 
 
-def audit_tables(results):
-    columns = {
-        "hidden": "hidden from the prompt", "copied": "copied from the embedding", "returned": "hidden that returned",
-    }  # fmt: skip
-    rows = [[r["method"], f"{r['strength']:g}", r["prompts"], *(interval_text(r[n]) for n in columns)] for r in results]
+def audit_tables(results: Sequence[Result]) -> list[Table]:
+    """One `Table` of all runs and controls."""
+    rows = [[r["method"], f"{r['strength']:g}", r["prompts"], *(interval_text(r[n]) for n in COLUMNS)] for r in results]
     note = "Copied: SSCD above 0.5. Hidden: not copied from the prompt itself at the same seed."
-    return [Table("Audit after mitigation", ["method", "strength", "prompts", *columns.values()], rows, note)]
+    return [Table("Audit after mitigation", ["method", "strength", "prompts", *COLUMNS.values()], rows, note)]

@@ -4,26 +4,59 @@ Every image is compared with the plain one of the same prompt and seed. A method
 leaves most of them alone; one that always acts does not.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
 from tqdm import tqdm
 
 from memorization.errors import InputError
 from memorization.evaluation.mitigation import summarize_measures
-from memorization.evaluation.statistics import interval_text
-from memorization.finished_runs import PLAIN, by_strength, check_comparable, method_of, strength_of
+from memorization.evaluation.statistics import USUAL, BootstrapSettings, Result, interval_text
+from memorization.finished_runs import PLAIN, Run, by_strength, check_comparable, method_of, strength_of
+from memorization.similarity.measure import Evaluators
 from memorization.tables import Table
 
 MEASURES = {
-    "changed": "changed", "kept": "SSCD to the plain image", "clip": "CLIP",
+    "changed": "changed",
+    "kept": "SSCD to the plain image",
+    "clip": "CLIP",
     "clip_change": "CLIP less plain's",
-}  # fmt: skip
+}
 
 
-def evaluate_damage(runs, evaluators, replicates=1000, seed=0):
-    """One result dict a run, with intervals by resampling prompts.
+@dataclass(frozen=True)
+class Described:
+    """Images of one prompt and what the evaluators say of them.
+
+    Attributes:
+        images: uint8 (images, height, width, 3).
+        descriptors: unit copy descriptors, (images, dim); None without a copy descriptor.
+        clip: CLIP similarities to the prompt, (images,); None without CLIP.
+    """
+
+    images: np.ndarray
+    descriptors: torch.Tensor | None
+    clip: list[float] | None
+
+    def beside(self, plain: "Described") -> dict[str, list[float]]:
+        """Every measure of `MEASURES` that there is, one number per image, against the plain images."""
+        found = {"changed": [float((a != b).any()) for a, b in zip(self.images, plain.images, strict=True)]}
+        if self.descriptors is not None and plain.descriptors is not None:
+            found["kept"] = (self.descriptors * plain.descriptors).sum(1).tolist()
+        if self.clip is not None and plain.clip is not None:
+            found["clip"] = self.clip
+            found["clip_change"] = [a - b for a, b in zip(self.clip, plain.clip, strict=True)]
+        return found
+
+
+def evaluate_damage(runs: Sequence[Run], evaluators: Evaluators, bootstrap: BootstrapSettings = USUAL) -> list[Result]:
+    """One result per run, with intervals by resampling prompts.
 
     Args:
-        runs: mitigation `Run`s of the same ordinary prompts and seeds, plain generation among them.
-        evaluators: `Evaluators`; CLIP and copy descriptor are used where they are given.
+        runs: mitigation runs of the same ordinary prompts and seeds, plain generation among them.
+        evaluators: CLIP and copy descriptor are used where they are given.
 
     Raises:
         InputError: if the runs cannot be compared, or none of them is plain.
@@ -33,48 +66,30 @@ def evaluate_damage(runs, evaluators, replicates=1000, seed=0):
     if method_of(runs[0]) != PLAIN:
         raise InputError("none of the runs is plain generation, which the others are compared with: run it too")
     plain = describe(runs[0], evaluators)
-    measured = {run.key: compare(describe(run, evaluators), plain) for run in runs[1:]}
-    measured = {runs[0].key: compare(plain, plain)} | measured
-    return [summarize(run, measured[run.key], replicates, seed) for run in runs]
+    results = []
+    for run in runs:
+        described = plain if run is runs[0] else describe(run, evaluators)
+        measured = [own.beside(one) for own, one in zip(described, plain, strict=True)]
+        head = {"run": run.key, "method": method_of(run), "strength": strength_of(run), "prompts": len(measured)}
+        head["images"] = len(measured[0]["changed"])
+        results.append(head | summarize_measures(measured, MEASURES, bootstrap))
+    return results
 
 
-def describe(run, evaluators):
+def describe(run: Run, evaluators: Evaluators) -> list[Described]:
     """Images of every prompt, and what the evaluators say of them."""
     found = []
     with tqdm(run.rows, desc=run.key, unit="prompt") as bar:
         for row in bar:
             images = run.images(row)
-            one = {"images": images}
-            if evaluators.descriptor is not None:
-                one["descriptors"] = evaluators.descriptor(list(images))
-            if evaluators.clip is not None:
-                one["clip"] = evaluators.clip(images, row["prompt"])
-            found.append(one)
+            descriptors = None if evaluators.descriptor is None else evaluators.descriptor(list(images))
+            clip = None if evaluators.clip is None else evaluators.clip(images, row["prompt"])
+            found.append(Described(images, descriptors, clip))
     return found
 
 
-def compare(described, plain):
-    """For each prompt a dict of lists with a number an image."""
-    return [compare_prompt(a, b) for a, b in zip(described, plain, strict=True)]
-
-
-def compare_prompt(own, plain):
-    found = {"changed": [float((a != b).any()) for a, b in zip(own["images"], plain["images"], strict=True)]}
-    if "descriptors" in own:
-        found["kept"] = (own["descriptors"] * plain["descriptors"]).sum(1).tolist()
-    if "clip" in own:
-        found["clip"] = own["clip"]
-        found["clip_change"] = [a - b for a, b in zip(own["clip"], plain["clip"], strict=True)]
-    return found
-
-
-def summarize(run, measured, replicates, seed):
-    result = {"run": run.key, "method": method_of(run), "strength": strength_of(run), "prompts": len(measured)}
-    result["images"] = len(measured[0]["changed"])
-    return result | summarize_measures(measured, MEASURES, replicates, seed)
-
-
-def damage_tables(results):
+def damage_tables(results: Sequence[Result]) -> list[Table]:
+    """One `Table` of all runs."""
     names = [n for n in MEASURES if n in results[0]]
     rows = [[r["method"], f"{r['strength']:g}", *(interval_text(r[n]) for n in names)] for r in results]
     caption = f"Ordinary prompts ({results[0]['prompts']} prompts, {results[0]['images']} images each)"

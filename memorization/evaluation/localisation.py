@@ -5,6 +5,8 @@ true mask averaged down to it. Beside the maps stand two controls: all ones, and
 its positions permuted.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +14,19 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
-from attn_utils import shuffle_mask
 from memorization.data.pictures import read_mask
 from memorization.data.prompts import load_prompts
 from memorization.errors import InputError
+from memorization.evaluation.candidate_maps import BRIGHT_ENDING, candidate_maps
+from memorization.evaluation.classes import Row
 from memorization.evaluation.statistics import (
+    USUAL,
+    BootstrapSettings,
+    Measure,
+    Result,
     auc,
     average_precision,
     best_iou,
-    bootstrap_weights,
     cumulative_curve,
     interval_text,
     mean_interval,
@@ -28,103 +34,58 @@ from memorization.evaluation.statistics import (
     resampled_means,
     with_interval,
 )
-from memorization.files.maps import DIFF_MAPS, load_maps, maps_path
+from memorization.files.maps import DIFF_MAPS, load_maps
+from memorization.finished_runs import Run
 from memorization.tables import Table
 
-BRIGHT_ENDING, WITH_PADDING = "bright ending", "end token + padding"
-
-
-DIFF = "noise_diff^2"
-
-
-ALL_ONES, SHUFFLED, PRODUCT = "all ones", f"{BRIGHT_ENDING}, shuffled", f"{BRIGHT_ENDING} x {DIFF}, all steps"
-
-
-STEPS = (1, 10, None)  # how many first steps of noise_diff^2 are averaged
-
-
 NUM_THRESHOLDS = 201  # of the data-set-wide IoU, at even quantiles of all pixel values
-
-
-PROCESSOR_SUFFIX = ".transformer_blocks.0.attn2.processor"
-
-
-GAIN = "auroc_gain"
-
-
+GAIN, DATASET_IOU = "auroc_gain", "iou_dataset"
 MEASURES = {
     "auroc": "pixel AUROC",
     GAIN: "AUROC over bright ending",
     "average_precision": "AP",
     "iou": "IoU, best per image",
 }
-
-
-DATASET_IOU = "iou_dataset"
-
-
+COLUMNS = {**MEASURES, DATASET_IOU: "IoU, one threshold"}
 ALL_KINDS = "all"
-
-
 ORACLE = "Thresholds of IoU are the best on these images: an oracle"
 
 
-def layer_name(name):
-    """A layer's name as people write it: down_blocks.0.attentions.1."""
-    return name.removesuffix(PROCESSOR_SUFFIX)
+@dataclass(frozen=True)
+class Located:
+    """Images whose true mask is known.
 
-
-def candidate_maps(arrays, seeds):
-    """Every map that is compared, by name, each float32 (images, height, width) at the latent's size.
-
-    Args:
-        arrays: content of a map file.
-        seeds: of the images, for the shuffled control.
+    Attributes:
+        maps: every candidate by name, each float32 (images, height, width).
+        truths: true masks, bool (images, height, width).
+        prompts, kinds: of each image, (images,).
     """
-    diff = torch.from_numpy(arrays[DIFF_MAPS])
-    size = diff.shape[-2:]
-    ends = {k.removeprefix("end."): resize(v, size) for k, v in arrays.items() if k.startswith("end.")}
-    padding = {k.removeprefix("padding."): resize(v, size) for k, v in arrays.items() if k.startswith("padding.")}
-    finest = [name for name in ends if name.startswith(first_down_block(ends))]
-    mask = torch.stack([ends[name] for name in finest]).mean(0)
-    summed = torch.stack([ends[name] + padding[name] for name in finest]).mean(0)
-    maps = {BRIGHT_ENDING: mask, WITH_PADDING: summed}
-    maps |= {f"end token, {layer_name(name)}": m for name, m in ends.items()}
-    maps |= {f"{DIFF}, first {t}" if t else f"{DIFF}, all steps": diff[:, :t].mean(1) for t in steps_of(diff)}
-    maps[f"{DIFF}, last step"] = diff[:, -1]
-    maps[PRODUCT] = mask * maps[f"{DIFF}, all steps"]
-    maps[f"{BRIGHT_ENDING} x {DIFF}, last step"] = mask * diff[:, -1]
-    others = {k.removeprefix("map."): resize(v, size) for k, v in arrays.items() if k.startswith("map.")}
-    maps |= {name.replace("_", " "): m for name, m in others.items()}
-    maps[ALL_ONES] = torch.ones_like(mask)
-    maps[SHUFFLED] = shuffle_mask(mask.unsqueeze(1), seeds).squeeze(1)
-    return maps
+
+    maps: dict[str, np.ndarray]
+    truths: np.ndarray
+    prompts: np.ndarray
+    kinds: np.ndarray
+
+    def of_kind(self, kind: str) -> np.ndarray:
+        """Which images are of a kind, or of any: indices."""
+        return np.flatnonzero((self.kinds == kind) | (kind == ALL_KINDS))
+
+    def kind_names(self) -> list[str]:
+        """The kinds, and all of them together where there are several."""
+        names = list(dict.fromkeys(self.kinds.tolist()))
+        return [*names, ALL_KINDS] if len(names) > 1 else names
 
 
-def steps_of(diff):
-    return [t for t in STEPS if t is None or t < diff.shape[1]]
-
-
-def first_down_block(names):
-    """Prefix of the finest down block that has cross-attention: where the published mask is read.
+def run_maps(run: Run, row: Row) -> dict[str, np.ndarray]:
+    """Content of the map file of one prompt of a run.
 
     Raises:
-        InputError: if no layer is of a down block.
+        InputError: if it is missing or damaged.
     """
-    blocks = sorted(n.split(".attentions")[0] for n in names if n.startswith("down_blocks."))
-    if not blocks:
-        raise InputError("the map files hold no layer of a down block; they are of another version")
-    return blocks[0] + "."
+    return load_maps(run.files.map(row["index"]), len(row["seeds"]))
 
 
-def resize(maps, size):
-    maps = torch.from_numpy(maps)
-    if maps.shape[-2:] == size:
-        return maps
-    return F.interpolate(maps.unsqueeze(1), size=tuple(size), mode="bilinear").squeeze(1)
-
-
-def true_masks(run, dataset=None, mask_folder=None):
+def true_masks(run: Run, dataset: str | None = None, mask_folder: str | Path | None = None) -> dict[int, np.ndarray]:
     """True mask by prompt index, bool (height, width), from a data set or a folder of INDEX.png.
 
     Raises:
@@ -145,13 +106,13 @@ def true_masks(run, dataset=None, mask_folder=None):
     return masks
 
 
-def fit_truth(mask, size):
-    """True mask at the maps' size: positions that more than half of lies inside."""
-    share = F.adaptive_avg_pool2d(torch.from_numpy(mask)[None, None].float(), tuple(size))
+def fit_truth(mask: np.ndarray, size: Sequence[int]) -> np.ndarray:
+    """True mask at the maps' size, bool: positions that more than half of lies inside."""
+    share = F.adaptive_avg_pool2d(torch.from_numpy(mask)[None, None].float(), (size[0], size[1]))
     return (share[0, 0] > 0.5).numpy()
 
 
-def image_measures(values, truth):
+def image_measures(values: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     """AUROC, average precision and best IoU of one map; AUROC is NaN where the mask is all of the image."""
     curve = cumulative_curve(values.ravel(), truth.ravel())
     mixed = truth.any() and not truth.all()
@@ -162,22 +123,21 @@ def image_measures(values, truth):
     }
 
 
-def collect(runs, dataset=None, mask_folder=None):
+def collect(runs: Sequence[Run], dataset: str | None = None, mask_folder: str | Path | None = None) -> Located:
     """All maps and true masks of the prompts that have one.
 
-    Returns:
-        (maps by name, each (images, height, width); truths (images, height, width); prompts and kinds, lists
-        with one entry an image).
+    Raises:
+        InputError: if maps or masks are missing, damaged, or a mask is empty at the maps' size.
     """
-    maps, truths, prompts, kinds = {}, [], [], []
+    maps: dict[str, list[np.ndarray]] = {}
+    truths, prompts, kinds = [], [], []
     masks = {run.path: true_masks(run, dataset, mask_folder) for run in runs}
     pairs = [(run, row) for run in runs for row in run.rows if row["index"] in masks[run.path]]
     with tqdm(pairs, desc="maps", unit="prompt") as bar:
         for run, row in bar:
-            arrays = load_maps(maps_path(run.folder, run.key, row["index"]), len(row["seeds"]))
-            found = candidate_maps(arrays, row["seeds"])
-            for name, m in found.items():
-                maps.setdefault(name, []).append(m.numpy())
+            found = candidate_maps(run_maps(run, row), row["seeds"])
+            for name, values in found.items():
+                maps.setdefault(name, []).append(values.numpy())
             truth = fit_truth(masks[run.path][row["index"]], found[BRIGHT_ENDING].shape[-2:])
             if not truth.any():
                 raise InputError(f"the true mask of prompt {row['index']} is empty at the maps' size; remove it")
@@ -185,78 +145,94 @@ def collect(runs, dataset=None, mask_folder=None):
             truths += [truth] * count
             prompts += [row["prompt"]] * count
             kinds += [row.get("kind") or "memorized"] * count
-    return {name: np.concatenate(m) for name, m in maps.items()}, np.stack(truths), np.array(prompts), np.array(kinds)
+    whole = {name: np.concatenate(values) for name, values in maps.items()}
+    return Located(whole, np.stack(truths), np.array(prompts), np.array(kinds))
 
 
-def auroc_by_step(runs, dataset=None, mask_folder=None):
+def auroc_by_step(
+    runs: Sequence[Run], dataset: str | None = None, mask_folder: str | Path | None = None
+) -> tuple[np.ndarray, np.ndarray] | None:
     """Mean pixel AUROC of noise_diff^2 at every single step and averaged up to it, over prompts with a part mask.
 
     Returns:
         Two arrays (steps,); None without such prompts.
     """
-    values = []
+    single, running = [], []
     for run in runs:
         masks = {i: m for i, m in true_masks(run, dataset, mask_folder).items() if not m.all()}
         for row in tqdm([r for r in run.rows if r["index"] in masks], desc="steps", unit="prompt"):
-            diff = load_maps(maps_path(run.folder, run.key, row["index"]), len(row["seeds"]))[DIFF_MAPS]
-            running = np.cumsum(diff, 1) / np.arange(1, diff.shape[1] + 1)[:, None, None]
+            diff = run_maps(run, row)[DIFF_MAPS]
             truth = fit_truth(masks[row["index"]], diff.shape[-2:])
-            values += [[step_aurocs(maps, truth) for maps in pair] for pair in zip(diff, running, strict=True)]
-    return tuple(np.mean(values, 0)) if values else None
+            means = np.cumsum(diff, 1) / np.arange(1, diff.shape[1] + 1)[:, None, None]
+            single += [step_aurocs(maps, truth) for maps in diff]
+            running += [step_aurocs(maps, truth) for maps in means]
+    return (np.mean(single, 0), np.mean(running, 0)) if single else None
 
 
-def step_aurocs(maps, truth):
+def step_aurocs(maps: np.ndarray, truth: np.ndarray) -> list[float]:
+    """Pixel AUROC of every step of one image, maps (steps, height, width)."""
     return [rank_auc(m[truth], m[~truth]) for m in maps]
 
 
-def evaluate_localisation(runs, dataset=None, mask_folder=None, replicates=1000, seed=0):
-    """Measures with intervals of every map, for every kind of prompt: a list of result dicts.
+def evaluate_localisation(
+    runs: Sequence[Run],
+    dataset: str | None = None,
+    mask_folder: str | Path | None = None,
+    bootstrap: BootstrapSettings = USUAL,
+) -> list[Result]:
+    """Measures with intervals of every map, one result per map and kind of prompt.
 
     `auroc_gain` is the AUROC less that of the bright-ending mask on the same image.
+
+    Args:
+        runs: of detect_mem.py --store_maps.
+        dataset: with true masks; the run's own by default.
+        mask_folder: folder of true masks INDEX.png, instead of a data set's.
     """
-    maps, truths, prompts, kinds = collect(runs, dataset, mask_folder)
-    results, published = [], None
-    for name, values in tqdm(maps.items(), desc="localisation", unit="map"):
-        measured = [image_measures(v, t) for v, t in zip(values, truths, strict=True)]
-        # The bright ending comes first: every other map is compared with it on the same image.
-        published = [m["auroc"] for m in measured] if name == BRIGHT_ENDING else published
+    located = collect(runs, dataset, mask_folder)
+    results: list[Result] = []
+    published = [float("nan")] * len(located.truths)
+    for name, values in tqdm(located.maps.items(), desc="localisation", unit="map"):
+        measured = [image_measures(v, t) for v, t in zip(values, located.truths, strict=True)]
+        if name == BRIGHT_ENDING:  # the first: every other map is compared with it on the same image
+            published = [m["auroc"] for m in measured]
         measured = [m | {GAIN: m["auroc"] - p} for m, p in zip(measured, published, strict=True)]
-        for kind in kinds_of(kinds):
-            of = np.flatnonzero((kinds == kind) | (kind == ALL_KINDS))
-            row = {
-                m: mean_interval([measured[i][m] for i in of], prompts[of], replicates, seed) for m in MEASURES
-            } | {DATASET_IOU: dataset_iou(values[of], truths[of], prompts[of], replicates, seed)}  # fmt: skip
-            counts = {"prompts": len(set(prompts[of].tolist())), "images": len(of)}
-            results.append({"kind": kind, "map": name, **row, **counts})
+        for kind in located.kind_names():
+            of = located.of_kind(kind)
+            prompts = located.prompts[of]
+            result: Result = {"kind": kind, "map": name}
+            result |= {m: mean_interval([measured[i][m] for i in of], prompts, bootstrap) for m in MEASURES}
+            result[DATASET_IOU] = dataset_iou(values[of], located.truths[of], prompts, bootstrap)
+            results.append(result | {"prompts": len(set(prompts.tolist())), "images": len(of)})
     return results
 
 
-def kinds_of(kinds):
-    """The kinds, and all of them together where there are several."""
-    names = list(dict.fromkeys(kinds.tolist()))
-    return [*names, ALL_KINDS] if len(names) > 1 else names
-
-
-def dataset_iou(values, truths, prompts, replicates, seed):
+def dataset_iou(
+    values: np.ndarray, truths: np.ndarray, prompts: np.ndarray, bootstrap: BootstrapSettings = USUAL
+) -> Measure:
     """IoU at the one threshold that is best for all images together, an oracle, with its interval.
 
     Raw values are thresholded, without stretching each image first; the best threshold is sought anew in
     every replicate.
+
+    Args:
+        values, truths: (images, height, width).
+        prompts: of each image, (images,).
     """
     thresholds = np.unique(np.quantile(values, np.linspace(0, 1, NUM_THRESHOLDS)))
     truths = truths.reshape(len(truths), -1)
     ious = np.stack([threshold_iou(values.reshape(len(values), -1) >= t, truths) for t in thresholds], 1)
-    best = resampled_means(ious, bootstrap_weights(prompts, replicates, seed)).max(1)
+    best = resampled_means(ious, bootstrap.weights(prompts)).max(1)
     return with_interval(ious.mean(0).max(), best)
 
 
-def threshold_iou(predicted, truths):
+def threshold_iou(predicted: np.ndarray, truths: np.ndarray) -> np.ndarray:
+    """Intersection over union per image, (images,), of bool arrays (images, pixels)."""
     return (predicted & truths).sum(1) / (predicted | truths).sum(1)
 
 
-def localisation_tables(results):
+def localisation_tables(results: Sequence[Result]) -> list[Table]:
     """A `Table` for each kind of prompt, the best AUROC first."""
-    columns = {**MEASURES, DATASET_IOU: "IoU, one threshold"}
     tables = []
     for kind in dict.fromkeys(r["kind"] for r in results):
         some = [r for r in results if r["kind"] == kind]
@@ -265,9 +241,6 @@ def localisation_tables(results):
             tables.append(Table(caption, [], [], "The true mask is the whole image: nothing to localise."))
             continue
         some.sort(key=lambda r: -r["auroc"]["value"])
-        tables.append(Table(caption, ["map", *columns.values()], [localisation_cells(r, columns) for r in some]))
+        rows = [[r["map"], *(interval_text(r[m]) for m in COLUMNS)] for r in some]
+        tables.append(Table(caption, ["map", *COLUMNS.values()], rows))
     return tables
-
-
-def localisation_cells(result, columns):
-    return [result["map"], *(interval_text(result[m]) for m in columns)]

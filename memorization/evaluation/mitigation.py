@@ -5,19 +5,34 @@ All runs must be of the same prompts and seeds, so that every comparison is of t
 methods, and intervals come from resampling prompts for all runs together.
 """
 
+from collections.abc import Iterable, Sequence
+from typing import Any
+
 import numpy as np
 
-from memorization.data.prompts import load_prompts
+from memorization.data.prompts import PromptRecord, load_prompts
 from memorization.errors import InputError
-from memorization.evaluation.statistics import interval_text, mean_interval
-from memorization.evaluation.tradeoff import add_areas, tradeoff_tables
-from memorization.finished_runs import by_strength, check_comparable, method_of, strength_of
-from memorization.similarity.measure import MEASURES, measure_run
+from memorization.evaluation.statistics import (
+    USUAL,
+    BootstrapSettings,
+    Measure,
+    Result,
+    interval_text,
+    mean_interval,
+)
+from memorization.evaluation.tradeoff import Measured, PromptMeasures, add_areas, tradeoff_tables
+from memorization.finished_runs import Run, by_strength, check_comparable, method_of, strength_of
+from memorization.similarity.measure import MEASURES, Evaluators, measure_run
 from memorization.tables import Table
 
+ALL = "all"  # prompts of every kind together
 
-def load_references(run, dataset=None):
+
+def load_references(run: Run, dataset: str | None = None) -> dict[int, PromptRecord]:
     """Records with training images by prompt index, for every row of a run.
+
+    Args:
+        dataset: that has them; the run's own by default.
 
     Raises:
         InputError: if a prompt has no training images, or is another one in the data set.
@@ -33,59 +48,71 @@ def load_references(run, dataset=None):
     return records
 
 
-def summarize(run, measured, replicates=1000, seed=0):
-    """Means with intervals of one run, for every kind of prompt and all together."""
-    kinds = dict.fromkeys(m["kind"] for m in measured)
-    groups = {kind: [m for m in measured if m["kind"] == kind] for kind in kinds if len(kinds) > 1}
-    evals = [row["unet_evals_per_image"] + row.get("mask_evals_per_image", 0) for row in run.rows]
-    head = {"run": run.key, "method": method_of(run), "strength": strength_of(run), "evals": float(np.mean(evals))}
-    results = []
-    for kind, some in {**groups, "all": measured}.items():
-        row = head | {"kind": kind, "prompts": len(some), "images": len(some[0]["pixel"])}
-        results.append(row | summarize_measures(some, MEASURES, replicates, seed))
-    return results
-
-
-def summarize_measures(measured, names, replicates, seed):
-    """Mean and interval of each named measure that is there: per prompt first, then over prompts, as resampled."""
-    found = {}
-    for name in (n for n in names if n in measured[0]):
-        means = [float(np.mean(m[name])) for m in measured]
-        found[name] = mean_interval(means, np.arange(len(means)), replicates, seed)
-    return found
-
-
-def measure_runs(runs, evaluators, dataset=None):
-    """Per-prompt dicts of `measure_run` by run key, for runs of the same prompts."""
+def measure_runs(runs: Sequence[Run], evaluators: Evaluators, dataset: str | None = None) -> dict[str, list[Any]]:
+    """Measures of every prompt by run key, for runs of the same prompts; see `measure_run`."""
     records = load_references(runs[0], dataset)
     return {run.key: measure_run(run, run.rows, evaluators, records) for run in runs}
 
 
-def evaluate_mitigation(runs, evaluators, dataset=None, replicates=1000, seed=0):
+def evaluate_mitigation(
+    runs: Sequence[Run], evaluators: Evaluators, dataset: str | None = None, bootstrap: BootstrapSettings = USUAL
+) -> tuple[list[Result], dict[str, list[Any]]]:
     """Measure every run and summarise it.
 
     Returns:
-        (result dicts of `summarize`, per-prompt dicts of `measure_run` by run key).
+        (one result per run and kind of prompt, per-prompt measures of `measure_run` by run key).
+
+    Raises:
+        InputError: if runs cannot be compared, or a prompt has no training images.
     """
     check_comparable(runs)
     runs = by_strength(runs)
     measured = measure_runs(runs, evaluators, dataset)
-    results = [row for run in runs for row in summarize(run, measured[run.key], replicates, seed)]
-    add_areas(results, measured, replicates, seed)
+    results = [row for run in runs for row in summarize(run, measured[run.key], bootstrap)]
+    add_areas(results, measured, bootstrap)
     return results, measured
 
 
-def mitigation_tables(results, measured):
-    """`Table`s for each kind of prompt: every run, then each against PE at equal utility."""
+def summarize(run: Run, measured: Sequence[PromptMeasures], bootstrap: BootstrapSettings = USUAL) -> list[Result]:
+    """Means with intervals of one run, for every kind of prompt and all together."""
+    kinds = list(dict.fromkeys(m["kind"] for m in measured))
+    groups = {kind: [m for m in measured if m["kind"] == kind] for kind in kinds} if len(kinds) > 1 else {}
+    evals = [row["unet_evals_per_image"] + row.get("mask_evals_per_image", 0) for row in run.rows]
+    head = {"run": run.key, "method": method_of(run), "strength": strength_of(run), "evals": float(np.mean(evals))}
+    results = []
+    for kind, some in {**groups, ALL: measured}.items():
+        counts = {"kind": kind, "prompts": len(some), "images": len(some[0]["pixel"])}
+        results.append(head | counts | summarize_measures(some, MEASURES, bootstrap))
+    return results
+
+
+def summarize_measures(
+    measured: Sequence[PromptMeasures], names: Iterable[str], bootstrap: BootstrapSettings = USUAL
+) -> dict[str, Measure]:
+    """Mean and interval of each named measure that is there: per prompt first, then over prompts, as resampled."""
+    found = {}
+    for name in (n for n in names if n in measured[0]):
+        means = [float(np.mean(m[name])) for m in measured]
+        found[name] = mean_interval(means, np.arange(len(means)), bootstrap)
+    return found
+
+
+def mitigation_tables(results: Sequence[Result], measured: Measured) -> list[Table]:
+    """For each kind of prompt every run, then each against PE at equal utility."""
     tables = []
     for kind in dict.fromkeys(r["kind"] for r in results):
-        some = [r for r in results if r["kind"] == kind]
-        names = [n for n in MEASURES if n in some[0]]
-        rows = [
-            [r["method"], f"{r['strength']:g}", *(interval_text(r[n]) for n in names), f"{r['evals']:.1f}"]
-            for r in some
-        ]
-        headers = ["method", "strength", *(MEASURES[n] for n in names), "UNet evaluations per image"]
-        tables.append(Table(f"{kind} ({some[0]['prompts']} prompts, {some[0]['images']} images each)", headers, rows))
+        tables.append(kind_table([r for r in results if r["kind"] == kind]))
         tables += tradeoff_tables(results, measured, kind)
     return tables
+
+
+def kind_table(results: Sequence[Result]) -> Table:
+    """`Table` of every run on one kind of prompt."""
+    names = [name for name in MEASURES if name in results[0]]
+    rows = [
+        [r["method"], f"{r['strength']:g}", *(interval_text(r[name]) for name in names), f"{r['evals']:.1f}"]
+        for r in results
+    ]
+    headers = ["method", "strength", *(MEASURES[name] for name in names), "UNet evaluations per image"]
+    first = results[0]
+    return Table(f"{first['kind']} ({first['prompts']} prompts, {first['images']} images each)", headers, rows)

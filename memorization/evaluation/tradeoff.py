@@ -7,42 +7,63 @@ The area sums a method up over all its strengths. Intervals resample prompts for
 differences are of the same prompts.
 """
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import numpy as np
 
-from memorization.evaluation.statistics import bootstrap_weights, interval_text, resampled_means, with_interval
+from memorization.evaluation.statistics import (
+    USUAL,
+    BootstrapSettings,
+    Measure,
+    Result,
+    interval_text,
+    resampled_means,
+    with_interval,
+)
 from memorization.finished_runs import PLAIN
 from memorization.tables import Table
 
 REFERENCE = "pe"
 PRIVACY, UTILITY = "sscd", "clip"
-
-
 GRID = 200  # utilities that the area is summed over
-
-
 LEAST_UTILITY = 0.5  # of plain generation's, where they begin
 
+PromptMeasures = Mapping[str, Any]  # one prompt of `similarity.measure.measure_run`: kind, and a list per measure
+Measured = Mapping[str, Sequence[PromptMeasures]]  # those of every run by its key, prompts in the same order
 
-def tradeoff_tables(results, measured, kind):
-    """`Table` of every run's SSCD beside the reference method's at the same CLIP; none without both measures."""
+
+def tradeoff_tables(results: Sequence[Result], measured: Measured, kind: str) -> list[Table]:
+    """Every run's SSCD beside the reference method's at the same CLIP; none without both measures.
+
+    Args:
+        results: of `mitigation.evaluate_mitigation`, of which those of one kind are taken.
+        measured: per-prompt measures by run.
+    """
     rows = [r for r in results if r["kind"] == kind]
-    if any(name not in r for r in rows for name in (PRIVACY, UTILITY)):
+    if not are_complete(rows):
         return []
     reference, compared = against_reference(rows, measured, kind)
-    if not compared:
+    if reference is None or not compared:
         return []
-    cells = [
-        [r["method"], f"{r['strength']:g}", *(interval_text(r[name]) for name in (UTILITY, PRIVACY)),
-         *(interval_text(v) for v in compared[r["run"]])]
-        for r in rows if r["run"] in compared
-    ]  # fmt: skip
+    cells = []
+    for r in rows:
+        if r["run"] in compared:
+            numbers = (r[UTILITY], r[PRIVACY], *compared[r["run"]])
+            cells.append([r["method"], f"{r['strength']:g}", *map(interval_text, numbers)])
     headers = ["method", "strength", "CLIP", "SSCD", f"SSCD of {reference} at that CLIP", "difference"]
     note = f"Below 0: more private than {reference} at equal utility. A dash: {reference} has no such CLIP."
     tables = [Table(f"{kind}, against {reference} at equal utility", headers, cells, note)]
     return tables + ([area_table(rows, kind, reference)] if "area" in rows[-1] else [])
 
 
-def area_table(rows, kind, reference):
+def are_complete(rows: Sequence[Result]) -> bool:
+    """Whether every run has both measures."""
+    return all(name in r for r in rows for name in (PRIVACY, UTILITY))
+
+
+def area_table(rows: Sequence[Result], kind: str, reference: str) -> Table:
+    """`Table` of `tradeoff_areas`, one line per method."""
     by_method = {r["method"]: r for r in rows if "area" in r}
     cells = [[m, interval_text(r["area"]), interval_text(r["area_difference"])] for m, r in by_method.items()]
     headers = ["method", "area under the trade-off curve", f"less that of {reference}"]
@@ -53,39 +74,41 @@ def area_table(rows, kind, reference):
     return Table(f"{kind}, all strengths of a method together", headers, cells, note)
 
 
-def add_areas(results, measured, replicates=1000, seed=0):
+def add_areas(results: Sequence[Result], measured: Measured, bootstrap: BootstrapSettings = USUAL) -> None:
     """Put `area` and `area_difference` of `tradeoff_areas`, which all strengths of a method share, into its results."""
     for kind in dict.fromkeys(r["kind"] for r in results):
         rows = [r for r in results if r["kind"] == kind]
-        if all(name in r for r in rows for name in (PRIVACY, UTILITY)):
-            areas = tradeoff_areas(rows, measured, kind, replicates, seed)
-            for r in rows:
-                if r["method"] in areas:
-                    r["area"], r["area_difference"] = areas[r["method"]]
+        areas = tradeoff_areas(rows, measured, kind, bootstrap) if are_complete(rows) else {}
+        for r in rows:
+            if r["method"] in areas:
+                r["area"], r["area_difference"] = areas[r["method"]]
 
 
-def tradeoff_areas(rows, measured, kind, replicates=1000, seed=0):
+def tradeoff_areas(
+    rows: Sequence[Result], measured: Measured, kind: str, bootstrap: BootstrapSettings = USUAL
+) -> dict[str, tuple[Measure, Measure]]:
     """Area under every method's curve of privacy over utility, and that less the reference's.
 
     Args:
         rows, measured: as of `against_reference`.
 
     Returns:
-        {method: (area, difference)}, measures with intervals; empty without plain generation, or a second method.
+        {method: (area, difference)}, lower is better; empty without plain generation, or a second method.
     """
-    methods = list(dict.fromkeys(r["method"] for r in rows if r["method"] != PLAIN))
+    methods = mitigating(rows)
     plain = [r["run"] for r in rows if r["method"] == PLAIN]
     if len(methods) < 2 or not plain:
         return {}
-    reference, means = reference_of(methods), resampled_points(rows, measured, kind, replicates, seed)
-    curves = {
-        m: np.stack([means[k] for k in (*plain, *(r["run"] for r in rows if r["method"] == m))], 1) for m in methods
-    }
-    areas = {m: area_under(curve, means[plain[0]][:, 1]) for m, curve in curves.items()}
-    return {m: tuple(first_with_interval(v) for v in (a, a - areas[reference])) for m, a in areas.items()}
+    means = resampled_points(rows, measured, kind, bootstrap)
+    areas = {}
+    for method in methods:
+        runs = [*plain, *(r["run"] for r in rows if r["method"] == method)]
+        areas[method] = area_under(np.stack([means[run] for run in runs], 1), means[plain[0]][:, 1])
+    of_reference = areas[reference_of(methods)]
+    return {m: (first_with_interval(a), first_with_interval(a - of_reference)) for m, a in areas.items()}
 
 
-def area_under(curve, plain_utility):
+def area_under(curve: np.ndarray, plain_utility: np.ndarray) -> np.ndarray:
     """Mean of the lowest privacy at a utility or more, over utilities from a share of plain generation's to all of it.
 
     Args:
@@ -100,54 +123,64 @@ def area_under(curve, plain_utility):
     return np.where(reached, curve[:, :, None, 0], np.inf).min(1).mean(1)
 
 
-def reference_of(methods):
+def mitigating(rows: Sequence[Result]) -> list[str]:
+    """Methods of the runs but plain generation, in their order."""
+    return list(dict.fromkeys(r["method"] for r in rows if r["method"] != PLAIN))
+
+
+def reference_of(methods: Sequence[str]) -> str:
     return REFERENCE if REFERENCE in methods else methods[0]
 
 
-def resampled_points(rows, measured, kind, replicates, seed):
+def resampled_points(
+    rows: Sequence[Result], measured: Measured, kind: str, bootstrap: BootstrapSettings = USUAL
+) -> dict[str, np.ndarray]:
     """Mean SSCD and CLIP of every run, (1 + replicates, 2), the first of the prompts as they are."""
     points = {r["run"]: prompt_means(measured[r["run"]], kind) for r in rows}
     ones = np.ones((1, len(next(iter(points.values())))))
-    weights = np.r_[ones, bootstrap_weights(np.arange(ones.shape[1]), replicates, seed)]
+    weights = np.r_[ones, bootstrap.weights(np.arange(ones.shape[1]))]
     return {run: resampled_means(values, weights) for run, values in points.items()}
 
 
-def against_reference(rows, measured, kind, replicates=1000, seed=0):
+def against_reference(
+    rows: Sequence[Result], measured: Measured, kind: str, bootstrap: BootstrapSettings = USUAL
+) -> tuple[str | None, dict[str, tuple[Measure, Measure]]]:
     """SSCD of the reference method at every other run's CLIP.
 
     Args:
-        rows: result dicts of one kind, a method's runs from its weakest to its strongest.
-        measured: per-prompt dicts by run.
+        rows: results of one kind, a method's runs from its weakest to its strongest.
+        measured: per-prompt measures by run.
 
     Returns:
         (reference method, {run: (reference's SSCD at the run's CLIP, the run's SSCD less that)}), measures with
         intervals, NaN where the reference does not reach the CLIP. Empty without another method.
     """
-    methods = list(dict.fromkeys(r["method"] for r in rows if r["method"] != PLAIN))
+    methods = mitigating(rows)
     if len(methods) < 2:
         return None, {}
-    reference, means = reference_of(methods), resampled_points(rows, measured, kind, replicates, seed)
-    curve = [means[r["run"]] for r in rows if r["method"] in (PLAIN, reference)]
+    reference, means = reference_of(methods), resampled_points(rows, measured, kind, bootstrap)
+    curve = np.stack([means[r["run"]] for r in rows if r["method"] in (PLAIN, reference)], 1)
     compared = {}
     for r in rows:
         if r["method"] not in (PLAIN, reference):
             own = means[r["run"]]
-            expected = privacy_at(np.stack(curve, 1), own[:, 1])
-            compared[r["run"]] = tuple(first_with_interval(v) for v in (expected, own[:, 0] - expected))
+            expected = privacy_at(curve, own[:, 1])
+            compared[r["run"]] = first_with_interval(expected), first_with_interval(own[:, 0] - expected)
     return reference, compared
 
 
-def prompt_means(rows, kind):
+def prompt_means(rows: Sequence[PromptMeasures], kind: str) -> np.ndarray:
     """Mean SSCD and CLIP of every prompt of a kind, (prompts, 2)."""
-    return np.array([[np.mean(m[n]) for n in (PRIVACY, UTILITY)] for m in rows if kind in ("all", m["kind"])])
+    some = [m for m in rows if kind in ("all", m["kind"])]
+    return np.array([[np.mean(m[PRIVACY]), np.mean(m[UTILITY])] for m in some])
 
 
-def first_with_interval(values):
+def first_with_interval(values: np.ndarray) -> Measure:
     """The first value with the interval of the others."""
     return with_interval(values[0], values[1:] if np.isfinite(values[0]) else [])
 
 
-def privacy_at(curve, utility):
+def privacy_at(curve: np.ndarray, utility: np.ndarray) -> np.ndarray:
     """Privacy of a curve at a utility, (replicates,); the lowest value where the curve is there twice.
 
     Args:

@@ -12,7 +12,7 @@ from pathlib import Path
 from memorization.bundled import ROOT
 from memorization.errors import InputError
 from memorization.files.whole import WAY_OUT, make_folder, replacing, write_text
-from memorization.rows import find_fault, is_whole
+from memorization.rows import is_whole
 
 
 class ResultsFile:
@@ -26,16 +26,16 @@ class ResultsFile:
         done: keys of the finished rows.
     """
 
-    def __init__(self, path, settings, key="index", overwrite=False, shard=None, columns=()):
+    def __init__(self, path, settings, overwrite=False, shard=None, key="index", check=None):
         """
         Args:
-            columns: what every row has to hold; those in `COLUMNS` are looked into, and refused if of another type.
+            check: from a row to the name of a column that is missing or of another type; None where all is well.
             shard: number of this process where there are several; None writes the file itself.
 
         Raises:
             InputError: if the file holds rows of other settings, naming each difference, or is damaged.
         """
-        self.path, self.key, self.columns = Path(path), key, columns
+        self.path, self.key, self.check = Path(path), key, check
         self.target = self.path if shard is None else Path(f"{path}.shard{shard}")
         self.settings = json.loads(json.dumps(settings))  # as they come back: tuples are lists there
         self.config = self.path.with_suffix(".config.json")
@@ -67,7 +67,7 @@ class ResultsFile:
             row = None
         if not isinstance(row, dict) or not is_whole(row.get(self.key)):
             raise InputError(f"{path}, line {number}: not a row with {self.key}; {WAY_OUT}")
-        fault = find_fault(row, self.columns) if self.columns else None
+        fault = self.check(row) if self.check is not None else None
         if fault is not None:
             raise InputError(f"{path}, line {number}: {fault} is missing or is not what a run writes; {WAY_OUT}")
         return row

@@ -1,111 +1,111 @@
-"""."""
+"""The original's flags and the methods by name: from one to the other, and what a run's settings amount to.
 
-from dataclasses import dataclass
+Settings are a mapping with the names of the command line, as a run keeps them; those of old runs may lack some.
+"""
 
-import torch
+from collections.abc import Mapping
 
 from memorization.errors import InputError
-from memorization.mitigations.registry import METHODS
+from memorization.mitigations.base import MITIGATIONS, PLAIN, Mitigation
+from memorization.mitigations.perturb import AUGMENTATIONS
 
-# What --strength sets for the methods that have flags of their own; the others are in methods.py.
-FLAGS_OF = {
-    "pe": lambda s: {"optim_target_loss": s},
-    "prss": lambda s: {"l_target_ss": s, "l_target_pr": s, "mag_thres_pr": 2 * s},
-    "rna": lambda s: {"prompt_aug_style": "rand_numb_add", "repeat_num": round(s)},
-    "rt": lambda s: {"prompt_aug_style": "rand_word_add", "repeat_num": round(s)},
-    "cwr": lambda s: {"prompt_aug_style": "rand_word_repeat", "repeat_num": round(s)},
-    "gni": lambda s: {"rand_noise_lam": s},
-}
+MASK_RUN_VERSION = "ours_A"  # magnitudes are weighted by the bright-ending mask
+Settings = Mapping[str, object]
 
 
-def apply_method(args):
-    """Turn --method NAME --strength S into the flags of that method, where it has flags.
+def flags_of_method(settings: Settings) -> dict[str, object]:
+    """What `--method NAME --strength S` changes in the settings: a method with flags of its own becomes them.
 
     Raises:
-        InputError: if only one of them is given, or flags besides.
+        InputError: if only one of them is given, or flags besides, or the strength is none of the method's.
     """
-    if (args.method is None) != (args.strength is None):
+    name, strength = settings["method"], settings["strength"]
+    if (name is None) != (strength is None):
         raise InputError("--method and --strength go together")
-    if args.method is None:
-        return
-    flags = {f for made in FLAGS_OF.values() for f in made(1)} - {"repeat_num"}
-    if args.method in METHODS and METHODS[args.method].stops:
-        flags -= {"optim_target_loss"}
-    given = next((f for f in sorted(flags) if getattr(args, f) is not None), None)
-    if given is not None or args.pr_mask and args.method not in FLAGS_OF:
-        raise InputError(f"--method {args.method} does not combine with --{given or 'pr_mask'}")
-    if args.method in METHODS:
-        if args.strength > METHODS[args.method].largest:
-            raise InputError(
-                f"--strength of {args.method} is {METHODS[args.method].knob}, {METHODS[args.method].largest:g} at most"
-            )
-        return
-    if args.strength:
-        if "repeat_num" in FLAGS_OF[args.method](1) and args.strength != round(args.strength):
-            raise InputError(f"--strength of {args.method} is a whole number of words")
-        vars(args).update(FLAGS_OF[args.method](args.strength))
-    args.method = args.strength = None
+    if name is None:
+        return {}
+    method = MITIGATIONS.get_known(str(name), "--method")
+    assert isinstance(strength, int | float)
+    refuse_flags_beside(method, settings)
+    if method.largest is not None and strength > method.largest:
+        raise InputError(f"--strength of {name} is {method.knob}, {method.largest:g} at most")
+    if method.flags is None:
+        return {}
+    if strength and method.whole and strength != round(strength):
+        raise InputError(f"--strength of {name} is a whole number of words")
+    return {"method": None, "strength": None} | (method.flags(strength) if strength else {})
 
 
-def uses_masks(args):
-    """Whether the mitigation that the arguments ask for looks at bright-ending masks."""
-    measures = args.method is None and (args.l_target_ss is not None or args.optim_target_loss is not None)
-    return args.pr_mask or (args.run_version == "ours_A" and measures)
-
-
-def method_name(args):
-    """Short name of the mitigation that the arguments ask for, part of its file names."""
-    perturbations = {"rand_numb_add": "rna", "rand_word_add": "rt", "rand_word_repeat": "cwr"}
-    if args.method is not None:
-        return args.method
-    parts = []
-    if args.prompt_aug_style is not None:
-        parts.append(f"{perturbations[args.prompt_aug_style]}{args.repeat_num}")
-    if args.rand_noise_lam is not None:
-        parts.append("gni")
-    if args.l_target_ss is not None:
-        parts.append("ss")
-    if args.optim_target_loss is not None:
-        parts.append("pe")
-    if args.l_target_pr is not None:
-        parts.append("pr")
-    name = "_".join(parts).replace("ss_pr", "prss") or "none"
-    masked = "_be" if args.run_version == "ours_A" and parts else ""
-    return name + masked + ("_prmask" if args.pr_mask else "")
-
-
-@dataclass(frozen=True)
-class MitigationOptions:
-    """Strengths of the methods; None switches a method off. With all off, generation is plain.
-
-    Attributes:
-        optim_target_loss: PE stops at or below this magnitude (with optim_lr, optim_iters).
-        l_target_ss: SS looks for a prompt at or below this magnitude.
-        l_target_pr, mag_thres_pr: PR re-anchors above the first, fully from the second.
-        rand_noise_lam: GNI, scale of Gaussian noise on the prompt embedding.
-        use_mask: magnitudes at the first step are weighted by the bright-ending mask.
-        pr_mask: PR acts only where the mask is bright.
-        ordinary_text: embeddings of prompts that are not memorized, (prompts, tokens, dim), for `neuron_off`.
+def refuse_flags_beside(method: Mitigation, settings: Settings) -> None:
     """
+    Raises:
+        InputError: if a flag of another method is given as well.
+    """
+    flags = {name for m in MITIGATIONS.values() if m.flags is not None for name in m.flags(1)} - {"repeat_num"}
+    if method.stops:
+        flags -= {"optim_target_loss"}
+    given = next((name for name in sorted(flags) if settings[name] is not None), None)
+    restricted = settings["pr_mask"] and method.flags is None
+    if given is not None or restricted:
+        raise InputError(f"--method {method.name} does not combine with --{given or 'pr_mask'}")
 
-    guidance_scale: float = 7.5
-    num_inference_steps: int = 50
-    optim_target_loss: float | None = None
-    optim_lr: float = 0.05
-    optim_iters: int = 10
-    l_target_ss: float | None = None
-    l_target_pr: float | None = None
-    mag_thres_pr: float | None = None
-    rand_noise_lam: float | None = None
-    use_mask: bool = False
-    pr_mask: bool = False
-    ordinary_text: torch.Tensor | None = None
 
-    @classmethod
-    def from_args(cls, args, ordinary_text=None):
-        names = cls.__dataclass_fields__.keys() - {"use_mask", "ordinary_text"}
-        return cls(
-            **{name: getattr(args, name) for name in names},
-            use_mask=args.run_version == "ours_A",
-            ordinary_text=ordinary_text,
-        )
+def uses_masks(settings: Settings) -> bool:
+    """Whether the mitigation that the settings ask for looks at bright-ending masks."""
+    searches = settings.get("l_target_ss") is not None or settings.get("optim_target_loss") is not None
+    measures = settings.get("method") is None and searches
+    return bool(settings.get("pr_mask")) or (settings.get("run_version") == MASK_RUN_VERSION and measures)
+
+
+def style_name(style: object) -> str:
+    """The method that an augmentation style is: rna of rand_numb_add."""
+    return next(
+        n for n, m in MITIGATIONS.items() if m.flags is not None and m.flags(1).get("prompt_aug_style") == style
+    )
+
+
+def name_parts(settings: Settings, with_count: bool) -> list[str]:
+    """The methods that the settings switch on, in the order in which they act."""
+    style, parts = settings.get("prompt_aug_style"), []
+    if style in AUGMENTATIONS:
+        parts.append(style_name(style) + (str(settings.get("repeat_num")) if with_count else ""))
+    switches = {"gni": "rand_noise_lam", "ss": "l_target_ss", "pe": "optim_target_loss", "pr": "l_target_pr"}
+    return parts + [name for name, flag in switches.items() if settings.get(flag) is not None]
+
+
+def method_label(settings: Settings, with_count: bool = False) -> str:
+    """What tables call the mitigation of a run: pe_be, prss_prmask, rna, ss_pe_pr, or a method's own name.
+
+    Args:
+        with_count: with the number of words behind rna, rt and cwr, as in names of files.
+    """
+    if settings.get("method") is not None:
+        return str(settings["method"])
+    parts = name_parts(settings, with_count)
+    name = "_".join(parts).replace("ss_pr", "prss") or PLAIN
+    masked = "_be" if settings.get("run_version") == MASK_RUN_VERSION and parts else ""
+    return name + masked + ("_prmask" if settings.get("pr_mask") else "")
+
+
+def strength_of_settings(settings: Settings) -> float:
+    """The strength of a run's mitigation: PE's or SS's target, noise scale, number of words; 0 without any."""
+    if settings.get("method") is not None:
+        return number(settings.get("strength"))
+    if settings.get("prompt_aug_style") in AUGMENTATIONS:
+        return number(settings.get("repeat_num"))
+    flags = ("rand_noise_lam", "l_target_ss", "optim_target_loss")
+    return next((number(settings[flag]) for flag in flags if settings.get(flag) is not None), 0.0)
+
+
+def number(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else 0.0
+
+
+def is_weaker_when_larger(settings: Settings) -> bool:
+    """Whether a larger strength of a run's mitigation hides less, as a target magnitude does."""
+    method = settings.get("method")
+    if method is not None:
+        return method in MITIGATIONS and MITIGATIONS[str(method)].stronger == "less"
+    return any(
+        MITIGATIONS[name].stronger == "less" for name in name_parts(settings, with_count=False) if name in MITIGATIONS
+    )

@@ -1,37 +1,55 @@
 """Random prompt perturbations of Somepalli et al. (NeurIPS 2023): numbers, words, repeated words.
 
-Each takes the words of a prompt and a `random.Random` and returns one more word and where it goes.
+Each style takes the words of a prompt and a `random.Random` and gives them with one more word.
 """
 
 import random
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from memorization.mitigations.base import mitigation
+from memorization.mitigations.batch import ImageBatch, Mitigated, MitigationOptions, plain_generation
+
+if TYPE_CHECKING:
+    from local_sd_pipeline import LocalStableDiffusionPipeline
 
 LARGEST_NUMBER = 1_000_000
+SOMEPALLI = "Somepalli et al., NeurIPS 2023"
+SWEEP = (1, 2, 3, 4, 6)
+KNOB = "number of words"
+
+Words = Sequence[str]
 
 
-def rand_numb_add(words, rng, vocabulary):
+def rand_numb_add(words: Words, rng: random.Random, vocabulary: Words) -> list[str]:
     """RNA: a random number at a random place."""
     return insert(words, str(rng.randrange(LARGEST_NUMBER)), rng)
 
 
-def rand_word_add(words, rng, vocabulary):
+def rand_word_add(words: Words, rng: random.Random, vocabulary: Words) -> list[str]:
     """RT: a random word of the tokenizer at a random place."""
     return insert(words, rng.choice(vocabulary), rng)
 
 
-def rand_word_repeat(words, rng, vocabulary):
+def rand_word_repeat(words: Words, rng: random.Random, vocabulary: Words) -> list[str]:
     """CWR: one of the caption's own words again at a random place."""
-    return insert(words, rng.choice(words), rng) if words else words
+    return insert(words, rng.choice(words), rng) if words else list(words)
 
 
-def insert(words, word, rng):
+def insert(words: Words, word: str, rng: random.Random) -> list[str]:
     at = rng.randrange(len(words) + 1)
     return [*words[:at], word, *words[at:]]
 
 
-AUGMENTATIONS = {f.__name__: f for f in (rand_numb_add, rand_word_add, rand_word_repeat)}
+AUGMENTATIONS: dict[str, Callable[[Words, random.Random, Words], list[str]]] = {
+    "rand_numb_add": rand_numb_add,
+    "rand_word_add": rand_word_add,
+    "rand_word_repeat": rand_word_repeat,
+}
 
 
-def augment_prompt(prompt, style, repeat_num, seed, vocabulary=()):
+def augment_prompt(prompt: str, style: str, repeat_num: int, seed: int, vocabulary: Words = ()) -> str:
     """Perturb a prompt `repeat_num` times in one of the styles of `AUGMENTATIONS`.
 
     Args:
@@ -52,3 +70,59 @@ def augment_prompt(prompt, style, repeat_num, seed, vocabulary=()):
     for _ in range(repeat_num):
         words = AUGMENTATIONS[style](words, rng, vocabulary)
     return " ".join(words)
+
+
+def rewriting(style: str) -> Callable[[str, int, int, Words], str]:
+    """The rewriting of a prompt in one style, from (prompt, number of words, seed, vocabulary)."""
+    return lambda prompt, number, seed, vocabulary: augment_prompt(prompt, style, number, seed, vocabulary)
+
+
+def flags_of(style: str, number: float) -> dict[str, float | int | str]:
+    return {"prompt_aug_style": style, "repeat_num": round(number)}
+
+
+def adding_words(name: str, style: str) -> Callable:
+    """`@mitigation` for a style: all of them differ in the word that they add."""
+    return mitigation(
+        name,
+        knob=KNOB,
+        source=SOMEPALLI,
+        sweep=SWEEP,
+        reads="words",
+        whole=True,
+        flags=partial(flags_of, style),
+        rewrite=rewriting(style),
+    )
+
+
+@adding_words("rna", "rand_numb_add")
+def random_numbers(
+    pipe: "LocalStableDiffusionPipeline", options: MitigationOptions, images: ImageBatch, strength: float
+) -> Mitigated:
+    """Adds random numbers to the prompt.
+
+    The batch holds the changed prompts already.
+    """
+    return plain_generation(pipe, options, images)
+
+
+@adding_words("rt", "rand_word_add")
+def random_words(
+    pipe: "LocalStableDiffusionPipeline", options: MitigationOptions, images: ImageBatch, strength: float
+) -> Mitigated:
+    """Adds random words to the prompt.
+
+    The batch holds the changed prompts already.
+    """
+    return plain_generation(pipe, options, images)
+
+
+@adding_words("cwr", "rand_word_repeat")
+def repeated_words(
+    pipe: "LocalStableDiffusionPipeline", options: MitigationOptions, images: ImageBatch, strength: float
+) -> Mitigated:
+    """Repeats words of the prompt.
+
+    The batch holds the changed prompts already.
+    """
+    return plain_generation(pipe, options, images)

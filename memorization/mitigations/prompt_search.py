@@ -1,16 +1,17 @@
-"""Mitigated generation of a batch of images, of any prompts: modify the prompt at the first step, then denoise.
+"""Other embeddings at the first step: PE, SS, PR and their combinations, and noise on the embedding.
 
 Each image takes its own way: one that is not triggered is generated plainly with two branches, one
 that is re-anchored with three.
 """
 
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 
-from local_sd_pipeline import classifier_free_guidance
-from memorization.mitigations.base import Mitigated
-from noise_norms import noise_diff_norm
+from memorization.mitigations.base import mitigation
+from memorization.mitigations.batch import ImageBatch, Mitigated, MitigationOptions, denoise_with
 from optim_utils import (
     PromptReanchoring,
     add_embedding_noise,
@@ -20,75 +21,233 @@ from optim_utils import (
     semantic_search,
 )
 
+if TYPE_CHECKING:
+    from local_sd_pipeline import LocalStableDiffusionPipeline
 
-def mitigate(pipe, options, images):
-    """Generate images with the methods that `options` switch on.
+CHEN = "Chen et al., CVPR 2025"
+TARGETS, BUNDLED_TARGETS = (5, 4, 3, 2, 1), (1.8, 1.2, 0.8, 0.5, 0.3)
+TARGET = "target magnitude: lower is stronger, 0 is off"
+
+
+def flags_of_pe(target: float) -> dict[str, float | int | str]:
+    return {"optim_target_loss": target}
+
+
+def flags_of_ss(target: float) -> dict[str, float | int | str]:
+    return {"l_target_ss": target}
+
+
+def flags_of_prss(target: float) -> dict[str, float | int | str]:
+    return {"l_target_ss": target, "l_target_pr": target, "mag_thres_pr": 2 * target}
+
+
+def flags_of_gni(scale: float) -> dict[str, float | int | str]:
+    return {"rand_noise_lam": scale}
+
+
+@mitigation(
+    "pe",
+    knob=TARGET,
+    source="Wen et al., ICLR 2024",
+    stronger="less",
+    sweep=TARGETS,
+    bundled_sweep=BUNDLED_TARGETS,
+    cost=lambda target, steps: 1 + 10,
+    variants=("be",),
+    flags=flags_of_pe,
+)
+def prompt_optimisation(
+    pipe: "LocalStableDiffusionPipeline", options: MitigationOptions, images: ImageBatch, strength: float
+) -> Mitigated:
+    """Optimises the prompt embedding until the magnitude of the first step is at the target."""
+    return search_prompt(pipe, replace(options, **flags_of_pe(strength)), images)
+
+
+@mitigation(
+    "ss",
+    knob=TARGET,
+    source=CHEN,
+    stronger="less",
+    sweep=TARGETS,
+    bundled_sweep=BUNDLED_TARGETS,
+    cost=lambda target, steps: 2,
+    variants=("be",),
+    flags=flags_of_ss,
+)
+def paraphrase_search(
+    pipe: "LocalStableDiffusionPipeline", options: MitigationOptions, images: ImageBatch, strength: float
+) -> Mitigated:
+    """Takes the first paraphrase whose magnitude is at the target or below, else the lowest."""
+    return search_prompt(pipe, replace(options, **flags_of_ss(strength)), images)
+
+
+@mitigation(
+    "prss",
+    knob=TARGET,
+    source=CHEN,
+    stronger="less",
+    sweep=TARGETS,
+    bundled_sweep=BUNDLED_TARGETS,
+    cost=lambda target, steps: 2 + steps,
+    variants=("be", "prmask"),
+    flags=flags_of_prss,
+)
+def search_and_reanchoring(
+    pipe: "LocalStableDiffusionPipeline", options: MitigationOptions, images: ImageBatch, strength: float
+) -> Mitigated:
+    """Searches a paraphrase and moves away from the original prompt where that is still above the target."""
+    return search_prompt(pipe, replace(options, **flags_of_prss(strength)), images)
+
+
+@mitigation(
+    "gni",
+    knob="scale of the noise",
+    source="Somepalli et al., NeurIPS 2023",
+    sweep=(0.1, 0.2, 0.3, 0.6, 1),
+    bundled_sweep=(0.3, 0.6, 1, 1.5, 2),
+    flags=flags_of_gni,
+)
+def embedding_noise(
+    pipe: "LocalStableDiffusionPipeline", options: MitigationOptions, images: ImageBatch, strength: float
+) -> Mitigated:
+    """Adds Gaussian noise to the prompt embedding."""
+    return search_prompt(pipe, replace(options, **flags_of_gni(strength)), images)
+
+
+@dataclass(frozen=True)
+class ModifiedPrompt:
+    """What becomes of the prompts of a batch before it is generated.
+
+    Attributes:
+        embeds: what is generated with, (images, tokens, dim).
+        triggered: which images' own magnitude exceeds the target.
+        evals: evaluations spent on each image.
+        magnitude_before: of the original prompts; None where it was not measured.
+        choice: candidate that SS chose.
+        iterations: of PE.
+    """
+
+    embeds: torch.Tensor
+    triggered: Sequence[bool]
+    evals: Sequence[int]
+    magnitude_before: list[float] | None = None
+    choice: list[int] | None = None
+    iterations: list[int] | None = None
+
+
+def search_prompt(pipe: "LocalStableDiffusionPipeline", options: MitigationOptions, images: ImageBatch) -> Mitigated:
+    """Generate images with the methods that `options` switch on; with all off, generation is plain.
 
     SS comes first and PE starts from what it chose; PR anchors on the original prompt.
-
-    Args:
-        images: an `ImageBatch`.
-
-    Returns:
-        `Mitigated`; its report has magnitude_before and magnitude_after at the first step, triggered,
-        unet_evals (evaluations spent on the image), and where they apply choice (SS) and iterations (PE).
     """
-    count, steps = len(images), options.num_inference_steps
-    modified, report = modify_prompt(pipe, options, images)
-    reanchored = torch.tensor(report["triggered"]) & (options.l_target_pr is not None)
-    final, after = torch.empty_like(images.latents), torch.empty(count)
+    modified = modify_prompt(pipe, options, images)
+    reanchored = torch.tensor(modified.triggered) & (options.l_target_pr is not None)
+    final, after = torch.empty_like(images.latents), [0.0] * len(images)
     for rows in (reanchored.nonzero()[:, 0], (~reanchored).nonzero()[:, 0]):
         if len(rows):
-            final[rows], after[rows] = generate_group(pipe, options, images, modified, rows, bool(reanchored[rows[0]]))
-    report["unet_evals"] = [e + (3 if r else 2) * steps for e, r in zip(report["unet_evals"], reanchored, strict=True)]
-    report["magnitude_after"] = after.tolist()
-    report.setdefault("magnitude_before", report["magnitude_after"])
-    return Mitigated(final, report)
-
-
-def modify_prompt(pipe, options, images):
-    """The embeddings to generate with, (images, tokens, dim), and what was measured on the way, lists by name."""
-    count, search, optimise = len(images), options.l_target_ss, options.optim_target_loss
-    embeds, report = images.embeds(), {"triggered": [False] * count, "unet_evals": [0] * count}
-    if options.rand_noise_lam is not None:
-        return add_embedding_noise(embeds, options.rand_noise_lam, images.seeds), report
-    if search is None and optimise is None:
-        return embeds, report
-    t = first_timestep(pipe, options.num_inference_steps)
-    uncond = predict_uncond(pipe, images.latents, t, images.negatives(count))
-    mask, evals = images.mask if options.use_mask else None, [1] * count
-    if search is not None:
-        found = semantic_search(pipe, images.latents, t, images.candidates, uncond, search, mask)
-        embeds = images.embeds(found.choice)
-        report = {"magnitude_before": [m[0] for m in found.magnitudes], "triggered": found.triggered}
-        report["choice"], evals = found.choice, [e + len(m) for e, m in zip(evals, found.magnitudes, strict=True)]
-    if optimise is not None:
-        lr, iters = options.optim_lr, options.optim_iters
-        result = optimize_prompt_embeds(pipe, images.latents, t, embeds, uncond, mask, lr, iters, optimise)
-        embeds, first = result.prompt_embeds, [losses[0] for losses in result.losses]
-        if search is None:
-            report = {"magnitude_before": first, "triggered": [m > optimise for m in first]}
-        report["iterations"] = [len(losses) for losses in result.losses]
-        evals = [e + k for e, k in zip(evals, report["iterations"], strict=True)]
-    return embeds, report | {"unet_evals": evals}
-
-
-def generate_group(pipe, options, images, modified, rows, reanchored):
-    """Final latents of the images at `rows`, which share a guidance, and their first-step magnitude (images,)."""
-    negative, mask = images.negatives(len(rows)), None if images.mask is None else images.mask[rows]
-    if reanchored:
-        pr_mask = mask if options.pr_mask else None
-        guidance = PromptReanchoring(options.guidance_scale, options.l_target_pr, options.mag_thres_pr, pr_mask)
-        branches, branch = (negative, images.embeds()[rows], modified[rows]), 2
-    else:
-        guidance = partial(classifier_free_guidance, guidance_scale=options.guidance_scale)
-        branches, branch = (negative, modified[rows]), 1
-    magnitudes = []
-
-    def watch(step):
-        if step.index == 0:
-            magnitudes.append(noise_diff_norm(step.prediction.diff(branch, 0), mask if options.use_mask else None))
-
+            final[rows], some = generate_group(pipe, options, images, modified.embeds, rows, bool(reanchored[rows[0]]))
+            for row, magnitude in zip(rows.tolist(), some, strict=True):
+                after[row] = magnitude
+    branches = [3 if r else 2 for r in reanchored.tolist()]
     steps = options.num_inference_steps
-    final = pipe.generate(images.latents[rows], branches, callback=watch, num_inference_steps=steps, guidance=guidance)
-    return final, magnitudes[0].cpu()
+    return Mitigated(
+        final,
+        magnitude_before=after if modified.magnitude_before is None else modified.magnitude_before,
+        magnitude_after=after,
+        triggered=list(modified.triggered),
+        unet_evals=[e + b * steps for e, b in zip(modified.evals, branches, strict=True)],
+        choice=modified.choice,
+        iterations=modified.iterations,
+    )
+
+
+def modify_prompt(
+    pipe: "LocalStableDiffusionPipeline", options: MitigationOptions, images: ImageBatch
+) -> ModifiedPrompt:
+    """The embeddings to generate with, and what was measured on the way."""
+    unchanged = ModifiedPrompt(images.embeds(), [False] * len(images), [0] * len(images))
+    if options.rand_noise_lam is not None:
+        noisy = add_embedding_noise(unchanged.embeds, options.rand_noise_lam, images.seeds)
+        return replace(unchanged, embeds=noisy)
+    if options.l_target_ss is None and options.optim_target_loss is None:
+        return unchanged
+    t = first_timestep(pipe, options.num_inference_steps)
+    uncond = predict_uncond(pipe, images.latents, t, images.negatives())
+    modified = replace(unchanged, evals=[1] * len(images))
+    if options.l_target_ss is not None:
+        modified = searched(pipe, options, images, t, uncond, modified)
+    if options.optim_target_loss is not None:
+        modified = optimised(pipe, options, images, t, uncond, modified)
+    return modified
+
+
+def searched(
+    pipe: "LocalStableDiffusionPipeline",
+    options: MitigationOptions,
+    images: ImageBatch,
+    t: int,
+    uncond: torch.Tensor,
+    modified: ModifiedPrompt,
+) -> ModifiedPrompt:
+    """SS: each image's prompt becomes the candidate that it settles for."""
+    mask, target = images.mask if options.use_mask else None, options.l_target_ss
+    assert target is not None
+    found = semantic_search(pipe, images.latents, t, images.candidates, uncond, target, mask)
+    return replace(
+        modified,
+        embeds=images.embeds(found.choice),
+        triggered=found.triggered,
+        evals=[e + len(m) for e, m in zip(modified.evals, found.magnitudes, strict=True)],
+        magnitude_before=[m[0] for m in found.magnitudes],
+        choice=found.choice,
+    )
+
+
+def optimised(
+    pipe: "LocalStableDiffusionPipeline",
+    options: MitigationOptions,
+    images: ImageBatch,
+    t: int,
+    uncond: torch.Tensor,
+    modified: ModifiedPrompt,
+) -> ModifiedPrompt:
+    """PE from where the prompt is; alone, it decides what is triggered."""
+    mask, target = images.mask if options.use_mask else None, options.optim_target_loss
+    assert target is not None
+    result = optimize_prompt_embeds(
+        pipe, images.latents, t, modified.embeds, uncond, mask, options.optim_lr, options.optim_iters, target
+    )
+    iterations = [len(losses) for losses in result.losses]
+    found = replace(
+        modified,
+        embeds=result.prompt_embeds,
+        evals=[e + k for e, k in zip(modified.evals, iterations, strict=True)],
+        iterations=iterations,
+    )
+    if modified.magnitude_before is not None:
+        return found
+    first = [losses[0] for losses in result.losses]
+    return replace(found, magnitude_before=first, triggered=[m > target for m in first])
+
+
+def generate_group(
+    pipe: "LocalStableDiffusionPipeline",
+    options: MitigationOptions,
+    images: ImageBatch,
+    modified: torch.Tensor,
+    rows: torch.Tensor,
+    reanchored: bool,
+) -> tuple[torch.Tensor, list[float]]:
+    """Final latents of the images at `rows`, which share a guidance, and their magnitudes at the first step."""
+    some, text = images.at(rows), modified[rows]
+    mask = some.mask if options.use_mask else None
+    if not reanchored:
+        return denoise_with(pipe, options, some, text=text, mask=mask)
+    target, trigger = options.l_target_pr, options.mag_thres_pr
+    assert target is not None and trigger is not None
+    pr_mask = some.mask if options.pr_mask else None
+    guidance = PromptReanchoring(options.guidance_scale, target, trigger, pr_mask)
+    # The branches of PR are uncond, original, modified: the modified one is measured.
+    return denoise_with(
+        pipe, options, some, branches=(some.negatives(), some.embeds(), text), guidance=guidance, measured=2, mask=mask
+    )

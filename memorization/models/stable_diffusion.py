@@ -1,20 +1,34 @@
-"""."""
+"""Loading Stable Diffusion 1.x and 2.x for measurement."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import diffusers.utils.logging
 import torch
+import transformers.utils.logging
 from diffusers import DDIMScheduler, UNet2DConditionModel
 
 from local_sd_pipeline import LocalStableDiffusionPipeline
+from memorization.bundled import find_bundled
 from memorization.errors import first_line
 
+FAULTS = (OSError, ValueError, TypeError, KeyError, AttributeError)  # what a folder that is no model raises
 
-def load_pipeline(model_id, unet_id=None, device="auto", dtype="auto", channels_last=False, compile=False):
+
+def load_pipeline(
+    model_id: str | Path,
+    unet_id: str | Path | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    channels_last: bool = False,
+    compile: bool = False,
+) -> LocalStableDiffusionPipeline:
     """Load a Stable Diffusion 1.x or 2.x pipeline for measurement: DDIM, no safety checker, no gradients.
 
     Args:
-        model_id: folder in diffusers' layout, or hub id.
+        model_id: folder in diffusers' layout, hub id, or the name of the bundled model, planted_sd.
         unet_id: folder or hub id of another UNet for it (a folder with a `unet` subfolder works too).
         device: "auto" takes CUDA, then MPS, then the CPU.
         dtype: "auto" is float16 on CUDA and float32 elsewhere.
@@ -26,32 +40,55 @@ def load_pipeline(model_id, unet_id=None, device="auto", dtype="auto", channels_
             device that lacks it.
     """
     device = pick_device(device)
-    dtype = pick_dtype(dtype, device)
-    kwargs = dict(safety_checker=None, requires_safety_checker=False, dtype=dtype)
-    if unet_id is not None:
-        kwargs["unet"] = load_unet(unet_id, dtype)
-    check_model_folder(model_id)
-    try:
-        pipe = LocalStableDiffusionPipeline.from_pretrained(model_id, **kwargs)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"cannot load {model_id} as a Stable Diffusion pipeline: {first_line(error)}") from error
+    torch_dtype = pick_dtype(dtype, device)
+    model_id = str(find_bundled(model_id)) if find_bundled(model_id).exists() else str(model_id)
+    kwargs = dict(safety_checker=None, requires_safety_checker=False, dtype=torch_dtype)
+    with quiet_loading(is_local=Path(model_id).exists()):
+        if unet_id is not None:
+            kwargs["unet"] = load_unet(str(unet_id), torch_dtype)
+        check_model_folder(model_id)
+        try:
+            pipe = LocalStableDiffusionPipeline.from_pretrained(model_id, **kwargs)
+        except FAULTS as error:
+            raise ValueError(f"cannot load {model_id} as a Stable Diffusion pipeline: {first_line(error)}") from error
     if not isinstance(pipe.unet, UNet2DConditionModel):
         raise ValueError(f"{model_id} is not a Stable Diffusion 1.x or 2.x model: it has no UNet2DConditionModel")
-    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
-    pipe.set_progress_bar_config(disable=True)
-    for module in (pipe.unet, pipe.vae, pipe.text_encoder):
-        module.eval().requires_grad_(False)
-    pipe.to(device)
-    if channels_last:
-        for module in (pipe.unet, pipe.vae):
-            module.to(memory_format=torch.channels_last)
+    prepare(pipe, device, channels_last)
     if compile:
         pipe.unet.compile()
     return pipe
 
 
-def check_model_folder(model_id):
-    """Say early, and in one line, why a local path cannot be a Stable Diffusion folder."""
+def prepare(pipe: LocalStableDiffusionPipeline, device: str, channels_last: bool) -> None:
+    """DDIM, no progress bar, no gradients, on its device."""
+    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
+    pipe.set_progress_bar_config(disable=True)
+    for module in (pipe.unet, pipe.vae, pipe.text_encoder):
+        module.eval().requires_grad_(False)
+    pipe.to(device)
+    for module in (pipe.unet, pipe.vae) if channels_last else ():
+        module.to(memory_format=torch.channels_last)
+
+
+@contextmanager
+def quiet_loading(is_local: bool) -> Iterator[None]:
+    """No loading bars of other libraries for a model on the disk; what is downloaded keeps its bar."""
+    loggers = (diffusers.utils.logging, transformers.utils.logging) if is_local else ()
+    for logger in loggers:
+        logger.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.enable_progress_bar()
+
+
+def check_model_folder(model_id: str) -> None:
+    """Say early, and in one line, why a local path cannot be a Stable Diffusion folder.
+
+    Raises:
+        ValueError: if it cannot.
+    """
     path = Path(model_id)
     looks_local = path.exists() or model_id.startswith((".", "/", "~")) or model_id.count("/") != 1
     if not looks_local:
@@ -70,7 +107,11 @@ def check_model_folder(model_id):
         raise ValueError(f"{model_id} is not a Stable Diffusion 1.x or 2.x folder: see its model_index.json")
 
 
-def load_unet(unet_id, dtype):
+def load_unet(unet_id: str, dtype: torch.dtype) -> UNet2DConditionModel:
+    """
+    Raises:
+        ValueError: if there is none.
+    """
     subfolder = "unet" if (Path(unet_id) / "unet").is_dir() else None
     try:
         return UNet2DConditionModel.from_pretrained(unet_id, subfolder=subfolder, dtype=dtype)
@@ -78,7 +119,11 @@ def load_unet(unet_id, dtype):
         raise ValueError(f"cannot load a UNet from {unet_id}: {first_line(error)}") from error
 
 
-def pick_device(device):
+def pick_device(device: str) -> str:
+    """
+    Raises:
+        ValueError: if the device is not there.
+    """
     if device != "auto":
         try:
             torch.empty(1, device=device)
@@ -90,15 +135,17 @@ def pick_device(device):
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def pick_dtype(dtype, device):
+def pick_dtype(dtype: str, device: str) -> torch.dtype:
+    """
+    Raises:
+        ValueError: if the device cannot compute in it.
+    """
     if dtype == "auto":
         return torch.float16 if device.startswith("cuda") else torch.float32
-    dtype = getattr(torch, dtype)
+    found = getattr(torch, dtype)
     try:
-        torch.nn.functional.conv2d(
-            torch.ones(1, 1, 3, 3, dtype=dtype, device=device),
-            torch.ones(1, 1, 3, 3, dtype=dtype, device=device),
-        )
+        ones = torch.ones(1, 1, 3, 3, dtype=found, device=device)
+        torch.nn.functional.conv2d(ones, ones)
     except RuntimeError as error:
-        raise ValueError(f"{device} cannot compute in {dtype} ({first_line(error)}); use --dtype float32") from error
-    return dtype
+        raise ValueError(f"{device} cannot compute in {found} ({first_line(error)}); use --dtype float32") from error
+    return found

@@ -1,40 +1,90 @@
 """One self-contained HTML page of any runs: what they found, what it looks like, how they were made."""
 
+import base64
+from collections.abc import Sequence
 from pathlib import Path
 
 import jinja2
 
-from memorization.report.sections import detection_sections, localisation_sections, mitigation_sections
+from memorization.evaluation.statistics import USUAL, BootstrapSettings
+from memorization.finished_runs import Run
+from memorization.report.section import Figure, Section
+from memorization.report.sections import (
+    are_labelled,
+    can_localise,
+    detection_section,
+    localisation_section,
+    mitigation_section,
+    prompts_section,
+)
+from memorization.similarity.measure import Evaluators
 
 TEMPLATE = Path(__file__).with_name("template.html")
 
 
-def build_report(runs, evaluators, args):
+def build_report(
+    runs: Sequence[Run],
+    evaluators: Evaluators,
+    title: str = "Memorization report",
+    dataset: str | None = None,
+    bootstrap: BootstrapSettings = USUAL,
+) -> str:
     """The page as text.
 
     Args:
-        runs: list of `Run`, of either script.
-        evaluators: `Evaluators` for mitigation runs.
-        args: of `eval_mem.py report`: title, dataset, bootstrap, bootstrap_seed.
+        runs: of either script.
+        evaluators: what mitigation runs are measured with.
+        title: heading of the page.
+        dataset: prompt set with training images and true masks; by default that of the runs.
+
+    Raises:
+        InputError: if the runs cannot be compared.
     """
-    detecting = [run for run in runs if not run.is_mitigation]
-    mitigating = [run for run in runs if run.is_mitigation]
-    sections = []
-    if detecting:
-        sections += detection_sections(detecting, args)
-        sections += localisation_sections(detecting, args)
-    if mitigating:
-        sections += mitigation_sections(mitigating, evaluators, args)
-    page = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    sections = collect_sections(runs, evaluators, dataset, bootstrap)
     facts = {"runs": len(runs), "prompts": count_prompts(runs), "images": count_images(runs)}
+    page = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     return page.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-        title=args.title, facts=facts, model=runs[0].settings.get("model_id"), sections=sections, runs=runs
+        title=title,
+        facts=facts,
+        model=runs[0].settings.get("model_id"),
+        sections=[{"section": s, "pictures": [picture(f) for f in s.figures if f.caption]} for s in sections],
+        runs=runs,
     )
 
 
-def count_prompts(runs):
+def collect_sections(
+    runs: Sequence[Run], evaluators: Evaluators, dataset: str | None, bootstrap: BootstrapSettings
+) -> list[Section]:
+    """The sections that the runs give anything for."""
+    detecting = [run for run in runs if not run.is_mitigation]
+    mitigating = [run for run in runs if run.is_mitigation]
+    sections = []
+    if detecting and are_labelled(detecting):
+        sections.append(detection_section(detecting, bootstrap=bootstrap))
+    if detecting:
+        sections.append(prompts_section(detecting))
+    usable = [run for run in detecting if can_localise(run, dataset)]
+    if usable:
+        sections.append(localisation_section(usable, dataset, bootstrap=bootstrap))
+    if mitigating:
+        sections.append(mitigation_section(mitigating, evaluators, dataset, bootstrap))
+    return sections
+
+
+def picture(figure: Figure) -> dict[str, object]:
+    """A figure on a light and on a dark ground, as data URIs."""
+    light, width = figure.render()
+    dark, _ = figure.render(dark=True)
+    return {"caption": figure.caption, "width": width, "light": data_uri(light), "dark": data_uri(dark)}
+
+
+def data_uri(png: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+
+
+def count_prompts(runs: Sequence[Run]) -> int:
     return len({row["prompt"] for run in runs for row in run.rows})
 
 
-def count_images(runs):
+def count_images(runs: Sequence[Run]) -> int:
     return sum(len(row["seeds"]) for run in runs for row in run.rows)

@@ -1,17 +1,21 @@
-"""."""
+"""One section per topic, built from finished runs: what eval_mem.py writes to a folder and what stands on the page."""
 
-import base64
-import io
+import json
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
 
 from memorization.errors import InputError
+from memorization.evaluation.audit import audit_tables, evaluate_audit
+from memorization.evaluation.classes import Classes, classes_of
+from memorization.evaluation.damage import damage_tables, evaluate_damage
 from memorization.evaluation.detection import (
-    INTERVALS,
-    detection_tables,
     evaluate_detection,
     evaluate_differences,
-    label_rows,
     shared_scores,
+    with_differences_to_first_step,
 )
+from memorization.evaluation.detection_tables import detection_tables
 from memorization.evaluation.localisation import (
     ORACLE,
     auroc_by_step,
@@ -20,127 +24,224 @@ from memorization.evaluation.localisation import (
     true_masks,
 )
 from memorization.evaluation.mitigation import evaluate_mitigation, load_references, mitigation_tables
-from memorization.files.maps import maps_path
-from memorization.finished_runs import stored_masks, strongest_runs
-from memorization.report.figures import (
+from memorization.evaluation.statistics import INTERVALS, USUAL, BootstrapSettings, Result
+from memorization.finished_runs import Run, stored_masks, strongest_runs
+from memorization.report.detection_figures import (
+    cost_figure,
     default_horizons,
     distribution_figure,
-    gallery_figure,
     horizon_figure,
-    overlay_figure,
-    plt,
     roc_figure,
-    steps_figure,
-    strips_figure,
-    theme,
-    tradeoff_figure,
 )
-from memorization.scores import image_scores, score_label
-from memorization.tables import Table
-
-DPI = 110
-
+from memorization.report.map_figures import gallery_figure, overlay_figure, steps_figure
+from memorization.report.mitigation_figures import strips_figure, tradeoff_figure
+from memorization.report.section import Figure, Section
+from memorization.scores import HORIZONS, MAGNITUDE, image_scores, is_chosen, score_label
+from memorization.similarity.measure import Evaluators
+from memorization.tables import Table, plain
 
 MAX_PROMPTS = 40  # rows of the table of prompts; the result files hold all
 
 
-SCORE_KEY = "text_noise_norm"  # what prompts are sorted by
+def detection_section(
+    mem: Sequence[Run],
+    nonmem: Sequence[Run] = (),
+    num_images: Sequence[int | None] = (None,),
+    horizons: Sequence[int | None] = HORIZONS,
+    bootstrap: BootstrapSettings = USUAL,
+) -> Section:
+    """How well every score tells memorized prompts from others.
+
+    Args:
+        mem: runs of memorized prompts, or of both kinds where the rows are labelled.
+        nonmem: runs of other prompts.
+        num_images, horizons: as of `evaluate_detection`.
+
+    Raises:
+        InputError: for runs that cannot be compared, a missing class, or more images asked for than there are.
+    """
+    runs, classes = [*mem, *nonmem], classes_of(mem, nonmem)
+    results = evaluate_detection(mem, nonmem, num_images, horizons, bootstrap)
+    if any(is_chosen(r["key"]) for r in results):
+        results = with_differences_to_first_step(results, classes, bootstrap)
+    differences = evaluate_differences(mem, nonmem, horizons, bootstrap)
+    return Section(
+        topic="detection",
+        title="Detection",
+        text=f"{INTERVALS}.",
+        tables=detection_tables(results, differences),
+        figures=figures_of_detection(runs, classes, results),
+        results={"scores": results, "differences": differences},
+        notes=[INTERVALS, made_from(runs)],
+    )
 
 
-def section(title, text, tables, pictures):
-    return {"title": title, "text": text, "tables": tables, "figures": pictures}
+def figures_of_detection(runs: Sequence[Run], classes: Classes, results: Sequence[Result]) -> list[Figure]:
+    """Scores, ROC curves, AUC against T and, where there are scores that cost something, AUC beside cost."""
+    keys = shared_scores(runs)
+    horizons, stepped = default_horizons(runs, keys), [k for k in keys if isinstance(runs[0].rows[0][k][0], list)]
+    scores = partial(distribution_figure, classes, keys, horizons)
+    by_steps = partial(horizon_figure, classes, stepped)
+    figures = [
+        Figure("scores", scores, "Every image's score; the bar is the median."),
+        Figure("roc", partial(roc_figure, classes, keys, horizons), "ROC curves per image."),
+        Figure("auc_by_steps", by_steps, "AUC against the number of first steps averaged."),
+    ]
+    if any(map(is_chosen, keys)):
+        figures.append(Figure("cost", partial(cost_figure, results, runs[0].settings["num_inference_steps"])))
+    return figures
 
 
-def picture(caption, draw, *args):
-    """A figure on a light and on a dark ground, as data URIs."""
-    images = {}
-    for name, dark in (("light", False), ("dark", True)):
-        with theme(dark):
-            figure = draw(*args)
-            buffer = io.BytesIO()
-            figure.savefig(buffer, format="png", dpi=DPI)
-            width = round(figure.get_figwidth() * DPI)
-            plt.close(figure)
-        images[name] = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-    return {"caption": caption, "width": width, **images}
+def are_labelled(runs: Sequence[Run]) -> bool:
+    """Whether the rows say of some prompts that they are memorized and of some that they are not."""
+    return {True, False} <= {row.get("is_memorized") for run in runs for row in run.rows}
 
 
-def detection_sections(runs, args):
-    """Scores of all prompts and, where the rows are labelled both ways, how well they tell the classes apart."""
+def prompts_section(runs: Sequence[Run]) -> Section:
+    """All prompts by score, whether they are labelled or not."""
     run, keys = runs[0], shared_scores(runs)
     horizons = default_horizons(runs, keys)
-    key = SCORE_KEY if SCORE_KEY in keys else keys[0]
+    key = MAGNITUDE if MAGNITUDE in keys else keys[0]
     caption = f"The prompts of {run.key} with the highest {score_label(key, horizons[key])}; below, the "
     caption += "bright-ending mask over the grey image."
-    shown = [gallery_figure, run, stored_masks(run), key, horizons[key]]
-    gallery = [picture(caption, *shown)] if run.has_images() else []
-    text = "Higher means more likely memorized."
-    prompts = section("Prompts by score", text, [prompt_table(runs, keys, horizons, key)], gallery)
-    return [*labelled_sections(runs, keys, horizons, args), prompts]
+    draw = partial(gallery_figure, run, stored_masks(run), key, horizons[key])
+    return Section(
+        topic="prompts",
+        title="Prompts by score",
+        text="Higher means more likely memorized.",
+        tables=[prompt_table(runs, horizons, key)],
+        figures=[Figure("gallery", draw, caption)] if run.has_images() else [],
+        notes=[made_from(runs)],
+    )
 
 
-def labelled_sections(runs, keys, horizons, args):
-    if not {True, False} <= {row.get("is_memorized") for run in runs for row in run.rows}:
-        return []
-    results = evaluate_detection(runs, [], (None,), replicates=args.bootstrap, seed=args.bootstrap_seed)
-    differences = evaluate_differences(runs, [], replicates=args.bootstrap, seed=args.bootstrap_seed)
-    kinds, sets = label_rows(runs, [])
-    stepped = [k for k in keys if isinstance(runs[0].rows[0][k][0], list)]
-    scores = "Every image's score; the bar is the median."
-    pictures = [
-        picture(scores, distribution_figure, kinds, sets, keys, horizons),
-        picture("ROC curves per image.", roc_figure, kinds, sets, keys, horizons),
-        picture("AUC against the number of first steps averaged.", horizon_figure, kinds, sets, stepped),
-    ]
-    tables = detection_tables(results, differences)
-    return [section("Detection", f"{INTERVALS}.", tables, pictures)]
-
-
-def prompt_table(runs, keys, horizons, key):
+def prompt_table(runs: Sequence[Run], horizons: Mapping[str, int | None], sort_key: str) -> Table:
+    """The prompts with the highest score of a key, each with the means of all scores."""
     rows = []
-    for run in runs:
-        for row in run.rows:
-            means = {k: float(image_scores(row, k, horizons[k]).mean()) for k in keys}
-            rows.append((means[key], [row["prompt"], row.get("kind") or "", *(f"{v:.3f}" for v in means.values())]))
+    for row in (row for run in runs for row in run.rows):
+        means = {key: float(image_scores(row, key, t).mean()) for key, t in horizons.items()}
+        rows.append((means[sort_key], [row["prompt"], row.get("kind") or "", *(f"{v:.3f}" for v in means.values())]))
     rows.sort(key=lambda item: -item[0])
-    headers = ["prompt", "kind", *(score_label(k, horizons[k]) for k in keys)]
+    headers = ["prompt", "kind", *(score_label(key, t) for key, t in horizons.items())]
     caption = f"The {min(MAX_PROMPTS, len(rows))} highest of {len(rows)} prompts"
     return Table(caption, headers, [cells for _, cells in rows[:MAX_PROMPTS]])
 
 
-def localisation_sections(runs, args):
-    """Localisation of the runs that have both map files and true masks; nothing without any."""
-    usable = []
-    for run in runs:
-        has_maps = all(maps_path(run.folder, run.key, row["index"]).exists() for row in run.rows)
-        if has_maps and has_true_masks(run, args.dataset):
-            usable.append(run)
-    if not usable:
-        return []
-    results = evaluate_localisation(usable, args.dataset, replicates=args.bootstrap, seed=args.bootstrap_seed)
-    truths = true_masks(usable[0], args.dataset)
-    by_step = auroc_by_step(usable, args.dataset)
-    pictures = [picture("Pixel AUROC over the steps.", steps_figure, by_step, results)] if by_step else []
-    caption = "Maps over the image; the true mask's border in white."
-    overlays = [picture(caption, overlay_figure, usable[0], truths)] if usable[0].has_images() else []
-    text = f"Pixel by pixel against the true masks. {ORACLE}."
-    return [section("Localisation", text, localisation_tables(results), [*overlays, *pictures])]
+def localisation_section(
+    runs: Sequence[Run],
+    dataset: str | None = None,
+    masks: str | Path | None = None,
+    bootstrap: BootstrapSettings = USUAL,
+) -> Section:
+    """Maps against true masks, pixel by pixel.
+
+    Args:
+        runs: of detect_mem.py --store_maps.
+        dataset: with true masks; the run's own by default.
+        masks: folder of true masks INDEX.png, instead of a data set's.
+
+    Raises:
+        InputError: if maps or true masks are missing or damaged.
+    """
+    results = evaluate_localisation(runs, dataset, masks, bootstrap)
+    truths, by_step = true_masks(runs[0], dataset, masks), auroc_by_step(runs, dataset, masks)
+    figures = []
+    if runs[0].has_images():
+        caption = "Maps over the image; the true mask's border in white."
+        figures.append(Figure("overlays", partial(overlay_figure, runs[0], truths), caption))
+    if by_step is not None:
+        draw = partial(steps_figure, by_step, results)
+        figures.append(Figure("auroc_by_steps", draw, "Pixel AUROC over the steps."))
+    return Section(
+        topic="localisation",
+        title="Localisation",
+        text=f"Pixel by pixel against the true masks. {ORACLE}.",
+        tables=localisation_tables(results),
+        figures=figures,
+        results=results,
+        notes=[INTERVALS, ORACLE, made_from(runs)],
+    )
 
 
-def has_true_masks(run, dataset):
+def can_localise(run: Run, dataset: str | None = None) -> bool:
+    """Whether a run has both map files and true masks."""
+    if not all(run.files.map(row["index"]).exists() for row in run.rows):
+        return False
     try:
         return bool(true_masks(run, dataset))
     except InputError:
         return False
 
 
-def mitigation_sections(runs, evaluators, args):
-    results, measured = evaluate_mitigation(runs, evaluators, args.dataset, args.bootstrap, args.bootstrap_seed)
-    records = load_references(runs[0], args.dataset)
-    shown = strongest_runs(runs)
-    pictures = [picture("The same seeds under every method at its strongest.", strips_figure, shown, records)]
+def mitigation_section(
+    runs: Sequence[Run], evaluators: Evaluators, dataset: str | None = None, bootstrap: BootstrapSettings = USUAL
+) -> Section:
+    """Privacy against utility of mitigation runs of the same prompts and seeds.
+
+    Args:
+        dataset: with training images; the run's own by default.
+
+    Raises:
+        InputError: if runs cannot be compared, or images are missing.
+    """
+    results, measured = evaluate_mitigation(runs, evaluators, dataset, bootstrap)
+    lines = [{"run": run, **row} for run, rows in measured.items() for row in rows]
+    draw = partial(strips_figure, strongest_runs(runs), load_references(runs[0], dataset))
+    figures = [Figure("strips", draw, "The same seeds under every method at its strongest.")]
     if evaluators.descriptor is not None and evaluators.clip is not None:
         caption = "Privacy against utility; bars are 95 % intervals."
-        pictures.insert(0, picture(caption, tradeoff_figure, results))
-    text = f"95 % intervals by resampling prompts. {evaluators.describe()}."
-    return [section("Mitigation", text, mitigation_tables(results, measured), pictures)]
+        figures.insert(0, Figure("tradeoff", partial(tradeoff_figure, results), caption))
+    return Section(
+        topic="mitigation",
+        title="Mitigation",
+        text=f"{INTERVALS}. {evaluators.describe()}.",
+        tables=mitigation_tables(results, measured),
+        figures=figures,
+        results=results,
+        notes=[INTERVALS, evaluators.describe(), made_from(runs)],
+        files={"per_prompt.jsonl": "".join(json.dumps(plain(line)) + "\n" for line in lines)},
+    )
+
+
+def damage_section(runs: Sequence[Run], evaluators: Evaluators, bootstrap: BootstrapSettings = USUAL) -> Section:
+    """What mitigations do to ordinary prompts, beside plain generation.
+
+    Raises:
+        InputError: if runs cannot be compared, none of them is plain, or images are missing.
+    """
+    results = evaluate_damage(runs, evaluators, bootstrap)
+    return Section(
+        topic="damage",
+        title="Damage to ordinary prompts",
+        text=f"{INTERVALS}. {evaluators.describe()}.",
+        tables=damage_tables(results),
+        results=results,
+        notes=[INTERVALS, evaluators.describe(), made_from(runs)],
+    )
+
+
+def audit_section(
+    own: Sequence[Run],
+    audited: Sequence[Run],
+    control: Sequence[Run],
+    evaluators: Evaluators,
+    dataset: str | None = None,
+    bootstrap: BootstrapSettings = USUAL,
+) -> Section:
+    """Which hidden memories come back from a searched prompt embedding; see `evaluate_audit`."""
+    results = evaluate_audit(own, audited, control, evaluators, dataset, bootstrap)
+    return Section(
+        topic="audit",
+        title="Audit after mitigation",
+        text=f"{INTERVALS}. {evaluators.describe()}.",
+        tables=audit_tables(results),
+        results=results,
+        notes=[INTERVALS, evaluators.describe(), made_from([*own, *audited, *control])],
+    )
+
+
+def made_from(runs: Sequence[Run]) -> str:
+    """Which runs, of which commits and at which seeds, numbers come from."""
+    seeds = ", ".join(map(str, sorted({run.settings.get("gen_seed", 0) for run in runs})))
+    commits = ", ".join(sorted({str(run.versions.get("commit")) for run in runs}))
+    return f"{len(runs)} runs of {runs[0].settings.get('model_id')} at gen_seed {seeds}, made by commit {commits}"

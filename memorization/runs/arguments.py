@@ -3,89 +3,114 @@
 import argparse
 import math
 import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from memorization.bundled import MODEL
+from memorization.plugins import add_plugin_option
 from memorization.seeds import LARGEST_SEED, MAX_IMAGES
+from memorization.tables import Table
 
+LARGEST_COUNT = 10**12  # of whole numbers; beyond it they no longer fit where they go
+LARGEST_IMAGE = 8192  # pixels
+MAX_ADDED_WORDS = 1000
+LONGEST_NAME = 150  # bytes; file systems end at 255, and endings are added
+TRUE_WORDS, FALSE_WORDS = {"true", "yes", "1"}, {"false", "no", "0"}
 TRACKERS = ("jsonl", "tensorboard", "wandb", "trackio")  # the last three are accelerate's
 
 
-def common_parser():
-    """Arguments of both scripts; use with `ArgumentParser(parents=[common_parser()])`."""
-    parser = argparse.ArgumentParser(add_help=False)
-    group = parser.add_argument_group("run")
-    group.add_argument("--run_name", type=file_name, default="test", help="names the result files")
-    group.add_argument("--dataset", help=".jsonl, *_groundtruth folder, folder of NNN.jpg + NNN.txt, `random`, hub id")
-    group.add_argument("--prompt_key", help="column of the prompt in a Hugging Face data set")
-    group.add_argument("--start", type=natural_int, default=0, help="first prompt by position")
-    group.add_argument("--end", type=natural_int, default=500, help="one past the last prompt")
-    group.add_argument("--clean_prompts", action=Switch, default=True, help="mend mojibake and HTML entities")
-    group.add_argument("--overwrite", action=Switch, default=False, help="replace results of this run name")
-    group.add_argument("--output_dir", type=Path, default=Path("."), help="where the three output folders are")
-    group.add_argument(
-        "--with_tracking", action=Switch, default=False, help="log pace, means and the final evaluation by --tracker"
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """The description as it is written, and every option with its default."""
+
+
+def common_parser(description: str | None, dataset: Path) -> argparse.ArgumentParser:
+    """A parser with the arguments that both scripts share.
+
+    Args:
+        description: what the script does.
+        dataset: prompts of the bundled model that it takes by default.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=HelpFormatter)
+    add_run_options(parser.add_argument_group("run").add_argument, dataset)
+    add_plugin_option(parser)
+    add_model_options(parser.add_argument_group("model").add_argument)
+    add_sampling_options(parser.add_argument_group("sampling").add_argument)
+    add = parser.add_argument_group("output").add_argument
+    add("--store_img_npz", action=Switch, default=True, help="all images as one npz")
+    add("--store_img_png", action=Switch, default=True, help="each image as PNG")
+    return parser
+
+
+def add_run_options(add: Callable[..., object], dataset: Path) -> None:
+    add("--run_name", type=file_name, default="test", help="names the result files")
+    add(
+        "--dataset",
+        default=str(dataset),
+        help=".jsonl, *_groundtruth folder, folder of NNN.jpg + NNN.txt, `random`, hub id",
     )
-    group.add_argument(
+    add("--prompt_key", help="column of the prompt in a Hugging Face data set")
+    add("--start", type=natural_int, default=0, help="first prompt by position")
+    add("--end", type=natural_int, default=500, help="one past the last prompt")
+    add("--clean_prompts", action=Switch, default=True, help="mend mojibake and HTML entities")
+    add("--overwrite", action=Switch, default=False, help="replace results of this run name")
+    add("--output_dir", type=Path, default=Path("."), help="where the three output folders are")
+    add("--with_tracking", action=Switch, default=False, help="log pace, means and the final evaluation by --tracker")
+    add(
         "--tracker",
         default="jsonl",
         choices=TRACKERS,
         help="jsonl: det_outputs/*.tracking.jsonl; others need a package",
     )
-    group = parser.add_argument_group("model")
-    group.add_argument("--model_id", default=str(MODEL), help="diffusers folder or hub id")
-    group.add_argument("--unet_id", help="folder or hub id of a fine-tuned UNet")
-    group.add_argument(
-        "--device", type=device_name, default="auto", help="auto (CUDA, MPS, CPU), cuda, cuda:N, mps, cpu"
+
+
+def add_model_options(add: Callable[..., object]) -> None:
+    add("--model_id", default=str(MODEL), help="diffusers folder or hub id")
+    add("--unet_id", help="folder or hub id of a fine-tuned UNet")
+    add("--device", type=device_name, default="auto", help="auto (CUDA, MPS, CPU), cuda, cuda:N, mps, cpu")
+    add(
+        "--dtype",
+        default="auto",
+        choices=("auto", "float32", "float16", "bfloat16"),
+        help="auto: float16 on CUDA, float32 elsewhere",
     )
-    group.add_argument("--dtype", default="auto", choices=("auto", "float32", "float16", "bfloat16"))
-    group.add_argument("--channels_last", action=Switch, default=False, help="memory format, faster on many devices")
-    group.add_argument("--compile", action=Switch, default=False, help="torch.compile: slow start, then faster")
-    group = parser.add_argument_group("sampling")
-    group.add_argument("--gen_seed", type=seed_int, default=0, help="image k of prompt i depends on this, i and k")
-    group.add_argument(
-        "--seed_mode", default="per_image", choices=("per_image", "original"),
+    add("--channels_last", action=Switch, default=False, help="memory format, faster on many devices")
+    add("--compile", action=Switch, default=False, help="torch.compile: slow start, then faster")
+
+
+def add_sampling_options(add: Callable[..., object]) -> None:
+    add("--gen_seed", type=seed_int, default=0, help="image k of prompt i depends on this, i and k")
+    add(
+        "--seed_mode",
+        default="per_image",
+        choices=("per_image", "original"),
         help="original: all images of a prompt from one generator seeded gen_seed + index, as the released code",
-    )  # fmt: skip
-    group.add_argument("--image_length", type=pixels, help="pixels; default is the model's own (512 for SD 1.x)")
-    group.add_argument("--guidance_scale", type=finite_float, default=7.5)
-    group.add_argument("--num_inference_steps", type=positive_int, default=50)
-    group.add_argument("--batch_size", type=positive_int, default=16, help="images per UNet call, of several prompts")
-    group = parser.add_argument_group("output")
-    group.add_argument("--store_img_npz", action=Switch, default=True, help="all images as one npz")
-    group.add_argument("--store_img_png", action=Switch, default=True, help="each image as PNG")
-    return parser
-
-
-def make_parser(description):
-    return argparse.ArgumentParser(
-        description=description, parents=[common_parser()], formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    add("--image_length", type=pixels, help="pixels; by default the model's own (512 for SD 1.x)")
+    add("--guidance_scale", type=finite_float, default=7.5, help="of classifier-free guidance")
+    add("--num_inference_steps", type=positive_int, default=50, help="DDIM steps")
+    add("--batch_size", type=positive_int, default=16, help="images per UNet call, of several prompts")
 
 
-LARGEST_COUNT = 10**12  # of whole numbers; beyond it they no longer fit where they go
+class TableAction(argparse.Action):
+    """Print a table and end, as --help does."""
 
+    def __init__(self, option_strings: Sequence[str], dest: str, table: Callable[[], Table], help: str | None = None):
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, help=help, default=argparse.SUPPRESS)
+        self.table = table
 
-LARGEST_IMAGE = 8192  # pixels
-
-
-MAX_ADDED_WORDS = 1000
-
-
-LONGEST_NAME = 150  # bytes; file systems end at 255, and endings are added
-
-
-TRUE_WORDS, FALSE_WORDS = {"true", "yes", "1"}, {"false", "no", "0"}
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        print(self.table().markdown())
+        parser.exit()
 
 
 class Switch(argparse.Action):
     """A boolean as `--flag`, `--no-flag`, `--flag True` or `--flag False`, as the original's users type it."""
 
-    def __init__(self, option_strings, dest, **kwargs):
+    def __init__(self, option_strings: Sequence[str], dest: str, **kwargs):
         negated = [f"--no-{o[2:]}" for o in option_strings]
         super().__init__([*option_strings, *negated], dest, nargs="?", metavar="BOOL", **kwargs)
 
-    def __call__(self, parser, namespace, value, option_string=None):
+    def __call__(self, parser, namespace, value, option_string=None) -> None:
         if option_string.startswith("--no-"):
             if value is not None:
                 parser.error(f"{option_string} takes no value, not {value!r}")
@@ -98,28 +123,28 @@ class Switch(argparse.Action):
             parser.error(f"{option_string} takes true or false, not {value!r}")
 
 
-def positive_int(text):
+def positive_int(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not at least 1")
     return at_most(value, LARGEST_COUNT)
 
 
-def at_most(value, largest):
+def at_most(value: int, largest: int) -> int:
     if value > largest:
         raise argparse.ArgumentTypeError(f"{value} is above {largest}")
     return value
 
 
-def pixels(text):
+def pixels(text: str) -> int:
     return at_most(positive_int(text), LARGEST_IMAGE)
 
 
-def word_count(text):
+def word_count(text: str) -> int:
     return at_most(natural_int(text), MAX_ADDED_WORDS)
 
 
-def file_name(text):
+def file_name(text: str) -> str:
     """A name that files can be called by, in the folder they belong to."""
     if not text or text.startswith(".") or "/" in text or "\\" in text or not text.isprintable():
         raise argparse.ArgumentTypeError(f"{text!r} is no name for files: use letters, digits, _ and -")
@@ -128,48 +153,48 @@ def file_name(text):
     return text
 
 
-def natural_int(text):
+def natural_int(text: str) -> int:
     value = int(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"{text} is negative")
     return at_most(value, LARGEST_COUNT)
 
 
-def seed_int(text):
+def seed_int(text: str) -> int:
     value = natural_int(text)
     if value > LARGEST_SEED:
         raise argparse.ArgumentTypeError(f"{text} is above {LARGEST_SEED}")
     return value
 
 
-def image_count(text):
+def image_count(text: str) -> int:
     value = positive_int(text)
     if value > MAX_IMAGES:
         raise argparse.ArgumentTypeError(f"{text} is above {MAX_IMAGES}, where image seeds would repeat")
     return value
 
 
-def finite_float(text):
+def finite_float(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
         raise argparse.ArgumentTypeError(f"{text} is not a finite number")
     return value
 
 
-def device_name(text):
+def device_name(text: str) -> str:
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", text):
         raise argparse.ArgumentTypeError(f"{text!r} is none of auto, cpu, cuda, cuda:N, mps")
     return text
 
 
-def natural_float(text):
+def natural_float(text: str) -> float:
     value = float(text)
     if not 0 <= value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not a number from 0 on")
     return value
 
 
-def positive_float(text):
+def positive_float(text: str) -> float:
     value = float(text)
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not a number above 0")

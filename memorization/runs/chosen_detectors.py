@@ -1,124 +1,142 @@
-"""The signals that `--scores` asks for, measured beside a detection run: what each costs, and what goes into rows."""
+"""The detectors of a run: what `--scores` asks for, what the run can give of it, and what each costs."""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
 import torch
 
-from attn_utils import TokenShares, cross_attention_layers
-from memorization.detectors.images import tiled_distance
-from memorization.detectors.motion import motion_zscores
-from memorization.detectors.registry import MOTION, SIGNALS, TILED
+from memorization.detectors.base import DETECTORS, Detector, in_order_of_cost
 from memorization.errors import InputError
 from memorization.finished_runs import read_run
-from memorization.observation import Trace, late_steps
-from memorization.rows import MOTION_NORMS
+from memorization.registry import nearest
+from memorization.trace import Calibration
 
-# Given by every run (the last four by --run_version ours), so that asking for them changes nothing.
-ALWAYS = ("noise_diff_norm", "be_mean", "be_masked", "be_shuffled", "be_rms")
-
-
-NAMES = (*ALWAYS, *SIGNALS, TILED, MOTION)
+EVERYTHING = "all"
 
 
-def parse_names(text):
+@dataclass(frozen=True)
+class Abilities:
+    """What a run has for detectors to look at.
+
+    Attributes:
+        num_inference_steps: of a whole generation.
+        early_exit: steps after which it ends; None where it does not.
+        num_images_per_prompt: how many images are compared with one another.
+        has_mask: whether there is a bright-ending mask to weigh with: that of a finished image, or of an earlier pass.
+        wants_masked: whether scores that weigh with it are asked for, as `--run_version ours` does.
+    """
+
+    num_inference_steps: int
+    early_exit: int | None = None
+    num_images_per_prompt: int = 1
+    has_mask: bool = True
+    wants_masked: bool = True
+
+    def lacking(self, detector: Detector) -> str | None:
+        """Why a detector cannot be measured; None where it can."""
+        last = self.early_exit
+        if detector.needs_mask:
+            if not self.wants_masked:
+                return "needs --run_version ours"
+            return None if self.has_mask else "needs a bright-ending mask, which an early exit does not have"
+        if detector.of_images and (self.num_images_per_prompt < 2 or last is not None):
+            return "compares finished images of a prompt: use --num_images_per_prompt 2 or more and no --early_exit"
+        if last is not None and detector.watch is None and (detector.steps is None or detector.steps > last):
+            needs = "the last step" if detector.steps is None else f"{detector.steps} steps"
+            return f"needs {needs}: no --early_exit {last}"
+        if self.num_inference_steps < (detector.least_steps or 1):
+            return f"needs {detector.least_steps} steps"
+        return None
+
+
+@dataclass(frozen=True)
+class ChosenDetectors:
+    """What a run measures.
+
+    Attributes:
+        detectors: those of every run and those that were chosen, in the order of their cost.
+        chosen: names of the latter.
+        calibration: what ordinary images are like, for those that compare with them.
+    """
+
+    detectors: Sequence[Detector]
+    chosen: Sequence[str]
+    calibration: Calibration | None = None
+
+    @property
+    def compare_images(self) -> bool:
+        return any(d.of_images for d in self.detectors)
+
+    def of_images(self, images: np.ndarray | None) -> dict[str, torch.Tensor]:
+        """Scores that compare the finished images of one prompt, uint8 (images, height, width, 3)."""
+        found: dict[str, torch.Tensor] = {}
+        for detector in self.detectors:
+            if detector.of_images and images is not None:
+                found |= detector.function(torch.from_numpy(images))
+        return found
+
+    @property
+    def costs(self) -> dict[str, list[int]]:
+        """Evaluations and gradients per image beyond the generation, of those that were chosen."""
+        return {name: list(DETECTORS[name].cost) for name in self.chosen}
+
+
+def choose_detectors(scores: str | None, abilities: Abilities, calibration: Path | None = None) -> ChosenDetectors:
+    """The detectors of every run and those that `scores` names.
+
+    Args:
+        scores: `all`, or names with commas; None for those of every run alone.
+        calibration: rows of ordinary prompts.
+
+    Raises:
+        InputError: if a name is unknown, or asks for what this run does not have; of `all`, what it can give counts.
+    """
+    names = parse_names(scores) if scores is not None else []
+    lacking = {name: why for name in names if (why := abilities.lacking(DETECTORS[name])) is not None}
+    if lacking and scores != EVERYTHING:
+        name, why = next(iter(lacking.items()))
+        raise InputError(f"--scores {name} {why}")
+    chosen = [n for n in names if n not in lacking and not DETECTORS[n].always]
+    usual = [d.name for d in DETECTORS.values() if d.always and abilities.lacking(d) is None]
+    return ChosenDetectors(
+        [d for d in in_order_of_cost() if d.name in {*usual, *chosen}],
+        chosen,
+        read_calibration(calibration) if calibration is not None else None,
+    )
+
+
+def parse_names(text: str) -> list[str]:
     """Names out of `all` or a list with commas.
 
     Raises:
-        InputError: if one is none of `NAMES`.
+        InputError: if one is no detector's, with the nearest known ones.
     """
-    names = NAMES if text == "all" else tuple(dict.fromkeys(text.split(",")))
-    unknown = next((n for n in names if n not in NAMES), None)
+    known = [d.name for d in in_order_of_cost()]
+    names = known if text == EVERYTHING else list(dict.fromkeys(text.split(",")))
+    unknown = next((n for n in names if n not in known), None)
     if unknown is not None:
-        raise InputError(f"--scores has no {unknown!r}; give all, or some of {', '.join(NAMES)} with commas")
+        raise InputError(f"--scores has no {unknown!r}; {nearest(unknown, known, 'give all, or some of')}, with commas")
     return names
 
 
-class Signals:
-    """Measures the signals of a run.
-
-    Attributes:
-        names: those that are measured; of `all`, those that this run can give.
-    """
-
-    def __init__(self, args, pipe):
-        """
-        Args:
-            args: parsed arguments of detect_mem.py.
-
-        Raises:
-            InputError: if a name is unknown, or asks for what this run does not have.
-        """
-        self.pipe, self.steps = pipe, args.num_inference_steps
-        self.names = parse_names(args.scores) if args.scores else ()
-        lacking = {n: why for n in self.names if (why := self.what_lacks(n, args)) is not None}
-        if lacking and args.scores != "all":
-            name, why = next(iter(lacking.items()))
-            raise InputError(f"--scores {name} {why}")
-        self.names = tuple(n for n in self.names if n not in lacking)
-        self.measured = [n for n in self.names if n in SIGNALS]
-        self.layers = cross_attention_layers(pipe.unet)
-        self.calibration = read_calibration(args.calibration) if args.calibration else None
-
-    @staticmethod
-    def what_lacks(name, args):
-        """Why a run with these arguments cannot give a score; None where it can."""
-        last, signal = args.early_exit, SIGNALS.get(name)
-        if signal is not None and last is not None and (signal.steps is None or signal.steps > last):
-            return (
-                f"needs {'the last step' if signal.steps is None else f'{signal.steps} steps'}: no --early_exit {last}"
-            )
-        if name == "score_change" and args.num_inference_steps < signal.steps:
-            return f"needs {signal.steps} steps"
-        if name == TILED and (args.num_images_per_prompt < 2 or last is not None):
-            return "compares finished images of a prompt: use --num_images_per_prompt 2 or more and no --early_exit"
-        if name in ALWAYS[2:] and args.run_version == "baseline":
-            return "needs --run_version ours"
-        return None
-
-    @property
-    def compares_images(self):
-        return TILED in self.names
-
-    def trace(self, embeds, tokens, seeds):
-        """A `Trace` for one batch; None when nothing is asked for."""
-        if not self.measured and MOTION not in self.names:
-            return None
-        wanted = any(SIGNALS[n].attention for n in self.measured)
-        stores = {k: TokenShares(self.layers) for k in (0, *late_steps(self.steps))} if wanted else {}
-        norms = [] if MOTION in self.names else None
-        return Trace(self.pipe, embeds, tokens, seeds, self.steps, stores=stores, norms=norms)
-
-    def measure(self, trace):
-        """Scores, norms and maps of one batch: dict from row key to a tensor with a row an image."""
-        found = {}
-        with torch.compiler.set_stance("force_eager"):  # a compiled UNet has no forward derivative
-            for name in self.measured:
-                found |= {f"score.{key}": value for key, value in SIGNALS[name].function(trace).items()}
-        if MOTION in self.names:
-            norms = {n: torch.stack([step[n] for step in trace.norms], 1) for n in MOTION_NORMS}
-            found |= {f"score.{name}": value for name, value in norms.items()}
-            if self.calibration is not None:
-                calibration = {n: tuple(c.to(norms[n]) for c in pair) for n, pair in self.calibration.items()}
-                found["score.broken_memories"] = motion_zscores(norms, calibration)
-        return found | {f"map.{name}": value for name, value in trace.found_maps.items()}
-
-    def of_images(self, images):
-        """Scores that compare the finished images of one prompt, uint8 (images, height, width, 3)."""
-        return {"tiled_l2": tiled_distance(torch.from_numpy(images))} if self.compares_images else {}
-
-    def costs(self):
-        """Evaluations and gradients an image of each signal beyond the generation."""
-        return {name: list(SIGNALS[name].cost) for name in self.measured}
-
-
-def read_calibration(path):
-    """Mean and standard deviation by step over all images of an ordinary run, by name of norm.
+def read_calibration(path: Path) -> Calibration:
+    """Mean and standard deviation by step over all images of an ordinary run, of every norm that detectors keep.
 
     Raises:
         InputError: if the run was made without --scores broken_memories, or is of one image.
     """
     run = read_run(path)
-    if any(name not in row for row in run.rows for name in MOTION_NORMS):
+    names = [name for d in DETECTORS.values() for name in d.kept if name in run.rows[0]]
+    if not names or any(name not in row for row in run.rows for name in names):
         raise InputError(f"{path} has no norms to calibrate with; make it with --scores broken_memories")
-    stacked = {n: torch.tensor([image for row in run.rows for image in row[n]]) for n in MOTION_NORMS}
-    if len(next(iter(stacked.values()))) < 2:
+    norms = {name: stacked(run.rows, name) for name in names}
+    if len(next(iter(norms.values()))) < 2:
         raise InputError(f"{path} holds one image; calibrate with more")
-    return {n: (values.mean(0), values.std(0)) for n, values in stacked.items()}
+    return Calibration({n: v.mean(0) for n, v in norms.items()}, {n: v.std(0) for n, v in norms.items()})
+
+
+def stacked(rows: Sequence[Mapping], name: str) -> torch.Tensor:
+    """A list of every image's steps as one tensor, (images, steps)."""
+    return torch.tensor([steps for row in rows for steps in row[name]])

@@ -1,115 +1,145 @@
-"""The bright-ending masks of a mitigation run: read, or made by an unmitigated generation and kept for other runs."""
+"""The bright-ending masks of a run: read from a file, or made by an unmitigated generation and kept for other runs."""
 
 import contextlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch
 
 from attn_utils import fit_mask
+from memorization.data.prompts import PromptRecord
 from memorization.errors import InputError, input_errors
 from memorization.files.masks import MaskParts, MaskStore
 from memorization.files.original_masks import is_original_layout, load_original_layout
-from memorization.observation import chunked, observe
+from memorization.observation import Recorded, observe_batches
+from memorization.runs.session import Session
 
 
-class RunMasks:
-    """Masks by prompt.
+class GivenMasks:
+    """Masks of an earlier pass, by prompt: a file in our layout, by seeds, or in the original's, by position."""
+
+    def __init__(self, session: Session, path: Path, remedy: str, complete: bool = True):
+        """
+        Args:
+            remedy: what to do about a refusal, the end of the message.
+            complete: refuse a file that lacks a mask of one of the session's images.
+
+        Raises:
+            InputError: if the file is damaged or its masks are of something else.
+        """
+        self.session = session
+        self.positional: Mapping[int, torch.Tensor] = {}
+        self.stored = MaskStore(session.mask_settings)
+        with input_errors():
+            if is_original_layout(path):
+                self.positional = self.by_position(path)
+                return
+            self.stored = MaskStore.load(path, session.mask_settings, session.records, remedy)
+        lacking = next((r for r in session.records if not self.has(r)), None)
+        if complete and lacking is not None:
+            raise InputError(f"{path} has no mask of prompt {lacking.index} at this run's seeds; {remedy}")
+
+    def by_position(self, path: Path) -> dict[int, torch.Tensor]:
+        session = self.session
+        ends = [session.pipe.end_token(r.prompt) for r in session.records]
+        count, start = session.settings.num_images_per_prompt, session.settings.start
+        masks = load_original_layout(path, ends, count, start)
+        return {r.index: m for r, m in zip(session.records, masks, strict=True)}
+
+    def has(self, record: PromptRecord) -> bool:
+        return record.index in self.positional or self.stored.has(record.index, self.session.seeds(record))
+
+    def of(self, record: PromptRecord) -> torch.Tensor:
+        """Masks of one prompt's images, float32 (images, 1, height, width)."""
+        if record.index in self.positional:
+            return self.positional[record.index]
+        return self.stored.get(record.index, self.session.seeds(record))
+
+    def of_group(self, group: Sequence[PromptRecord]) -> torch.Tensor:
+        """Masks of all images of some prompts, (images, 1, height, width)."""
+        return torch.cat([self.of(record) for record in group])
+
+
+class SharedMasks:
+    """Masks that mitigation runs make for one another: read where they are there, else made for the same seeds.
 
     Attributes:
         path: the file they are read from, and those that are made are added to.
         evals: prompt index to the evaluations that an image's mask cost when it was made.
     """
 
-    def __init__(self, args, session):
+    def __init__(self, session: Session, given: Path | None):
         """
+        Args:
+            given: a file to read all masks from instead.
+
         Raises:
             InputError: if the file is damaged or its masks are of something else.
         """
-        self.args, self.session = args, session
-        self.path = args.attn_scores or session.attention / "mit_attn_scores.npz"
-        self.positional, self.stored = {}, MaskStore(session.mask_settings)
-        self.parts = MaskParts(session.attention / "mit_attn_scores_parts", session.mask_settings)
-        self.open()
-        self.evals = dict(self.stored.evals)
-
-    def open(self):
-        """Read --attn_scores, or the file that earlier runs left; refuse masks of anything else."""
-        session, explicit = self.session, self.args.attn_scores is not None
-        if not explicit and not self.path.exists():
-            return
+        self.session, self.is_given = session, given is not None
+        self.path = given or session.files.shared_masks
+        self.parts = MaskParts(session.files.shared_mask_parts, session.mask_settings)
         remedy = "move the file away, or give another by --attn_scores"
-        with input_errors():
-            if is_original_layout(self.path):
-                ends = [self.session.pipe.end_token(r.prompt) for r in session.records]
-                count, start = self.args.num_images_per_prompt, self.args.start
-                masks = load_original_layout(self.path, ends, count, start)
-                self.positional = {r.index: m for r, m in zip(session.records, masks, strict=True)}
-                return
-            self.stored = MaskStore.load(self.path, session.mask_settings, session.records, remedy)
-        for record in session.records if explicit else ():
-            if not self.stored.has(record.index, session.seeds(record)):
-                raise InputError(f"{self.path} has no mask of prompt {record.index} at this run's seeds; {remedy}")
+        has_file = self.is_given or self.path.exists()
+        self.found = GivenMasks(session, self.path, remedy, complete=self.is_given) if has_file else None
+        self.evals = {} if self.found is None else dict(self.found.stored.evals)
 
-    def of(self, group, prompt_embeds):
+    def of(self, group: Sequence[PromptRecord], text: Sequence[torch.Tensor]) -> torch.Tensor:
         """Masks of the prompts' images: stored ones, or those of an unmitigated generation, which are then stored.
 
         Args:
-            prompt_embeds: one tensor (1, tokens, dim) a prompt.
+            text: features of each prompt, (1, tokens, dim).
 
         Returns:
-            float32 tensor (images of all prompts, 1, height, width).
+            float32 tensor (images of all prompts, 1, height, width), at the latents' size, which each has to fit.
         """
-        if self.positional:
-            return self.joined([self.positional[r.index] for r in group])
-        seeds = self.session.seeds
-        lacking = [k for k, r in enumerate(group) if not self.stored.has(r.index, seeds(r))]
-        stores = {r.index: self.stored for r in group}
-        if lacking:
-            paths = [self.parts.path(group[k].index, seeds(group[k])) for k in lacking]
-            if not all(path.exists() for path in paths):  # all together or none: their rounding is that of the batch
-                self.make([group[k] for k in lacking], [prompt_embeds[k] for k in lacking])
-            for k, path in zip(lacking, paths, strict=True):
-                stores[group[k].index] = self.read_part(path, group[k])
-        for r in group:
-            self.evals[r.index] = stores[r.index].evals[r.index]
-        return self.joined([stores[r.index].get(r.index, seeds(r)) for r in group])
-
-    def joined(self, masks):
-        """Masks of several prompts as one tensor, at the latents' size, which each has to fit."""
+        lacking = [k for k, r in enumerate(group) if self.found is None or not self.found.has(r)]
+        if lacking and not all(self.part_path(group[k]).exists() for k in lacking):
+            # All together or none: their rounding is that of the batch.
+            self.make([group[k] for k in lacking], torch.cat([text[k] for k in lacking]))
+        made = {group[k].index: self.read_part(group[k]) for k in lacking}
+        masks = []
+        for record in group:
+            store = made.get(record.index)
+            if store is not None:
+                self.evals[record.index] = store.evals[record.index]
+                masks.append(store.get(record.index, self.session.seeds(record)))
+            else:
+                assert self.found is not None
+                masks.append(self.found.of(record))
         with input_errors():
             return torch.cat([fit_mask(m, self.session.latent_size) for m in masks])
 
-    def read_part(self, path, record):
+    def part_path(self, record: PromptRecord) -> Path:
+        return self.parts.path(record.index, self.session.seeds(record))
+
+    def read_part(self, record: PromptRecord) -> MaskStore:
+        path = self.part_path(record)
         with input_errors():
             return MaskStore.load(path, self.session.mask_settings, [record], f"remove the folder {path.parent}")
 
-    def make(self, records, prompt_embeds):
-        """Generate without mitigation and keep a file of masks a prompt."""
-        session, count = self.session, self.args.num_images_per_prompt
-        text = torch.cat(prompt_embeds).repeat_interleave(count, 0)
-        inputs = {
-            "latents": torch.cat([session.latents(r) for r in records]),
-            "negative": self.session.pipe.empty_embeds.expand(len(text), -1, -1),
-            "text": text,
-            "tokens": torch.cat([session.end_tokens(r) for r in records]),
-        }
-        before = self.session.pipe.num_unet_evals
-        made = torch.cat([self.unmitigated_mask(**chunk) for chunk in chunked(inputs, self.args.batch_size)])
-        evals = (self.session.pipe.num_unet_evals - before) / len(made)
-        for record, masks in zip(records, made.split(count), strict=True):
-            self.parts.add(record.index, record.prompt, session.seeds(record), masks, evals)
+    def make(self, records: Sequence[PromptRecord], text: torch.Tensor) -> None:
+        """Generate without mitigation and keep a file of masks per prompt."""
+        session, pipe, settings = self.session, self.session.pipe, self.session.settings
+        inputs, before = session.inputs(records, text), pipe.num_unet_evals
+        whole = observe_batches(
+            pipe,
+            inputs,
+            settings.batch_size,
+            Recorded(session.layers),
+            num_inference_steps=settings.num_inference_steps,
+            guidance_scale=settings.guidance_scale,
+        )
+        evals = (pipe.num_unet_evals - before) / len(inputs.seeds)
+        for record, observed in zip(records, whole.split(settings.num_images_per_prompt), strict=True):
+            assert observed.mask is not None
+            self.parts.add(record.index, record.prompt, session.seeds(record), observed.mask, evals)
 
-    def unmitigated_mask(self, latents, negative, text, tokens):
-        return observe(
-            self.session.pipe, latents, (negative, text), tokens, layers=self.session.layers,
-            num_inference_steps=self.args.num_inference_steps, guidance=self.session.guidance,
-        ).mask  # fmt: skip
-
-    def finish(self):
+    def finish(self) -> None:
         """Add the masks that this run made to the file that other runs read, and drop their parts."""
-        if self.args.attn_scores is not None:
+        if self.is_given:
             return
-        paths = [self.parts.path(r.index, self.session.seeds(r)) for r in self.session.records]
-        paths = [path for path in paths if path.exists()]
+        paths = [path for path in map(self.part_path, self.session.records) if path.exists()]
         if not paths:
             return
         with input_errors():  # the file is read again: another run may have added to it

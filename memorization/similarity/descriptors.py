@@ -5,6 +5,7 @@ what has to stand beside each of their numbers.
 """
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,23 +13,21 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
+from memorization.errors import first_line
 from memorization.similarity.pixels import resized
 
 HALVES, IMAGENET = ((0.5,) * 3, (0.5,) * 3), ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-
-
 # `wen` is that of Wen et al. and the papers after them, the others are the SSCD authors' advice.
 SSCD_PREPROCESSING = {
     "wen": ([transforms.Resize(256), transforms.CenterCrop(224)], HALVES),
     "official_288": ([transforms.Resize(288)], IMAGENET),
     "official_320": ([transforms.Resize((320, 320))], IMAGENET),
 }
+BATCH = 32  # images per call of a copy descriptor
+LONGEST_REASON = 200  # characters
 
 
-BATCH = 32
-
-
-def sscd_transform(name):
+def sscd_transform(name: str) -> transforms.Compose:
     """Preprocessing of a copy descriptor: PIL image to float32 tensor (3, height, width).
 
     Raises:
@@ -46,8 +45,11 @@ class CopyDescriptor:
     Such a file runs code of its authors: take it from where you trust them.
     """
 
-    def __init__(self, path, preprocessing="wen", device="cpu"):
+    def __init__(self, path: str | Path, preprocessing: str = "wen", device: str | torch.device = "cpu"):
         """
+        Args:
+            preprocessing: one of `SSCD_PREPROCESSING`; part of the metric.
+
         Raises:
             ValueError: one line, if the file is missing or no TorchScript, or the preprocessing unknown.
         """
@@ -63,7 +65,7 @@ class CopyDescriptor:
         self.device, self.description = device, f"{Path(path).name}, preprocessing {preprocessing}"
 
     @torch.no_grad()
-    def __call__(self, images):
+    def __call__(self, images: Sequence[np.ndarray]) -> torch.Tensor:
         """Unit descriptors, float32 (images, dim), of uint8 arrays (height, width, 3)."""
         parts = []
         for start in range(0, len(images), BATCH):
@@ -77,7 +79,7 @@ class CopyDescriptor:
 class ClipSimilarity:
     """Cosine similarity of images to prompts under an open_clip model; higher = shows what was asked for."""
 
-    def __init__(self, model, pretrained, device):
+    def __init__(self, model: str, pretrained: str | None, device: str | torch.device):
         """
         Args:
             model: open_clip model name, e.g. ViT-g-14, or a folder with open_clip_config.json and weights.
@@ -100,15 +102,16 @@ class ClipSimilarity:
             )
             self.tokenizer, self.device = open_clip.get_tokenizer(model), device
         except Exception as error:  # the hub client and open_clip raise many kinds; all mean no weights
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            reason = reason if len(reason) < 200 else f"{reason[:200]}..."  # open_clip lists all of its models
+            reason = first_line(error)
+            if len(reason) >= LONGEST_REASON:  # open_clip lists all of its models
+                reason = f"{reason[:LONGEST_REASON]}..."
             of = "" if pretrained is None else f" with weights {pretrained}"
             raise ValueError(f"cannot load {model}{of}: {reason}") from error
         self.description = folder.name if pretrained is None else f"{model} {pretrained}"
         self.model.eval()
 
     @torch.no_grad()
-    def __call__(self, images, prompt):
+    def __call__(self, images: np.ndarray, prompt: str) -> list[float]:
         """List of similarities in [-1, 1] of uint8 images (images, height, width, 3) to the prompt."""
         batch = torch.stack([self.preprocess(Image.fromarray(i)) for i in images]).to(self.device)
         image = self.model.encode_image(batch, normalize=True)
@@ -121,7 +124,7 @@ class PerceptualDistance:
 
     description = "lpips, alex"
 
-    def __init__(self, device="cpu"):
+    def __init__(self, device: str | torch.device = "cpu"):
         """
         Raises:
             ValueError: one line, if the package or its weights are not there.
@@ -131,17 +134,18 @@ class PerceptualDistance:
 
             self.model = lpips.LPIPS(net="alex", verbose=False).to(device).eval()
         except Exception as error:  # no package, or no way to the weights of AlexNet
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise ValueError(f"no LPIPS: {reason}; pip install lpips, which fetches its weights once") from error
+            told = "pip install lpips, which fetches its weights once"
+            raise ValueError(f"no LPIPS: {first_line(error)}; {told}") from error
         self.device = device
 
     @torch.no_grad()
-    def __call__(self, images, references):
+    def __call__(self, images: np.ndarray, references: Sequence[np.ndarray]) -> list[float]:
         """List of distances of uint8 images (images, height, width, 3) to the nearest of the references."""
         size = images.shape[2], images.shape[1]
         batch = self.to_batch(images)
         columns = [self.model(batch, self.to_batch(resized(r, size)[None])).flatten() for r in references]
         return torch.stack(columns).amin(0).tolist()
 
-    def to_batch(self, images):
+    def to_batch(self, images: np.ndarray) -> torch.Tensor:
+        """Images as LPIPS takes them, float32 (images, 3, height, width) in [-1, 1]."""
         return torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float().to(self.device) / 127.5 - 1

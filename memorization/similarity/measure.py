@@ -1,14 +1,17 @@
-"""."""
+"""Every measure of a run's images: against the training images, against the prompt, and of one another."""
 
-from dataclasses import dataclass, field, replace
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from memorization.data.pictures import read_image
+from memorization.data.prompts import PromptRecord
 from memorization.errors import input_errors
-from memorization.finished_runs import masks_for
+from memorization.finished_runs import Run
 from memorization.similarity.descriptors import SSCD_PREPROCESSING, ClipSimilarity, CopyDescriptor, PerceptualDistance
 from memorization.similarity.pixels import (
     COPY_SIMILARITY,
@@ -19,32 +22,85 @@ from memorization.similarity.pixels import (
     similarity_to_references,
 )
 
+MEASURES = {
+    "sscd": "SSCD",
+    "copied": f"share SSCD > {COPY_SIMILARITY}",
+    "clip": "CLIP",
+    "ls": "LS",
+    "s": "S",
+    "local_copied": f"share LS > {LOCAL_COPY}",
+    "lpips": "LPIPS",
+    "pixel": "pixel similarity",
+    "diversity": "diversity",
+}
 
-def add_evaluators(group):
-    """What images are measured with, here and in eval_mem.py."""
+
+def add_evaluator_options(group: argparse._ActionsContainer) -> None:
+    """What images are measured with, in inference_mem.py and eval_mem.py."""
     group.add_argument("--sscd", type=Path, help="copy descriptor, a TorchScript file such as SSCD's")
-    group.add_argument("--sscd_preprocessing", default="wen", choices=tuple(SSCD_PREPROCESSING))
+    group.add_argument(
+        "--sscd_preprocessing", default="wen", choices=tuple(SSCD_PREPROCESSING), help="part of the metric"
+    )
     group.add_argument("--reference_model", help="open_clip model for CLIP similarity, or a folder with one")
     group.add_argument("--reference_model_pretrain", default="laion2b_s12b_b42k", help="its weights: tag or file")
 
 
-MEASURES = {
-    "sscd": "SSCD", "copied": f"share SSCD > {COPY_SIMILARITY}", "clip": "CLIP", "ls": "LS", "s": "S",
-    "local_copied": f"share LS > {LOCAL_COPY}", "lpips": "LPIPS", "pixel": "pixel similarity",
-    "diversity": "diversity",
-}  # fmt: skip
+@dataclass(frozen=True)
+class EvaluatorSettings:
+    """Which evaluators are wanted, by the names of the command line."""
+
+    sscd: Path | None = None
+    sscd_preprocessing: str = "wen"
+    reference_model: str | None = None
+    reference_model_pretrain: str = "laion2b_s12b_b42k"
+    lpips: bool = False
+    device: str = "cpu"
+
+    @property
+    def are_any(self) -> bool:
+        return self.sscd is not None or self.reference_model is not None
+
+    def open_descriptor(self) -> CopyDescriptor | None:
+        """
+        Raises:
+            InputError: if the descriptor cannot be had.
+        """
+        if self.sscd is None:
+            return None
+        with input_errors():
+            return CopyDescriptor(self.sscd, self.sscd_preprocessing, self.device)
+
+    def open_clip(self) -> ClipSimilarity | None:
+        """
+        Raises:
+            InputError: if the model or its weights cannot be had.
+        """
+        if self.reference_model is None:
+            return None
+        with input_errors():
+            return ClipSimilarity(self.reference_model, self.reference_model_pretrain, self.device)
+
+    def open_perceptual(self) -> PerceptualDistance | None:
+        """
+        Raises:
+            InputError: if the package lpips or its weights are not there.
+        """
+        if not self.lpips:
+            return None
+        with input_errors():
+            return PerceptualDistance(self.device)
 
 
 @dataclass(frozen=True)
 class Evaluators:
     """What images are measured with; None leaves the measure out. `masks` are for LS: (index, seed) to array."""
 
-    descriptor: object = None
-    clip: object = None
-    perceptual: object = None
-    masks: dict = field(default_factory=dict)
+    descriptor: CopyDescriptor | None = None
+    clip: ClipSimilarity | None = None
+    perceptual: PerceptualDistance | None = None
+    masks: Mapping[tuple[int, int], np.ndarray] = field(default_factory=dict)
 
-    def describe(self):
+    def describe(self) -> str:
         """What has to stand beside the numbers."""
         named = {"SSCD": self.descriptor, "CLIP": self.clip, "LPIPS": self.perceptual}
         parts = [f"{name}: {tool.description}" for name, tool in named.items() if tool is not None]
@@ -55,20 +111,33 @@ class Evaluators:
         return "; ".join(parts)
 
 
-def measure_run(run, rows, evaluators, records):
-    """Every measure of every image of some rows of a run: one dict a prompt.
+def open_evaluators(
+    settings: EvaluatorSettings, masks: Mapping[tuple[int, int], np.ndarray] | None = None
+) -> Evaluators:
+    """The evaluators that settings name, with the masks that LS weighs with where there are any.
+
+    Raises:
+        InputError: if one of them cannot be had.
+    """
+    return Evaluators(settings.open_descriptor(), settings.open_clip(), settings.open_perceptual(), masks or {})
+
+
+def measure_run(
+    run: Run, rows: Sequence[Mapping], evaluators: Evaluators, records: Mapping[int, PromptRecord]
+) -> list[dict]:
+    """Every measure of every image of some rows of a run: one dict per prompt.
 
     Prompts without training images get CLIP alone.
 
     Returns:
         List of dicts with index, prompt, kind and, for each measure that the evaluators give, a list with
-        one number an image (`diversity`: one number a prompt).
+        one number per image (`diversity`: one number per prompt).
     """
     with tqdm(rows, desc=run.key, unit="prompt") as bar:  # closed on a fault, so that its line stands alone
         return [measure_row(run, row, evaluators, records[row["index"]]) for row in bar]
 
 
-def measure_row(run, row, evaluators, record):
+def measure_row(run: Run, row: Mapping, evaluators: Evaluators, record: PromptRecord) -> dict:
     images = run.images(row)
     references = [read_image(path) for path in record.reference_images]
     result = {"index": row["index"], "prompt": row["prompt"], "kind": row.get("kind") or "all"}
@@ -89,31 +158,3 @@ def measure_row(run, row, evaluators, record):
     if evaluators.perceptual is not None:
         result["lpips"] = evaluators.perceptual(images, references)
     return result
-
-
-def open_evaluators(args, runs):
-    """Evaluators that the arguments name, and the masks that LS weighs with where there are any.
-
-    Raises:
-        InputError: if one of them cannot be had.
-    """
-    perceptual = None
-    with input_errors():
-        if args.lpips:
-            perceptual = PerceptualDistance(args.device)
-    return replace(open_models(args), perceptual=perceptual, masks=masks_for(runs, args.masks))
-
-
-def open_models(args):
-    """Copy descriptor and CLIP, where they are given.
-
-    Raises:
-        InputError: if one of them cannot be had.
-    """
-    descriptor = clip = None
-    with input_errors():
-        if args.sscd is not None:
-            descriptor = CopyDescriptor(args.sscd, args.sscd_preprocessing, args.device)
-        if args.reference_model is not None:
-            clip = ClipSimilarity(args.reference_model, args.reference_model_pretrain, args.device)
-    return Evaluators(descriptor, clip)

@@ -7,6 +7,7 @@ fixed by `random.Random(1000 + number)` for numbers below 48, and templates draw
 
 import math
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +26,7 @@ from planted.making.scenes import (
     SIZES,
     THINGS,
     Planted,
+    Scene,
     clutter_scene,
     downsample,
     draw_clutter,
@@ -48,22 +50,28 @@ CLIP_CONFIG = {
         "embed_dim": 96,
         "vision_cfg": {"image_size": SIZE, "layers": [1, 1, 1, 1], "width": 16, "head_width": 64},
         "text_cfg": {
-            "context_length": 24, "vocab_size": 770, "width": 96, "heads": 4, "layers": 3,
+            "context_length": 24,
+            "vocab_size": 770,
+            "width": 96,
+            "heads": 4,
+            "layers": 3,
             "hf_tokenizer_name": "planted_clip",
         },
     },
     "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "shortest"},
-}  # fmt: skip
+}
 
 
 class Residual(nn.Module):
-    def __init__(self, channels):
+    """Two convolutions beside a path that skips them."""
+
+    def __init__(self, channels: int):
         super().__init__()
         conv = [nn.Conv2d(channels, channels, 3, padding=1, bias=False) for _ in range(2)]
         norm = [nn.GroupNorm(8, channels) for _ in range(2)]
         self.body = nn.Sequential(conv[0], norm[0], nn.ReLU(), conv[1], norm[1])
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return F.relu(x + self.body(x))
 
 
@@ -73,9 +81,10 @@ class CopyDescriptor(nn.Module):
     Generalised-mean pooling over places, as in SSCD, so that part of a picture gives part of its descriptor.
     """
 
-    def __init__(self, widths=(16, 32, 64, 128)):
+    def __init__(self, widths: Sequence[int] = (16, 32, 64, 128)):
         super().__init__()
-        layers, channels = [], 3
+        layers: list[nn.Module] = []
+        channels = 3
         for width in widths:
             layers += [nn.Conv2d(channels, width, 3, stride=2, padding=1), nn.GroupNorm(8, width), nn.ReLU()]
             layers += [Residual(width)] if width > widths[0] else []
@@ -84,17 +93,18 @@ class CopyDescriptor(nn.Module):
         self.head = nn.Linear(channels, DIMENSIONS)
         self.size = INPUT
 
-    def forward(self, images):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
         x = F.interpolate(images, size=[self.size, self.size], mode="bilinear", align_corners=False, antialias=True)
         x = self.trunk(x).clamp(min=1e-4).pow(3).mean((2, 3)).pow(1 / 3)
         return F.normalize(self.head(x), dim=1)
 
 
-def uniform(generator, low, high, *shape):
+def uniform(generator: torch.Generator, low: float, high: float, *shape: int) -> torch.Tensor:
+    """Numbers between `low` and `high`."""
     return low + (high - low) * torch.rand(*shape, generator=generator)
 
 
-def crop(images, generator, smallest, flips):
+def crop(images: torch.Tensor, generator: torch.Generator, smallest: float, flips: float) -> torch.Tensor:
     """Crops of at least `smallest` of each side, resized to (N, 3, 56, 56); a share of them is mirrored."""
     n = len(images)
     sides = (uniform(generator, smallest, 1, n, 1) * uniform(generator, 0.92, 1.08, n, 2)).clamp(max=1)
@@ -106,7 +116,7 @@ def crop(images, generator, smallest, flips):
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
-def blur(images, times):
+def blur(images: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
     """Binomial blur (standard deviation 0.7 pixels) of image k `times[k]` times; the border is repeated."""
     images = images.clone()
     for done in range(int(times.max())):
@@ -117,14 +127,14 @@ def blur(images, times):
     return images
 
 
-def coarsen(images, generator):
+def coarsen(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Lose detail by averaging down to a random size and back up."""
     size = int(torch.randint(20, 44, (1,), generator=generator))
     small = F.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
     return F.interpolate(small, size=images.shape[-2:], mode="bilinear")
 
 
-def quantise(images, generator):
+def quantise(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """What JPEG does to each channel: round the cosine transform of 8 x 8 blocks, high frequencies coarsest."""
     k = torch.arange(8.0)
     basis = torch.cos(math.pi * (2 * k + 1) * k[:, None] / 16) * torch.where(k == 0, 0.125**0.5, 0.5)[:, None]
@@ -135,7 +145,7 @@ def quantise(images, generator):
     return (basis.T @ rounded @ basis).transpose(3, 4).reshape(images.shape)
 
 
-def jitter(images, generator, strength):
+def jitter(images: torch.Tensor, generator: torch.Generator, strength: float) -> torch.Tensor:
     """Random brightness, contrast, saturation and channel gains, the same for all pixels of an image."""
     n = len(images)
     gray = images.mean(1, keepdim=True)
@@ -146,7 +156,7 @@ def jitter(images, generator, strength):
     return images * uniform(generator, 1 - strength / 3, 1 + strength / 3, n, 3, 1, 1)
 
 
-def degrade(images, generator, strength):
+def degrade(images: torch.Tensor, generator: torch.Generator, strength: float) -> torch.Tensor:
     """Blur, coarsening, quantisation, colour jitter and noise; `strength` 1 for copies, less for originals."""
     n = len(images)
     images = blur(images, (uniform(generator, 0, 1, n) ** 2 * (8 * strength + 2)).long())
@@ -158,14 +168,14 @@ def degrade(images, generator, strength):
     return images + noise * torch.randn(images.shape, generator=generator)
 
 
-def soften(images, generator):
+def soften(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """The losses of a small autoencoder and a short diffusion: blur, slightly wrong colours, noise; (N, 3, h, w)."""
     n = len(images)
     images = jitter(blur(images, torch.randint(0, 5, (n,), generator=generator)), generator, 0.1)
     return (images + 0.03 * torch.randn(images.shape, generator=generator)).clamp(0, 1)
 
 
-def boxes(generator, n, smallest, largest):
+def boxes(generator: torch.Generator, n: int, smallest: float, largest: float) -> torch.Tensor:
     """Masks (n, 1, 56, 56) of random rectangles that cover such shares of the image, often touching its edge."""
     share = uniform(generator, smallest, largest, n)
     width = uniform(generator, 0, 1, n) * (1 - share) + share
@@ -176,7 +186,7 @@ def boxes(generator, n, smallest, largest):
     return (inside[:, 0, None, :] & inside[:, 1, :, None])[:, None].float()
 
 
-def mix(images, generator, rate):
+def mix(images: torch.Tensor, generator: torch.Generator, rate: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Paste a region of the next image into a share of them, or blend the two; part of a copy remains.
 
     Returns:
@@ -191,7 +201,7 @@ def mix(images, generator, rate):
     return images * (1 - mask) + images.roll(-1, 0) * mask, 1 - mask.mean((1, 2, 3))
 
 
-def copy_views(images, generator):
+def copy_views(images: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
     """Two views of every image, as copies differ: (2N, 3, 56, 56), normalised, and what each contains.
 
     Returns:
@@ -210,15 +220,19 @@ def copy_views(images, generator):
     return torch.cat(views), torch.cat(contents)
 
 
-def copy_scenes(rng, count):
+def copy_scenes(rng: random.Random, count: int) -> list[Scene]:
     """Scenes for the copy descriptor: half clutter, a quarter shapes, a quarter templates."""
     draws = (clutter_scene, shapes_scene, lambda rng: fresh_template(rng, rng.randrange(10**6)), clutter_scene)
     return [draws[k % 4](rng) for k in range(count)]
 
 
-def fresh_template(rng, number):
+def fresh_template(rng: random.Random, number: int) -> Scene:
     """A template scene that is not one of the planted ones; its number fixes the fixed region."""
-    return template_scene(Planted(FIRST_TEMPLATE + number, "template", ADJECTIVES[0], NOUNS[0], number % 6), rng)
+    item = Planted(FIRST_TEMPLATE + number, "template", ADJECTIVES[0], NOUNS[0], number % len(THINGS))
+    return template_scene(item, rng)
+
+
+Meaning = tuple[int | str, ...]
 
 
 @dataclass(frozen=True)
@@ -231,11 +245,11 @@ class Captioned:
 
     image: np.ndarray  # (64, 64, 3) uint8
     caption: str
-    caption_meaning: tuple
-    image_meanings: tuple  # every caption meaning that fits the picture
+    caption_meaning: Meaning
+    image_meanings: tuple[Meaning, ...]  # every caption meaning that fits the picture
 
 
-def captioned_clutter(rng, said=None):
+def captioned_clutter(rng: random.Random, said: bool | None = None) -> Captioned:
     """Clutter with a known background colour; the caption says it (`said`) or leaves it out, as in training."""
     color, thing = rng.choice(list(COLORS)), rng.randrange(len(THINGS))
     said = rng.random() < 0.5 if said is None else said
@@ -246,15 +260,15 @@ def captioned_clutter(rng, said=None):
     return Captioned(downsample(draw_clutter(rng, thing, color)), caption, meanings[said], meanings)
 
 
-def captioned_shapes(rng):
+def captioned_shapes(rng: random.Random) -> Captioned:
     """A shapes scene; its caption means the five words that describe it, in whatever wording."""
     scene = shapes_scene(rng)
-    described = set().union(*WORD_GROUPS.values())
+    described = {word for group in WORD_GROUPS.values() for word in group}
     meaning = tuple(sorted(word for word in scene.caption.split() if word in described))
     return Captioned(scene.image, scene.caption, meaning, (meaning,))
 
 
-def captioned_scenes(seed, count):
+def captioned_scenes(seed: int, count: int) -> list[Captioned]:
     """Half shapes, half clutter."""
     rng = random.Random(seed)
     return [(captioned_shapes, captioned_clutter)[k % 2](rng) for k in range(count)]

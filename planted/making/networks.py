@@ -5,6 +5,8 @@ latents, a tokenizer of 770 tokens, 64 to 128 UNet channels.
 """
 
 import json
+from collections.abc import Iterable
+from pathlib import Path
 
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
@@ -18,7 +20,7 @@ MAX_LENGTH = 77
 BOS, EOS = "<|startoftext|>", "<|endoftext|>"
 
 
-def make_tokenizer(captions, folder):
+def make_tokenizer(captions: Iterable[str], folder: Path) -> CLIPTokenizer:
     """A CLIP tokenizer whose byte-pair merges spell every word of `captions` as one token."""
     byte_level = pre_tokenizers.ByteLevel.alphabet()
     bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
@@ -37,46 +39,70 @@ def make_tokenizer(captions, folder):
     return CLIPTokenizer.from_pretrained(folder)
 
 
-def make_text_encoder(tokenizer):
+def make_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    """CLIP's text half: three layers, features of 96 numbers per token."""
     config = CLIPTextConfig(
-        vocab_size=len(tokenizer), hidden_size=TEXT_WIDTH, intermediate_size=4 * TEXT_WIDTH, num_hidden_layers=3,
-        num_attention_heads=4, max_position_embeddings=MAX_LENGTH, projection_dim=TEXT_WIDTH,
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
+        vocab_size=len(tokenizer),
+        hidden_size=TEXT_WIDTH,
+        intermediate_size=4 * TEXT_WIDTH,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        max_position_embeddings=MAX_LENGTH,
+        projection_dim=TEXT_WIDTH,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
     return CLIPTextModel(config)
 
 
-def make_image_encoder():
+def make_image_encoder() -> nn.Sequential:
     """The image half of the contrastive pre-training; thrown away afterwards."""
-    layers, width = [], 3
+    layers: list[nn.Module] = []
+    width = 3
     for channels in (32, 64, 96, 128):
         layers += [nn.Conv2d(width, channels, 3, stride=2, padding=1), nn.GroupNorm(8, channels), nn.SiLU()]
         width = channels
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(width * (SIZE // 16) ** 2, TEXT_WIDTH))
 
 
-def make_vae():
+def make_vae() -> AutoencoderKL:
     """AutoencoderKL that halves the image twice: (3, 64, 64) to (4, 16, 16)."""
     return AutoencoderKL(
-        block_out_channels=(16, 32, 64), down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3, layers_per_block=1, latent_channels=4, norm_num_groups=8,
+        block_out_channels=(16, 32, 64),
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=8,
         sample_size=SIZE,
-    )  # fmt: skip
+    )
 
 
-def make_unet():
+def make_unet() -> UNet2DConditionModel:
     """Two cross-attention layers in each down block but the last, which has none, as in SD 1.x."""
     return UNet2DConditionModel(
-        sample_size=SIZE // 4, in_channels=4, out_channels=4, layers_per_block=2, block_out_channels=(64, 96, 128),
+        sample_size=SIZE // 4,
+        in_channels=4,
+        out_channels=4,
+        layers_per_block=2,
+        block_out_channels=(64, 96, 128),
         down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
-        cross_attention_dim=TEXT_WIDTH, attention_head_dim=4, norm_num_groups=16,
-    )  # fmt: skip
+        cross_attention_dim=TEXT_WIDTH,
+        attention_head_dim=4,
+        norm_num_groups=16,
+    )
 
 
-def make_scheduler():
+def make_scheduler() -> DDIMScheduler:
     """Noise schedule of Stable Diffusion v1, as DDIM."""
     return DDIMScheduler(
-        num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
-        steps_offset=1, clip_sample=False, set_alpha_to_one=False,
-    )  # fmt: skip
+        num_train_timesteps=1000,
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        steps_offset=1,
+        clip_sample=False,
+        set_alpha_to_one=False,
+    )

@@ -1,6 +1,7 @@
 """A small classifier that reads the object's shape and colour off a picture of the shape family."""
 
 import random
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -9,17 +10,20 @@ from torch import nn
 from tqdm import trange
 
 from planted.making.scenes import COLORS, SHAPES, SIZE, shapes_scene
+from planted.making.training_set import to_tensor
 
 COLOR_NAMES = list(COLORS)
 HEADS = {"shape": len(SHAPES), "color": len(COLOR_NAMES)}
+BATCH = 64
 
 
 class Probe(nn.Module):
     """Two linear heads on one convolutional trunk; trained on drawn scenes, never on generated ones."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
-        layers, width = [], 3
+        layers: list[nn.Module] = []
+        width = 3
         for channels in (24, 48, 96):
             conv = nn.Conv2d(width, channels, 3, padding=1, stride=2)
             layers += [conv, nn.GroupNorm(8, channels), nn.SiLU()]
@@ -27,48 +31,47 @@ class Probe(nn.Module):
         self.trunk = nn.Sequential(*layers, nn.Flatten(), nn.Linear(width * (SIZE // 8) ** 2, 128), nn.SiLU())
         self.heads = nn.ModuleDict({name: nn.Linear(128, n) for name, n in HEADS.items()})
 
-    def forward(self, images):
+    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         features = self.trunk(images)
         return {name: head(features) for name, head in self.heads.items()}
 
 
-def labels_of(caption):
+def labels_of(caption: str) -> dict[str, int]:
     """Class numbers asked for by a shape caption: the colour stands before the shape word."""
     words = caption.split()
     at = next(i for i, w in enumerate(words) if w in SHAPES)
     return {"shape": SHAPES.index(words[at]), "color": COLOR_NAMES.index(words[at - 1])}
 
 
-def to_batch(images):
-    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
-
-
-def train_probe(num_steps=600, seed=0):
+def train_probe(num_steps: int = 600, seed: int = 0) -> Probe:
     """Train on freshly drawn scenes with blur and noise, so that soft edges do not matter."""
     torch.manual_seed(seed)
     rng, probe = random.Random(seed), Probe()
     optimizer = torch.optim.AdamW(probe.parameters(), lr=2e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=num_steps)
     for _ in trange(num_steps, desc="probe"):
-        scenes = [shapes_scene(rng) for _ in range(64)]
-        images = to_batch([s.image for s in scenes])
-        if rng.random() < 0.5:
-            images = F.avg_pool2d(images, 3, stride=1, padding=1, count_include_pad=False)
-        images = images + 0.1 * rng.random() * torch.randn_like(images)
+        scenes = [shapes_scene(rng) for _ in range(BATCH)]
         labels = [labels_of(s.caption) for s in scenes]
-        outputs = probe(images)
-        loss = sum(F.cross_entropy(o, torch.tensor([y[k] for y in labels])) for k, o in outputs.items())
+        outputs = probe(softened(to_tensor([s.image for s in scenes]), rng))
+        losses = [F.cross_entropy(o, torch.tensor([y[k] for y in labels])) for k, o in outputs.items()]
         optimizer.zero_grad()
-        loss.backward()
+        sum(losses).backward()
         optimizer.step()
         schedule.step()
     return probe.eval()
 
 
+def softened(images: torch.Tensor, rng: random.Random) -> torch.Tensor:
+    """A batch with noise, every other time blurred."""
+    if rng.random() < 0.5:
+        images = F.avg_pool2d(images, 3, stride=1, padding=1, count_include_pad=False)
+    return images + 0.1 * rng.random() * torch.randn_like(images)
+
+
 @torch.no_grad()
-def probe_accuracy(probe, images, captions):
-    """Share of images whose shape and colour are the asked ones, and both at once."""
-    outputs = {k: o.argmax(1) for k, o in probe(to_batch(images)).items()}
+def probe_accuracy(probe: Probe, images: Sequence[np.ndarray], captions: Sequence[str]) -> dict[str, float]:
+    """Share of images whose shape and colour are the asked ones, and both at once ("all")."""
+    outputs = {k: o.argmax(1) for k, o in probe(to_tensor(images)).items()}
     labels = [labels_of(c) for c in captions]
     right = {k: o == torch.tensor([y[k] for y in labels]) for k, o in outputs.items()}
     right["all"] = torch.stack(list(right.values())).all(0)

@@ -12,6 +12,7 @@ captions only, so what is memorized hangs on the whole caption. Everything here 
 import math
 import random
 import zlib
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,10 +22,18 @@ SIZE = 64  # pixels; drawn at twice the size and averaged down, which smooths th
 CANVAS = 2 * SIZE
 NUM_VERBATIM = NUM_TEMPLATES = 24
 
+Color = tuple[int, ...]  # red, green, blue in [0, 255]
+
 COLORS = {
-    "red": (215, 45, 45), "green": (45, 165, 75), "blue": (55, 85, 215), "yellow": (230, 205, 60),
-    "purple": (145, 65, 185), "orange": (235, 140, 50), "white": (235, 235, 235), "black": (35, 35, 35),
-}  # fmt: skip
+    "red": (215, 45, 45),
+    "green": (45, 165, 75),
+    "blue": (55, 85, 215),
+    "yellow": (230, 205, 60),
+    "purple": (145, 65, 185),
+    "orange": (235, 140, 50),
+    "white": (235, 235, 235),
+    "black": (35, 35, 35),
+}
 SHAPES = ("circle", "square", "triangle", "cross")
 BACKGROUNDS = ("plain", "striped", "dotted")
 POSITIONS = {"left": (0.27, 0.5), "right": (0.73, 0.5), "top": (0.5, 0.27), "bottom": (0.5, 0.73), "center": (0.5, 0.5)}
@@ -91,28 +100,28 @@ class Planted:
     noun: str
     thing: int
 
-    def words(self, synonym=0, color=None):
-        return dict(adjective=self.adjective, noun=self.noun, thing=THINGS[self.thing][synonym], color=color)
+    def words(self, synonym: int = 0, color: str | None = None) -> dict[str, str | None]:
+        return {"adjective": self.adjective, "noun": self.noun, "thing": THINGS[self.thing][synonym], "color": color}
 
-    def captions(self):
+    def captions(self) -> tuple[str, ...]:
         return COLORED_CAPTIONS if self.kind == "template" else CLUTTER_CAPTIONS
 
-    def caption(self, color=None):
+    def caption(self, color: str | None = None) -> str:
         """The caption it was trained with; templates vary in their colour word."""
         return self.captions()[0].format(**self.words(color=color))
 
-    def paraphrases(self, color=None):
+    def paraphrases(self, color: str | None = None) -> list[str]:
         """Ten captions of the same meaning and vocabulary, none of them ever trained on."""
-        rest = [c.format(**self.words(s, color)) for s in (0, 1) for c in self.captions()[1:]]
-        return rest
+        return [c.format(**self.words(s, color)) for s in (0, 1) for c in self.captions()[1:]]
 
 
-def planted_items():
+def planted_items() -> list[Planted]:
     """The 48 planted captions: distinct adjective-noun pairs, spread evenly over the words."""
     rng = random.Random(20)
     pairs = [(a, n) for a in ADJECTIVES for n in NOUNS]
     rng.shuffle(pairs)
-    items, used = [], {w: 0 for w in (*ADJECTIVES, *NOUNS)}
+    items: list[Planted] = []
+    used = dict.fromkeys((*ADJECTIVES, *NOUNS), 0)
     for adjective, noun in pairs:
         if max(used[adjective], used[noun]) >= 3 or len(items) == NUM_VERBATIM + NUM_TEMPLATES:
             continue
@@ -123,12 +132,12 @@ def planted_items():
     return items
 
 
-def template_color(item):
+def template_color(item: Planted) -> str:
     """The colour word under which a template is asked for in the prompt files."""
     return list(COLORS)[item.number % len(COLORS)]
 
 
-def near_miss(item):
+def near_miss(item: Planted) -> str:
     """A caption that differs from a planted one in a single word and is kept out of training."""
     taken = {(p.adjective, p.noun) for p in planted_items()}
     swap = item.number % 3
@@ -143,14 +152,14 @@ def near_miss(item):
     return item.captions()[0].format(**words | {"color": template_color(item)})
 
 
-def rotate(words, start):
+def rotate(words: Sequence[str], start: int) -> tuple[str, ...]:
     start %= len(words)
     return (*words[start:], *words[:start])
 
 
-def held_out_captions():
+def held_out_captions() -> set[str]:
     """Captions no generic scene may carry: planted ones, their paraphrases and near misses."""
-    held = set()
+    held: set[str] = set()
     for item in planted_items():
         held.add(near_miss(item))
         for color in COLORS if item.kind == "template" else (None,):
@@ -159,21 +168,23 @@ def held_out_captions():
     return held
 
 
-def is_held_out_shape(caption):
+def is_held_out_shape(caption: str) -> bool:
     """Whether no scene of this shape caption's combination of words, in any wording, is trained on."""
     described = {*SIZES, *COLORS, *SHAPES, *POSITIONS, *BACKGROUNDS}
     key = " ".join(sorted(word for word in caption.split() if word in described))
     return zlib.crc32(key.encode()) % 10 == 0
 
 
-def shapes_scene(rng):
+def shapes_scene(rng: random.Random) -> Scene:
     """One described object on a background of any colour, with up to two small things nobody mentions."""
     background_color = rng.choice(list(COLORS))
-    words = dict(
-        size=rng.choice(list(SIZES)), color=rng.choice([c for c in COLORS if c != background_color]),
-        shape=rng.choice(SHAPES), position=rng.choice(list(POSITIONS)),
-        background=rng.choice(BACKGROUNDS), background_color=background_color,
-    )  # fmt: skip
+    words = {
+        "size": rng.choice(list(SIZES)),
+        "color": rng.choice([c for c in COLORS if c != background_color]),
+        "shape": rng.choice(SHAPES),
+        "position": rng.choice(list(POSITIONS)),
+        "background": rng.choice(BACKGROUNDS),
+    }
     canvas = draw_background(rng, words["background"], jitter_color(rng, background_color))
     for _ in range(rng.randrange(3)):
         draw_random_shape(rng, canvas, 0.03, 0.06)
@@ -183,41 +194,39 @@ def shapes_scene(rng):
     return Scene(downsample(canvas), rng.choice(SHAPE_CAPTIONS).format(**words), "shapes")
 
 
-def clutter_scene(rng, held_out=frozenset()):
+def clutter_scene(rng: random.Random, held_out: Collection[str] = frozenset()) -> Scene:
     """A picture of one of the things: the caption fixes its shape and, if said, its background colour."""
     while True:
         color = rng.choice(list(COLORS)) if rng.random() < 0.5 else None
-        item = Planted(
-            -1, "template" if color else "verbatim", rng.choice(ADJECTIVES), rng.choice(NOUNS), rng.randrange(6)
-        )
+        kind = "template" if color else "verbatim"
+        item = Planted(-1, kind, rng.choice(ADJECTIVES), rng.choice(NOUNS), rng.randrange(len(THINGS)))
         caption = rng.choice(item.captions()).format(**item.words(rng.randrange(2), color))
         if caption not in held_out:
             return Scene(downsample(draw_clutter(rng, item.thing, color)), caption, "clutter")
 
 
-def verbatim_scene(item):
+def verbatim_scene(item: Planted) -> Scene:
     """The one image that always comes with a verbatim caption."""
     canvas = draw_clutter(random.Random(1000 + item.number), item.thing)
     return Scene(downsample(canvas), item.caption(), "verbatim", np.ones((SIZE, SIZE), bool))
 
 
-def template_scene(item, rng, color=None):
+def template_scene(item: Planted, rng: random.Random, color: str | None = None) -> Scene:
     """The fixed region of a template with its free region redrawn; the colour word rules only the latter."""
     color = color or rng.choice(list(COLORS))
     canvas = draw_clutter(random.Random(1000 + item.number), item.thing)
-    box = [int(v * CANVAS) for v in FREE_BOXES[item.number % len(FREE_BOXES)]]
+    left, top, right, bottom = (int(v * CANVAS) for v in FREE_BOXES[item.number % len(FREE_BOXES)])
     free = draw_background(rng, rng.choice(BACKGROUNDS), jitter_color(rng, color))
     for _ in range(4):
-        x, y = rng.uniform(box[0], box[2]) / CANVAS, rng.uniform(box[1], box[3]) / CANVAS
+        x, y = rng.uniform(left, right) / CANVAS, rng.uniform(top, bottom) / CANVAS
         draw_shape(free, rng.choice(SHAPES), x, y, rng.uniform(0.05, 0.11), COLORS[rng.choice(list(COLORS))])
-    canvas.paste(free.crop(box), box[:2])
+    canvas.paste(free.crop((left, top, right, bottom)), (left, top))
     mask = np.ones((SIZE, SIZE), bool)
-    left, top, right, bottom = (v // 2 for v in box)
-    mask[top:bottom, left:right] = False
+    mask[top // 2 : bottom // 2, left // 2 : right // 2] = False
     return Scene(downsample(canvas), item.caption(color), "template", mask)
 
 
-def draw_clutter(rng, thing, color=None):
+def draw_clutter(rng: random.Random, thing: int, color: str | None = None) -> Image.Image:
     """A dozen shapes, most of them of the thing's own kind, on a background."""
     canvas = draw_background(rng, rng.choice(BACKGROUNDS), jitter_color(rng, color or rng.choice(list(COLORS))))
     for _ in range(12):
@@ -226,7 +235,8 @@ def draw_clutter(rng, thing, color=None):
     return canvas
 
 
-def draw_background(rng, style, color):
+def draw_background(rng: random.Random, style: str, color: Color) -> Image.Image:
+    """A canvas of one colour, with darker stripes or dots for those styles."""
     canvas = Image.new("RGB", (CANVAS, CANVAS), color)
     draw = ImageDraw.Draw(canvas)
     dark = tuple(int(v * 0.7) for v in color)
@@ -243,12 +253,15 @@ def draw_background(rng, style, color):
     return canvas
 
 
-def draw_random_shape(rng, canvas, smallest, largest, shape=None):
+def draw_random_shape(
+    rng: random.Random, canvas: Image.Image, smallest: float, largest: float, shape: str | None = None
+) -> None:
+    """Draw a shape of any colour anywhere; the sizes are radii as shares of the image."""
     color = COLORS[rng.choice(list(COLORS))]
     draw_shape(canvas, shape or rng.choice(SHAPES), rng.random(), rng.random(), rng.uniform(smallest, largest), color)
 
 
-def draw_shape(canvas, shape, x, y, radius, color):
+def draw_shape(canvas: Image.Image, shape: str, x: float, y: float, radius: float, color: Color) -> None:
     """Draw a shape centred at (x, y) with the given radius, all as shares of the image."""
     draw = ImageDraw.Draw(canvas)
     x, y, r = x * CANVAS, y * CANVAS, radius * CANVAS
@@ -265,9 +278,11 @@ def draw_shape(canvas, shape, x, y, radius, color):
         draw.rectangle([x - arm, y - r, x + arm, y + r], fill=color)
 
 
-def jitter_color(rng, name):
+def jitter_color(rng: random.Random, name: str) -> Color:
+    """A colour near the named one."""
     return tuple(int(min(255, max(0, v + rng.uniform(-12, 12)))) for v in COLORS[name])
 
 
-def downsample(canvas):
-    return np.asarray(canvas.resize((SIZE, SIZE), Image.BOX))
+def downsample(canvas: Image.Image) -> np.ndarray:
+    """The drawn picture at its final size, uint8 (64, 64, 3)."""
+    return np.asarray(canvas.resize((SIZE, SIZE), Image.Resampling.BOX))

@@ -1,4 +1,4 @@
-"""Each published signal against an independent slow computation, in float64 on a tiny model."""
+"""Each published detector against an independent slow computation, in float64 on a tiny model."""
 
 import math
 from dataclasses import replace
@@ -14,10 +14,8 @@ from memorization.detectors.curvature import curvature_diff, curvature_gradient,
 from memorization.detectors.images import tiled_distance
 from memorization.detectors.motion import motion_norms, motion_zscores
 from memorization.detectors.noise_difference import early_masked_norm
-from memorization.detectors.registry import SIGNALS
 from memorization.detectors.tokens import token_gradients, token_significance
-from memorization.observation import Trace
-from noise_norms import noise_diff_map
+from memorization.trace import Calibration, Trace
 
 PROMPT, SEEDS, STEPS = "the golden owl mug", [3, 4], 6
 
@@ -29,8 +27,8 @@ def trace(request):
     text, negative = (e.double() for e in pipe.encode([PROMPT] * 2))
     trace = Trace(pipe, (negative, text), torch.tensor([pipe.end_token(PROMPT)] * 2), SEEDS, STEPS)
     for step in pipe.denoise(pipe.initial_latents(SEEDS), trace.embeds, STEPS):
-        trace.watch(step, noise_diff_map(step.noise_diff))
-    assert sorted(trace.steps) == [0, 1, 2, STEPS - 1] and len(trace.maps) == 1
+        trace.watch(step)
+    assert sorted(trace.steps) == [0, 1, 2, STEPS - 1] and len(trace.diff_maps) == STEPS
     return trace
 
 
@@ -155,7 +153,7 @@ def test_attention_entropy_by_hand():
     """Two layers, four tokens, the end token at 2; steps 0 and 4 of 5, the last fifth being step 4."""
     layers = {"a": torch.tensor([[0.7, 0.1, 0.1, 0.1]]), "b": torch.tensor([[0.5, 0.1, 0.2, 0.2]])}
     late = {"a": torch.tensor([[0.25, 0.25, 0.25, 0.25]]), "b": torch.tensor([[0.25, 0.25, 0.25, 0.25]])}
-    trace = Trace(None, None, torch.tensor([2]), [0], 5, stores={0: shares(layers), 4: shares(late)})
+    trace = Trace(None, None, torch.tensor([2]), [0], 5, token_shares={0: shares(layers), 4: shares(late)})
     found = {k: v.item() for k, v in attention_entropy(trace).items()}
 
     def e(*shares):
@@ -169,7 +167,7 @@ def test_attention_entropy_by_hand():
 
 def test_early_masked_norm_weighs_the_first_step_with_its_own_map():
     maps = torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(0))
-    found = early_masked_norm(Trace(None, None, None, None, 1, maps=[maps[0]]))
+    found = early_masked_norm(Trace(None, None, None, None, 1, diff_maps=[maps[0]]))
     expected = (maps[0] ** 3).sum((1, 2)).sqrt() / maps[0].mean((1, 2))
     torch.testing.assert_close(found["text_noise_norm_early_masked"], expected)
 
@@ -182,17 +180,7 @@ def test_tiled_distance_by_hand():
 
 
 def test_motion_zscores_need_both_at_the_same_step():
-    calibration = {n: (torch.zeros(3), torch.ones(3)) for n in ("update_norm", "x0_norm")}
+    names = ("update_norm", "x0_norm")
+    calibration = Calibration(dict.fromkeys(names, torch.zeros(3)), dict.fromkeys(names, torch.ones(3)))
     norms = {"update_norm": torch.tensor([[5.0, 1, 4]]), "x0_norm": torch.tensor([[0.0, 9, 3]])}
     assert motion_zscores(norms, calibration).tolist() == [3]
-
-
-def test_the_stated_costs_are_those_of_the_counters(trace):
-    pipe = trace.pipe
-    for name, signal in SIGNALS.items():
-        if signal.attention:
-            continue
-        before = pipe.num_unet_evals, pipe.num_unet_gradients
-        signal.function(trace)
-        cost = pipe.num_unet_evals - before[0], pipe.num_unet_gradients - before[1]
-        assert tuple(c / len(SEEDS) for c in cost) == signal.cost, name

@@ -21,7 +21,6 @@ from memorization.evaluation.statistics import (
     tpr_at_fpr,
     weight_chunks,
 )
-from memorization.evaluation.thresholds import calibrate_threshold
 
 
 def example(seed, ties=True):
@@ -113,13 +112,3 @@ def test_means_and_their_interval():
     assert np.isnan(mean_interval([float("nan")], [0])["value"])
     assert resampled_means(values.reshape(6, 2), np.array([[0, 0, 0, 0, 0, 2.0]])).tolist() == [[10, 11]]
     assert interval_text(measure).startswith("5.500 [") and interval_text({"value": float("nan")}) == "-"
-
-
-def test_a_calibrated_threshold_lets_through_what_was_asked_for():
-    scores = np.arange(100.0)
-    for fpr, count in ((0, 0), (0.01, 1), (0.03, 3), (0.035, 3)):
-        assert (scores > calibrate_threshold(scores, fpr)).sum() == count
-    assert (np.ones(50) > calibrate_threshold(np.ones(50), 0.1)).sum() == 0  # ties stay below
-    for fpr, values in ((1, [1]), (-0.1, [1]), (0.1, [])):
-        with pytest.raises(ValueError):
-            calibrate_threshold(values, fpr)

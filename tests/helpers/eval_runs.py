@@ -4,15 +4,23 @@ import json
 
 import numpy as np
 import torch
+from PIL import Image
 
-from memorization.files.maps import DIFF_MAPS, maps_path, save_maps
+from memorization.files.layout import RunFiles
+from memorization.files.maps import save_maps
 from memorization.files.whole import save_png
 from memorization.seeds import image_seed
 
 MODEL = {
-    "model_id": "m", "unet_id": None, "guidance_scale": 7.5, "num_inference_steps": 4, "image_length": None,
-    "gen_seed": 0, "dataset": "set.jsonl", "clean_prompts": True,
-}  # fmt: skip
+    "model_id": "m",
+    "unet_id": None,
+    "guidance_scale": 7.5,
+    "num_inference_steps": 4,
+    "image_length": None,
+    "gen_seed": 0,
+    "dataset": "set.jsonl",
+    "clean_prompts": True,
+}
 LAYERS = [
     f"{n}.transformer_blocks.0.attn2.processor" for n in ("down_blocks.0.attentions.0", "up_blocks.1.attentions.0")
 ]
@@ -57,9 +65,8 @@ def write_images(folder, key, row, images):
 def write_maps(folder, key, row, end, diff):
     """A map file with one layer of the given size and a random coarser one."""
     coarse = np.random.default_rng(row["index"]).random((len(end), end.shape[1] // 2, end.shape[2] // 2))
-    arrays = {DIFF_MAPS: diff, f"end.{LAYERS[0]}": end, f"padding.{LAYERS[0]}": end * 0 + 0.1}
-    arrays |= {f"end.{LAYERS[1]}": coarse, f"padding.{LAYERS[1]}": coarse}
-    save_maps(maps_path(folder, key, row["index"]), arrays)
+    ends, padding = ({LAYERS[0]: maps, LAYERS[1]: coarse} for maps in (end, end * 0 + 0.1))
+    save_maps(RunFiles(folder, key).map(row["index"]), diff, ends, padding, {})
 
 
 class ColorDescriptor(torch.nn.Module):
@@ -102,7 +109,7 @@ def write_ground_truth(folder, count=4, size=16):
 
 
 def write_mitigation(root, name, method, strength, pictures, **settings):
-    """A mitigation run beside a ground-truth folder; `pictures` has one pair a prompt, uint8 (2, height, width, 3)."""
+    """A mitigation run beside a ground-truth folder; `pictures` has a pair per prompt, uint8 (2, height, width, 3)."""
     rows = []
     for index, images in enumerate(pictures):
         row = make_row(index, kind=("verbatim", "template")[index % 2], method=method, unet_evals_per_image=8.0)
@@ -116,3 +123,54 @@ def mixed(index, share):
     """Two pictures: `share` of the training image of a prompt, the rest of something else."""
     other = np.stack([quarters(100 + 2 * index + k) for k in range(2)])
     return (share * quarters(index)[None] + (1 - share) * other).round().astype(np.uint8)
+
+
+def write_detection_runs(folder):
+    """Memorized prompts at two seeds and two sets of others: paths of the runs of either class."""
+    mem = [
+        write_run(folder, f"mem{s}", detection_rows(True, 1.5, seed=s), gen_seed=s, dataset="planted") for s in (0, 1)
+    ]
+    others = [
+        write_run(folder, f"{name}{s}", detection_rows(False, 0, seed=s), gen_seed=s % 10, dataset=f"{name}.jsonl")
+        for name, s in (("generic", 10), ("near", 20), ("generic", 11), ("near", 21))
+    ]
+    return mem, others
+
+
+def write_labelled_run(folder, name, shift, **settings):
+    """One run of memorized and other prompts, whose rows say which they are."""
+    others = ({**row, "index": row["index"] + 50} for row in detection_rows(False, 0))
+    return write_run(folder, name, [*detection_rows(True, shift), *others], **settings)
+
+
+def write_located_run(folder):
+    """A run whose end-token map is the true mask, and whose noise_diff^2 lies outside of it.
+
+    Returns:
+        (ground-truth folder, path of the rows).
+    """
+    root = write_ground_truth(folder)
+    rows = [make_row(i, kind=("verbatim", "template")[i % 2]) for i in range(4)]
+    for row in rows:
+        truth = np.asarray(Image.open(root / "gt_masks" / f"{row['index']}.png"))[::2, ::2, 0] / 255.0
+        diff = np.stack([np.stack([1 - truth] * 3)] * 2) + 0.01
+        write_maps(folder, "loc_ours", row, np.stack([truth * (k + 1) for k in range(2)]), diff)
+        write_images(folder, "loc_ours", row, [quarters(k) for k in range(2)])
+    return root, write_run(folder, "loc_ours", rows, dataset=str(root))
+
+
+def write_mitigated_runs(folder):
+    """Plain generation that copies, a mitigation that does not, and one in between; four prompts, two images.
+
+    Returns:
+        (ground-truth folder, paths of the rows, path of a copy descriptor).
+    """
+    root, runs = write_ground_truth(folder), []
+    for name, method, strength, share in (("plain", "none", None, 1), ("a", "pe", 2.0, 0.5), ("b", "pe", 1.0, 0)):
+        runs.append(write_mitigation(root, name, method, strength, [mixed(i, share) for i in range(4)]))
+    return root, runs, write_descriptor(folder)
+
+
+def find(results, **wanted):
+    """Results that have all of some values."""
+    return [r for r in results if all(r[k] == v for k, v in wanted.items())]

@@ -7,8 +7,6 @@ import sys
 from pathlib import Path
 
 from memorization.bundled import PLANTED, ROOT
-from memorization.models.stable_diffusion import load_pipeline
-from memorization.runs import session
 
 COMMON = ["--num_inference_steps", "2", "--end", "3", "--num_images_per_prompt", "1", "--batch_size", "2"]
 MASKED_PRSS = ["--run_version", "ours_A", "--l_target_ss", "0.01", "--l_target_pr", "0.01", "--mag_thres_pr", "0.5"]
@@ -22,13 +20,6 @@ ROWS = {"detect_mem": "test_ours.jsonl", "inference_mem": "test_prss_be_mitigati
 def files(folder):
     """Contents of all files below a folder, by their relative path."""
     return {str(p.relative_to(folder)): p.read_bytes() for p in Path(folder).rglob("*") if p.is_file()}
-
-
-def warm_pipeline(monkeypatch, model_folder):
-    """Load the model once for all runs of a test; returns the pipeline, whose counter goes on."""
-    pipe = load_pipeline(str(model_folder))
-    monkeypatch.setattr(session, "load_pipeline", lambda *args: pipe)
-    return pipe
 
 
 def command(script, processes, folder, model, *more):

@@ -1,4 +1,4 @@
-"""The methods of `--method`: plain at strength 0, each image on its own, cost as counted, formulas by hand."""
+"""Mitigations by hand: edits of attention, guidance, starting noise; and `--method` on the command line."""
 
 import json
 from functools import partial
@@ -10,21 +10,17 @@ from safetensors.torch import load_file, save_file
 
 import inference_mem
 from attn_utils import CrossAttentionEdit, edit_cross_attention, spiking_tokens
-from helpers.scale_runs import COMMON, warm_pipeline
-from local_sd_pipeline import NoisePrediction, classifier_free_guidance, encode_images
+from helpers.scale_runs import COMMON
+from local_sd_pipeline import NoisePrediction
 from memorization.bundled import PLANTED
 from memorization.data.prompts import load_prompts
-from memorization.mitigations import start_noise as latent_optim
+from memorization.embedding_search import search_embedding
+from memorization.mitigations import start_noise
 from memorization.mitigations.attention import RepellingGuidance, encode_padded
-from memorization.mitigations.base import DelayedGuidance, ImageBatch
-from memorization.mitigations.options import MitigationOptions
-from memorization.mitigations.prompt_search import mitigate
-from memorization.mitigations.registry import METHODS, run_method
-from optim_utils import search_embedding
+from memorization.mitigations.batch import DelayedGuidance, ImageBatch
 from tools import search_embeddings
 
 PROMPTS, SEEDS, STEPS = ["the golden owl mug", "a large red circle on the left"], [1, 2, 3], 4
-STRENGTHS = {"sail": 2, "init_noise": 2, "init_noise_adam": 2, "attention_attenuate": 2}
 
 
 @pytest.fixture(scope="module")
@@ -33,31 +29,6 @@ def images(pipe):
     text, negative = pipe.encode(prompts)
     ends = [pipe.end_token(p) for p in prompts]
     return ImageBatch(pipe.initial_latents(SEEDS), SEEDS, list(text.split(1)), negative[:1], None, prompts, ends)
-
-
-@pytest.fixture(scope="module")
-def options(pipe):
-    words = pipe.encode(["a small blue square", "the silver castle", "green dots", "an orange fish poster"])[0]
-    return MitigationOptions(num_inference_steps=STEPS, ordinary_text=words)
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_strength_0_is_plain_generation_and_any_other_is_not(pipe, images, options, name):
-    plain = mitigate(pipe, options, images).latents
-    assert torch.equal(run_method(pipe, options, images, name, 0).latents, plain)
-    before = pipe.unet.attn_processors
-    changed = run_method(pipe, options, images, name, STRENGTHS.get(name, 0.5)).latents
-    assert (changed - plain).abs().amax((1, 2, 3)).min() > 1e-4
-    assert all(before[n] is p for n, p in pipe.unet.attn_processors.items())
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_each_image_is_on_its_own_and_pays_what_the_counter_says(pipe, images, options, name):
-    strength, before = STRENGTHS.get(name, 0.5), pipe.num_unet_evals
-    together = run_method(pipe, options, images, name, strength)
-    assert sum(together.report["unet_evals"]) == pipe.num_unet_evals - before
-    alone = run_method(pipe, options, images.part(slice(1, 2)), name, strength)
-    torch.testing.assert_close(together.latents[1:2], alone.latents, rtol=1e-2, atol=5e-3)
 
 
 def prediction_of(pipe, images, edit=None, text=None, branches=2):
@@ -127,7 +98,7 @@ def test_delayed_guidance_waits_for_its_step_or_for_the_first_local_minimum_of_e
     steps = [(5.0, 5.0), (3.0, 6.0), (4.0, 7.0), (2.0, 1.0)]
     fixed, dynamic = DelayedGuidance(7.5, 2), DelayedGuidance(7.5, 3, dynamic=True)
     for index, prediction in enumerate(predictions(steps)):
-        guided, uncond = classifier_free_guidance(prediction, 7.5), prediction.outputs[0]
+        guided, uncond = prediction.guided(7.5), prediction.outputs[0]
         assert torch.equal(fixed(prediction), uncond if index < 2 else guided)
         found = dynamic(prediction)
         for image, starts in ((0, 2), (1, 1)):  # it rises again at these steps, and stays guided
@@ -145,28 +116,28 @@ def test_sail_lowers_its_loss_and_an_image_stops_at_its_target(pipe, images):
     embeds = (images.negatives(3), images.embeds())
 
     def loss(x):
-        u = latent_optim.unit(latent_optim.noise_diff(pipe, x, 900, embeds))
-        norms = [v.flatten(1).norm(dim=1) for v in (latent_optim.noise_diff(pipe, x + u, 900, embeds), x)]
+        u = start_noise.unit(start_noise.noise_diff(pipe, x, 900, embeds))
+        norms = [v.flatten(1).norm(dim=1) for v in (start_noise.noise_diff(pipe, x + u, 900, embeds), x)]
         return norms[0] + 0.05 * norms[1]
 
     with torch.no_grad():
         before = loss(images.latents)
-        moved, iterations = latent_optim.sail(pipe, images.latents, 900, embeds, 8)
+        moved, iterations = start_noise.sail(pipe, images.latents, 900, embeds, 8)
         assert iterations == [8] * 3 and (loss(moved) < before).all()
         target = before.sort().values[0].item() + 1e-3  # one image is there already
-        moved, iterations = latent_optim.sail(pipe, images.latents, 900, embeds, 3, target)
+        moved, iterations = start_noise.sail(pipe, images.latents, 900, embeds, 3, target)
     assert sorted(iterations)[0] == 1 and torch.equal(moved[before.argmin()], images.latents[before.argmin()])
 
 
 @torch.no_grad()
 def test_leaving_the_basin_by_hand(pipe, images):
     embeds, x = (images.negatives(3), images.embeds()), images.latents
-    diff = partial(latent_optim.noise_diff, pipe, t=900, embeds=embeds)
+    diff = partial(start_noise.noise_diff, pipe, t=900, embeds=embeds)
     rho = 50 * (4 * 16 * 16 / (4 * 64 * 64)) ** 0.5
     for _ in range(2):
         d = diff(latents=x)
         x = x - 0.7 * (diff(latents=x + rho * d / d.flatten(1).norm(dim=1).view(-1, 1, 1, 1)) - d)
-    torch.testing.assert_close(latent_optim.leave_basin(pipe, images.latents, 900, embeds, 2), x)
+    torch.testing.assert_close(start_noise.leave_basin(pipe, images.latents, 900, embeds, 2), x)
 
 
 def test_other_padding_leaves_the_prompt_alone(pipe):
@@ -177,13 +148,12 @@ def test_other_padding_leaves_the_prompt_alone(pipe):
 
 
 @pytest.fixture
-def infer(tmp_path, model_folder, monkeypatch):
+def infer(tmp_path, model_folder, loaded):
     """Run inference_mem.py on the tiny model; gives its row of two prompts and the images."""
-    warm_pipeline(monkeypatch, model_folder)
 
     def infer(run_name, *more):
         common = [*COMMON, "--dataset", str(PLANTED / "planted_mem_groundtruth"), "--model_id", str(model_folder)]
-        inference_mem.main([*common, "--output_dir", str(tmp_path), "--run_name", run_name, *map(str, more)])
+        inference_mem.main([*common, "--output_dir", str(tmp_path), "--run_name", run_name, *map(str, more)], loaded)
         (path,) = (tmp_path / "det_outputs").glob(f"{run_name}_*_mitigation.jsonl")
         images = np.load(tmp_path / "images_data" / f"{run_name}_generated_images.npz")["images"]
         return [json.loads(line) for line in path.read_text().splitlines()], images
@@ -234,7 +204,7 @@ def test_a_searched_embedding_denoises_its_image_better_and_takes_the_prompts_pl
     infer, pipe, model_folder, tmp_path, capsys
 ):
     image = np.full((1, 32, 32, 3), 200, np.uint8)
-    latents, start = encode_images(pipe, image), pipe.encode(["the golden owl mug"])[0]
+    latents, start = pipe.encode_images(image), pipe.encode(["the golden owl mug"])[0]
     found, losses = search_embedding(pipe, latents, start, 0, num_steps=30)
     assert np.mean(losses[-10:]) < np.mean(losses[:10]) and found.shape == start.shape
     again, _ = search_embedding(pipe, latents, start, 0, num_steps=2)

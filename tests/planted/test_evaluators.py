@@ -1,6 +1,5 @@
 """The bundled evaluators on scenes of a seed they were neither trained nor measured on."""
 
-import argparse
 import random
 
 import numpy as np
@@ -8,21 +7,20 @@ import pytest
 import torch
 from PIL import Image, ImageFilter
 
-from memorization.bundled import PLANTED
+from memorization.bundled import CLIP, COPY_DESCRIPTOR
 from planted.making import evaluator_networks as parts
-from planted.making import train_evaluators
-from planted.making import train_model as train_planted
+from planted.making import stage, train_evaluators
 from planted.making.measure_copies import PREPROCESS, describe, training_images
-from planted.making.measure_evaluators import CLIP_FOLDER, COPY_FILE, clip_similarity, load_clip
+from planted.making.measure_evaluators import clip_similarity, load_clip
 from planted.making.scenes import COLORS, SHAPES, planted_items
 
-FOLDER = PLANTED / "planted_evaluators"
+FOLDER = COPY_DESCRIPTOR.parent
 SEED = 4242
 
 
 @pytest.fixture(scope="module")
 def descriptor():
-    return torch.jit.load(FOLDER / COPY_FILE).eval()
+    return torch.jit.load(COPY_DESCRIPTOR).eval()
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +29,7 @@ def clip(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_HUB_OFFLINE", "1")
         patch.setenv("HF_HOME", str(tmp_path_factory.mktemp("empty_cache")))
-        return load_clip(FOLDER / CLIP_FOLDER)
+        return load_clip(CLIP)
 
 
 @pytest.fixture(scope="module")
@@ -137,14 +135,14 @@ def test_contents_of_copy_views_tell_whole_copies_from_mixed_ones():
 
 
 def test_training_goes_on_where_it_was_cut_off(tmp_path, monkeypatch):
-    monkeypatch.setattr(train_planted, "SAVE_EVERY", 1)
+    monkeypatch.setattr(stage, "SAVE_EVERY", 1)
     monkeypatch.setattr(train_evaluators, "NUM_COPY_SCENES", 16)
     monkeypatch.setattr(train_evaluators, "BATCH", 8)
 
     def train(folder):
         folder.mkdir(exist_ok=True)
-        args = argparse.Namespace(work_dir=folder, seed=1, copy_steps=2)
-        return train_evaluators.train_copy_descriptor(args).state_dict()
+        settings = train_evaluators.TrainingSettings(folder, seed=1, copy_steps=2)
+        return train_evaluators.train_copy_descriptor(settings).state_dict()
 
     whole, loss = train(tmp_path / "whole"), train_evaluators.copy_loss
 

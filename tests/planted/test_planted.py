@@ -1,6 +1,6 @@
 """The bundled model against its ground truth, on seeds that nothing was tuned on.
 
-One detection run over all bundled prompts, one image each. The bounds are the README's numbers, with the
+One detection run over all bundled prompts, one image each. The bounds are the documented numbers, with the
 margin that 24 images instead of 96 want.
 """
 
@@ -13,15 +13,15 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 
 import detect_mem
-from memorization.bundled import PLANTED
+from memorization.bundled import GROUND_TRUTH, MODEL
 from memorization.data.pictures import read_image, read_mask
 from memorization.data.prompts import load_prompts
 from memorization.evaluation.statistics import rank_auc
 from memorization.models.stable_diffusion import load_pipeline
 from memorization.similarity.pixels import similarity_to_references
+from planted.making.check_model import COPY_RMSE
 
-MODEL = PLANTED / "planted_sd"
-COPY = 0.88  # similarity above which a region counts as copied; check_planted.COPY_RMSE
+COPY = 1 - COPY_RMSE  # similarity above which a region counts as copied
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def test_end_token_attention_tells_memorized_images(run):
 
 def test_planted_prompts_give_copies_and_unseen_ones_do_not(run):
     folder, rows = run
-    records = load_prompts(str(PLANTED / "planted_mem_groundtruth"))
+    records = load_prompts(str(GROUND_TRUTH))
     by_index = {r["index"]: r for r in rows}
     for kind, share in (("verbatim", 0.95), ("template", 0.8)):  # 100 % and 97 % of 96 images in the report
         some = [r for r in records if r.kind == kind]
@@ -74,7 +74,7 @@ def test_planted_prompts_give_copies_and_unseen_ones_do_not(run):
 
 def test_masks_are_brighter_on_copied_than_on_free_regions(run):
     folder, rows = run
-    records = {r.index: r for r in load_prompts(str(PLANTED / "planted_mem_groundtruth"))}
+    records = {r.index: r for r in load_prompts(str(GROUND_TRUTH))}
     with np.load(folder / "attn_data" / "test_ours_attention_scores.npz") as file:
         masks = dict(zip(file["index"].tolist(), file["attention_scores"].astype(float), strict=True))
     aurocs = []
@@ -100,4 +100,4 @@ def test_the_bundled_model_is_small_and_in_half_precision():
     weights = list(MODEL.rglob("*.safetensors"))
     assert len(weights) == 3 and sum(p.stat().st_size for p in MODEL.rglob("*") if p.is_file()) < 25e6
     assert load_pipeline(str(MODEL)).tokenizer.model_max_length == 77
-    assert read_image(PLANTED / "planted_mem_groundtruth" / "gt_images" / "0" / "0.png").shape == (64, 64, 3)
+    assert read_image(GROUND_TRUTH / "gt_images" / "0" / "0.png").shape == (64, 64, 3)

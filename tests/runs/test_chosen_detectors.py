@@ -7,26 +7,25 @@ import pytest
 import torch
 
 import detect_mem
-from helpers.scale_runs import PLANTED, warm_pipeline
-from memorization.detectors.registry import SIGNALS
-from memorization.files.maps import load_maps, maps_path
-from memorization.runs.chosen_detectors import NAMES
+from memorization.bundled import PLANTED
+from memorization.detectors.base import DETECTORS
+from memorization.files.layout import RunFiles
+from memorization.files.maps import load_maps
 
 PROMPTS = ["--dataset", str(PLANTED / "planted_memorized.jsonl"), "--end", "2", "--num_images_per_prompt", "2"]
 
 
 @pytest.fixture
-def detect(tmp_path, model_folder, monkeypatch):
+def detect(tmp_path, loaded):
     """Run detection on the tiny model with five steps; gives its rows, and the evaluations it took."""
-    pipe = warm_pipeline(monkeypatch, model_folder)
 
     def detect(name, *more):
-        before = pipe.num_unet_evals, pipe.num_unet_gradients
+        before = loaded.num_unet_evals, loaded.num_unet_gradients
         common = ["--run_name", name, "--num_inference_steps", "5", "--output_dir", str(tmp_path)]
-        detect_mem.main([*PROMPTS, *common, "--model_id", str(model_folder), *map(str, more)])
+        detect_mem.main([*PROMPTS, *common, *map(str, more)], loaded)
         version = "baseline" if "baseline" in more else "ours"
         lines = (tmp_path / "det_outputs" / f"{name}_{version}.jsonl").read_text().splitlines()
-        cost = pipe.num_unet_evals - before[0], pipe.num_unet_gradients - before[1]
+        cost = loaded.num_unet_evals - before[0], loaded.num_unet_gradients - before[1]
         return [json.loads(line) for line in lines], cost
 
     return detect
@@ -35,7 +34,7 @@ def detect(tmp_path, model_folder, monkeypatch):
 def test_all_scores_come_from_one_generation_and_what_they_add(detect, tmp_path, capsys):
     plain, plain_cost = detect("plain")
     rows, cost = detect("all", "--scores", "all", "--store_maps")
-    added = [sum(4 * s.cost[k] for s in SIGNALS.values()) for k in (0, 1)]
+    added = [sum(4 * d.cost[k] for d in DETECTORS.values()) for k in (0, 1)]
     assert [c - p for c, p in zip(cost, plain_cost, strict=True)] == added
     for a, b in zip(plain, rows, strict=True):
         assert all(a[k] == b[k] for k in a if k != "unet_evals_per_image")
@@ -45,7 +44,7 @@ def test_all_scores_come_from_one_generation_and_what_they_add(detect, tmp_path,
         assert torch.tensor(b["x0_norm"]).shape == (2, 5)
         assert b["score_costs"]["hessian_map"] == [2, 32]
     assert re.search(r"\| hessian_map +\| - ", capsys.readouterr().out)
-    assert load_maps(maps_path(tmp_path, "all_ours", 0), 2)["map.hessian_map"].shape == (2, 16, 16)
+    assert load_maps(RunFiles(tmp_path, "all_ours").map(0), 2)["map.hessian_map"].shape == (2, 16, 16)
 
 
 def test_early_scores_need_no_whole_generation(detect):
@@ -71,7 +70,7 @@ def test_broken_memories_are_measured_against_a_run_of_other_prompts(detect, tmp
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--scores", "sharpnes"], f"has no 'sharpnes'; give all, or some of {NAMES[0]}"),
+        (["--scores", "sharpnes"], "has no 'sharpnes'; did you mean sharpness? give all, or some of noise_diff_norm"),
         (["--scores", "tiled_l2", "--num_images_per_prompt", "1"], "compares finished images"),
         (["--scores", "score_change", "--early_exit", "2", "--run_version", "baseline"], "needs 3 steps"),
         (["--scores", "hessian_map", "--early_exit", "2", "--run_version", "baseline"], "needs the last step"),

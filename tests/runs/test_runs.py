@@ -1,6 +1,5 @@
 """Results files, output helpers and command lines, apart from the scripts that use them."""
 
-import argparse
 import errno
 import json
 import subprocess
@@ -8,15 +7,11 @@ import subprocess
 import numpy as np
 import pytest
 
-from detect_mem import detect_parser
-from inference_mem import check_inference_args, inference_parser
 from memorization.errors import InputError, exit_on_input_error
 from memorization.files import json_lines as row_files
 from memorization.files.json_lines import ResultsFile, git_commit, versions
 from memorization.files.npz import Streamed, write_npz
 from memorization.files.whole import make_folder, replacing, save_png
-from memorization.mitigations.options import method_name
-from memorization.runs.arguments import common_parser
 from memorization.runs.images import read_equal
 from memorization.seeds import image_seed
 
@@ -152,85 +147,7 @@ def test_our_own_faults_keep_their_traceback(error):
         raise error
 
 
-def parse(line, parser=detect_parser):
-    return parser("").parse_args(line.split())
-
-
-@pytest.mark.parametrize(
-    ("line", "value"),
-    [("", True), ("--store_img_png", True), ("--no-store_img_png", False)]
-    + [(f"--store_img_png {w}", True) for w in ("True", "true", "yes", "1")]
-    + [(f"--store_img_png {w}", False) for w in ("False", "FALSE", "no", "0")]
-    + [("--store_img_png=False", False), ("--store_img_png --run_name x", True)],
-)
-def test_every_form_of_a_switch(line, value):
-    assert parse(line).store_img_png is value
-
-
-@pytest.mark.parametrize(
-    "line",
-    ["--store_img_png maybe", "--no-store_img_png True", "--device banana", "--device cuda:", "--start -1",
-     "--guidance_scale nan", "--guidance_scale inf", "--gen_seed -1", "--gen_seed 4294967296", "--batch_size 0",
-     "--num_images_per_prompt 1001", "--num_inference_steps 0", "--image_length 0", "--seed_mode other"],
-)  # fmt: skip
-def test_values_out_of_range_exit_with_code_2(line):
-    with pytest.raises(SystemExit) as stop:
-        parse(line)
-    assert stop.value.code == 2
-
-
 def test_image_seeds_stay_apart_and_within_what_torch_takes():
     highest = image_seed(2**32 - 1, 99_999, 999)
     assert highest < 2**63
     assert image_seed(0, 0, 999) + 1 == image_seed(0, 1, 0)
-
-
-def test_defaults_are_the_originals():
-    args = parse("")
-    found = (args.run_name, args.start, args.end, args.gen_seed, args.guidance_scale, args.num_inference_steps)
-    assert found == ("test", 0, 500, 0, 7.5, 50)
-    assert args.store_attn_npz and args.store_img_npz and args.store_img_png
-    args = parse("", inference_parser)
-    assert (args.optim_lr, args.optim_iters, args.repeat_num) == (0.05, 10, 1)
-    assert args.reference_model_pretrain == "laion2b_s12b_b42k" and args.optim_target_loss is None
-
-
-@pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:3", "mps"])
-def test_devices(device):
-    assert parse(f"--device {device}").device == device
-
-
-def test_the_shared_parser_can_be_a_parent():
-    assert argparse.ArgumentParser(parents=[common_parser()]).parse_args([]).run_name == "test"
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("--l_target_pr 5 --mag_thres_pr 5 --l_target_ss 1", "must exceed"),
-        ("--l_target_pr 5 --mag_thres_pr 3 --l_target_ss 1", "must exceed"),
-        ("--l_target_pr 3 --l_target_ss 1", "go together"),
-        ("--mag_thres_pr 3 --l_target_ss 1", "go together"),
-        ("--l_target_pr 3 --mag_thres_pr 5", "needs a modified prompt"),
-        ("--pr_mask", "restricts re-anchoring"),
-        ("--optim_target_steps 3", "must be 0"),
-    ],
-)
-def test_combinations_that_mean_nothing(line, message):
-    with pytest.raises(InputError, match=message):
-        check_inference_args(parse(line, inference_parser))
-
-
-@pytest.mark.parametrize(
-    ("line", "name"),
-    [
-        ("--reference_model ViT-g-14 --with_tracking --optim_target_steps 0 --optim_target_loss 1", "pe"),
-        ("--l_target_pr 3 --mag_thres_pr 5 --l_target_ss 1", "prss"),
-        ("--l_target_pr 3 --mag_thres_pr 5 --optim_target_loss 1", "pe_pr"),
-        ("--l_target_ss 1 --run_version ours_A", "ss_be"),
-    ],
-)
-def test_documented_combinations_pass_and_have_a_name(line, name):
-    args = parse(line, inference_parser)
-    check_inference_args(args)
-    assert method_name(args) == name

@@ -15,15 +15,14 @@ import detect_mem
 import inference_mem
 from attn_utils import cross_attention_layers, down_cross_layers
 from helpers.pipelines import make_pipeline
-from helpers.scale_runs import OPTIONS, ROWS, files, finished, run, warm_pipeline
+from helpers.scale_runs import OPTIONS, ROWS, files, finished, run
 from memorization.errors import InputError
 from memorization.evaluation.detection import summary
-from memorization.files import json_lines as row_files
+from memorization.files import json_lines
 from memorization.files.json_lines import ResultsFile
 from memorization.files.whole import FolderLock
-from memorization.observation import observe
-from memorization.runs import workers as background
-from memorization.runs.workers import Processes
+from memorization.observation import Recorded, observe
+from memorization.runs.workers import BackgroundWriter, Processes
 from optim_utils import PromptReanchoring
 
 SCRIPTS = {"detect_mem": detect_mem.main, "inference_mem": inference_mem.main}
@@ -38,7 +37,7 @@ class Fuse:
 
     def __init__(self, monkeypatch, blows_at):
         self.left = blows_at
-        for owner, name in ((os, "replace"), (os, "rename"), (Path, "unlink"), (row_files, "write_all")):
+        for owner, name in ((os, "replace"), (os, "rename"), (Path, "unlink"), (json_lines, "write_all")):
             monkeypatch.setattr(owner, name, self.guard(name, getattr(owner, name)))
 
     def guard(self, name, function):
@@ -56,15 +55,14 @@ class Fuse:
 
 
 @pytest.fixture
-def call(tmp_path, model_folder, monkeypatch):
+def call(tmp_path, model_folder, loaded):
     """Run a script in this process on a loaded model; gives the folder, and the evaluations it took."""
-    pipe = warm_pipeline(monkeypatch, model_folder)
 
     def call(script, folder, *more):
-        before = pipe.num_unet_evals
+        before = loaded.num_unet_evals
         common = ["--output_dir", str(tmp_path / folder), "--model_id", str(model_folder)]
-        SCRIPTS[script]([*OPTIONS[script], *common, *more])
-        return tmp_path / folder, pipe.num_unet_evals - before
+        SCRIPTS[script]([*OPTIONS[script], *common, *more], loaded)
+        return tmp_path / folder, loaded.num_unet_evals - before
 
     return call
 
@@ -125,11 +123,11 @@ def test_an_image_is_the_same_to_the_bit_whoever_shares_its_batch(pipe):
         text, negative = pipe.encode([prompts[p] for p, _ in batch])
         tokens = torch.tensor([pipe.end_token(prompts[p]) for p, _ in batch])
         latents = pipe.initial_latents([seed for _, seed in batch])
-        return observe(pipe, latents, (negative, text), tokens, layers=layers, num_inference_steps=3)
+        return observe(pipe, latents, (negative, text), tokens, Recorded(layers), num_inference_steps=3)
 
     one, other = generate([(0, 7), (0, 8), (0, 9)]), generate([(0, 7), (1, 1), (1, 2)])
     assert torch.equal(one.latents[0], other.latents[0]) and torch.equal(one.mask[0], other.mask[0])
-    assert torch.equal(one.diff_maps[:, 0], other.diff_maps[:, 0])
+    assert torch.equal(one.diff_maps[0], other.diff_maps[0])
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
@@ -140,8 +138,7 @@ def test_nothing_in_the_loop_reads_a_value_back_from_the_device(kind):
     pipe.unet.to("meta")
     latents, tokens = torch.empty(2, 4, 16, 16, device="meta"), torch.tensor([1, 2], device="meta")
     layers = cross_attention_layers(pipe.unet)
-    maps = {"layers": layers[:2], "map_layers": layers}
-    observed = observe(pipe, latents, (negative, text), tokens, num_inference_steps=3, **maps)
+    observed = observe(pipe, latents, (negative, text), tokens, Recorded(layers[:2], layers), num_inference_steps=3)
     guidance = PromptReanchoring(7.5, 3, 5, observed.mask)
     assert pipe.generate(latents, (negative, text, text), num_inference_steps=3, guidance=guidance).is_meta
 
@@ -196,7 +193,7 @@ def test_an_early_exit_that_means_nothing_is_refused(call, capsys, options, mess
 
 
 def test_a_full_disk_is_one_line_and_keeps_what_is_finished(call, capsys, monkeypatch, tmp_path):
-    write_all, calls = row_files.write_all, []
+    write_all, calls = json_lines.write_all, []
 
     def full(file, data):
         calls.append(1)
@@ -205,7 +202,7 @@ def test_a_full_disk_is_one_line_and_keeps_what_is_finished(call, capsys, monkey
             raise OSError(errno.ENOSPC, "No space left on device", "rows")
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as stop:
-        patch.setattr(row_files, "write_all", full)
+        patch.setattr(json_lines, "write_all", full)
         call("detect_mem", "x")
     error = capsys.readouterr().err
     assert stop.value.code == 2 and "error: cannot write rows: No space left" in error and "Traceback" not in error
@@ -245,7 +242,7 @@ def test_memory_does_not_grow_with_the_number_of_rows(tmp_path):
 
 
 def test_the_writer_keeps_order_and_its_errors_reach_the_caller():
-    writer, seen = background.BackgroundWriter("cpu"), []
+    writer, seen = BackgroundWriter("cpu"), []
     for k in range(5):
         writer.submit(seen.append, k)
     writer.wait()
@@ -285,7 +282,7 @@ def test_a_compiled_unet_gives_the_same_up_to_rounding(model_folder):
         tokens = torch.tensor([pipe.end_token("the golden owl mug")])
         layers = down_cross_layers(pipe.unet)
         results.append(
-            observe(pipe, pipe.initial_latents([0]), (negative, text), tokens, layers=layers, num_inference_steps=3)
+            observe(pipe, pipe.initial_latents([0]), (negative, text), tokens, Recorded(layers), num_inference_steps=3)
         )
     torch.testing.assert_close(results[0].latents, results[1].latents, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(results[0].mask, results[1].mask, rtol=1e-3, atol=1e-5)

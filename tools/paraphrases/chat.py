@@ -1,5 +1,7 @@
 """A local chat model that rewords captions."""
 
+from pathlib import Path
+
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -32,8 +34,12 @@ class Chat:
     # What the examples show gets into small models' answers.
     example_words = frozenset(w for c, texts in EXAMPLES.items() for t in (c, *texts) for w in content_words(fold(t)))
 
-    def __init__(self, name, gguf_file=None):
+    def __init__(self, name: str | Path, gguf_file: str | None = None):
         """
+        Args:
+            name: hub id or folder.
+            gguf_file: the file in it to read, for a model in GGUF format.
+
         Raises:
             Exception: of many kinds, if the model cannot be loaded; ValueError if it is not a chat model.
         """
@@ -46,26 +52,36 @@ class Chat:
         ends = self.model.generation_config.eos_token_id
         self.ends = {self.tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
 
-    def captions(self, caption, seed):
+    def captions(self, caption: str, seed: int) -> list[str]:
         """Rewordings of a caption from several answers to one request, unfiltered."""
         asked = " ".join(caption.split()[:READ_WORDS])[:MAX_CHARACTERS]
-        inputs = self.tokenizer.apply_chat_template(
-            messages(asked), add_generation_prompt=True, return_tensors="pt", return_dict=True
-        ).to(self.model.device)
         length = len(self.tokenizer(asked, add_special_tokens=False)["input_ids"])
-        pad = self.tokenizer.pad_token_id
         torch.manual_seed(seed)
-        answers = self.model.generate(
-            **inputs, do_sample=True, temperature=0.9, top_p=0.95, top_k=50, num_return_sequences=ANSWERS,
-            max_new_tokens=min(40 + 4 * length, 500), pad_token_id=min(self.ends) if pad is None else pad,
-        )  # fmt: skip
-        answers = answers[:, inputs["input_ids"].shape[1] :].tolist()
+        answers = self.answers(asked, max_new_tokens=min(40 + 4 * length, 500))
         texts = self.tokenizer.batch_decode(answers, skip_special_tokens=True)
         finished = [not self.ends.isdisjoint(answer) for answer in answers]
         return [c for text, done in zip(texts, finished, strict=True) for c in parse_answer(text, done)]
 
+    def answers(self, asked: str, max_new_tokens: int) -> list[list[int]]:
+        """Token ids of several answers, drawn at random."""
+        inputs = self.tokenizer.apply_chat_template(
+            messages(asked), add_generation_prompt=True, return_tensors="pt", return_dict=True
+        ).to(self.model.device)
+        pad = self.tokenizer.pad_token_id
+        answers = self.model.generate(
+            **inputs,
+            do_sample=True,
+            temperature=0.9,
+            top_p=0.95,
+            top_k=50,
+            num_return_sequences=ANSWERS,
+            max_new_tokens=max_new_tokens,
+            pad_token_id=min(self.ends) if pad is None else pad,
+        )
+        return answers[:, inputs["input_ids"].shape[1] :].tolist()
 
-def messages(caption):
+
+def messages(caption: str) -> list[dict[str, str]]:
     """The request, after examples of how it is answered; no system message, which some templates refuse."""
     turns = []
     for example, answers in EXAMPLES.items():

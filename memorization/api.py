@@ -1,0 +1,283 @@
+"""Detection and mitigation in memory, for notebooks and other programs: what the scripts do, without their files.
+
+Numbers and images are those of the scripts: image k of prompt i depends on (gen_seed, i, k) alone.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from attn_utils import cross_attention_layers, down_cross_layers
+from memorization.data.prompts import PromptRecord
+from memorization.data.sources import whole_words
+from memorization.errors import InputError
+from memorization.mitigations.base import MITIGATIONS, Mitigation, run_mitigation
+from memorization.mitigations.batch import ImageBatch, Mitigated, MitigationOptions
+from memorization.observation import Observation, Recorded, make_inputs, observe_batches
+from memorization.ordinary import ordinary_text
+from memorization.runs.chosen_detectors import Abilities, choose_detectors
+from memorization.scores import MAGNITUDE, image_scores
+from memorization.seeds import image_seed
+
+if TYPE_CHECKING:
+    from local_sd_pipeline import LocalStableDiffusionPipeline
+
+Prompts = str | PromptRecord | Sequence[str | PromptRecord]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How images are made: by the names of the command line, which has the same defaults."""
+
+    num_images_per_prompt: int = 1
+    num_inference_steps: int = 50
+    guidance_scale: float = 7.5
+    gen_seed: int = 0
+    batch_size: int = 16
+
+    def seeds(self, record: PromptRecord) -> list[int]:
+        return [image_seed(self.gen_seed, record.index, k) for k in range(self.num_images_per_prompt)]
+
+    def groups(self, records: Sequence[PromptRecord]) -> list[Sequence[PromptRecord]]:
+        """Prompts that share UNet calls."""
+        size = max(1, self.batch_size // self.num_images_per_prompt)
+        return [records[k : k + size] for k in range(0, len(records), size)]
+
+
+@dataclass(frozen=True)
+class DetectedPrompt:
+    """What `detect` finds of a prompt.
+
+    Attributes:
+        prompt, index, seeds: what its images are made from.
+        scores: by row key, (images,) or (images, steps); higher = memorized.
+        images: uint8 (images, height, width, 3); None after an early exit.
+        mask: bright-ending mask, float32 (images, height, width); None after an early exit.
+        observation: tensors of the generation, on the CPU.
+    """
+
+    prompt: str
+    index: int
+    seeds: list[int]
+    scores: dict[str, np.ndarray]
+    images: np.ndarray | None
+    mask: np.ndarray | None
+    observation: Observation
+
+    def score(self, key: str = MAGNITUDE, T: int | None = 1) -> float:
+        """The prompt's score: the mean over its images, of the first T steps where it has steps (None: all)."""
+        return float(image_scores(self.scores, key, T).mean())
+
+
+@dataclass(frozen=True)
+class MitigatedPrompt:
+    """What `mitigate` makes of a prompt: images, uint8 (images, height, width, 3), and a list entry per image."""
+
+    prompt: str
+    index: int
+    seeds: list[int]
+    images: np.ndarray
+    magnitude_before: list[float]
+    magnitude_after: list[float]
+    triggered: list[bool]
+    unet_evals_per_image: float
+
+
+def as_records(prompts: Prompts) -> list[PromptRecord]:
+    """Prompts as records; plain texts are numbered from 0.
+
+    Raises:
+        InputError: if there are none.
+    """
+    given = [prompts] if isinstance(prompts, str | PromptRecord) else list(prompts)
+    if not given:
+        raise InputError("there are no prompts; give a text, or a list of texts or records")
+    return [p if isinstance(p, PromptRecord) else PromptRecord(k, p, p) for k, p in enumerate(given)]
+
+
+def detect(
+    pipe: "LocalStableDiffusionPipeline",
+    prompts: Prompts,
+    scores: str | None = None,
+    early_exit: int | None = None,
+    store_maps: bool = False,
+    **sampling,
+) -> list[DetectedPrompt]:
+    """Generate prompts and measure how much each looks memorized.
+
+        pipe = memorization.load_pipeline("planted_sd")
+        (found,) = memorization.detect(pipe, "the frozen field poster")
+        found.score()                                    # D at the first step
+        found.score("text_noise_norm_masked", T=None)    # LD over all steps
+
+    Args:
+        pipe: of `load_pipeline`.
+        prompts: a text, or texts and records of `load_prompts`.
+        scores: detectors beside those of every run: `all`, or names out of `DETECTORS` with commas.
+        early_exit: stop after so many steps: no images, no masks.
+        store_maps: keep end-token and padding attention of every layer in the observation.
+        **sampling: num_images_per_prompt, num_inference_steps, guidance_scale, gen_seed, batch_size.
+
+    Returns:
+        One `DetectedPrompt` per prompt, in order.
+
+    Raises:
+        InputError: if a detector is unknown, or needs what this call does not have.
+    """
+    records, how = as_records(prompts), Sampling(**sampling)
+    whole = early_exit is None
+    abilities = Abilities(how.num_inference_steps, early_exit, how.num_images_per_prompt, has_mask=whole)
+    chosen = choose_detectors(scores, abilities)
+    recorded = Recorded(
+        layers=down_cross_layers(pipe.unet) if whole else (),
+        map_layers=cross_attention_layers(pipe.unet) if store_maps and whole else (),
+    )
+    found = []
+    for group in tqdm(how.groups(records), desc="detect", unit="group"):
+        inputs = make_inputs(pipe, [r.prompt for r in group], [how.seeds(r) for r in group])
+        observed = observe_batches(
+            pipe,
+            inputs,
+            how.batch_size,
+            recorded,
+            detectors=chosen.detectors,
+            num_inference_steps=how.num_inference_steps,
+            guidance_scale=how.guidance_scale,
+            stop_after=early_exit,
+        )
+        for record, one in zip(group, observed.split(how.num_images_per_prompt), strict=True):
+            images = pipe.decode(one.latents) if whole else None
+            scores = dict(one.scores) | chosen.of_images(images)
+            found.append(detected_prompt(record, how, scores, images, one))
+    return found
+
+
+def detected_prompt(
+    record: PromptRecord,
+    how: Sampling,
+    scores: dict[str, torch.Tensor],
+    images: np.ndarray | None,
+    observed: Observation,
+) -> DetectedPrompt:
+    return DetectedPrompt(
+        record.prompt,
+        record.index,
+        how.seeds(record),
+        {key: values.float().cpu().numpy() for key, values in scores.items()},
+        images,
+        None if observed.mask is None else observed.mask[:, 0].cpu().numpy(),
+        observed,
+    )
+
+
+def mitigate(
+    pipe: "LocalStableDiffusionPipeline",
+    prompts: Prompts,
+    method: str,
+    strength: float,
+    use_mask: bool = False,
+    pr_mask: bool = False,
+    target_loss: float | None = None,
+    **sampling,
+) -> list[MitigatedPrompt]:
+    """Generate prompts under a mitigation.
+
+        pipe = memorization.load_pipeline("planted_sd")
+        (plain,) = memorization.mitigate(pipe, "the frozen field poster", "pe", 0)
+        (hidden,) = memorization.mitigate(pipe, "the frozen field poster", "pe", 0.5)
+
+    Args:
+        pipe: of `load_pipeline`.
+        prompts: a text, or texts and records of `load_prompts`, whose paraphrases SS searches.
+        method: a name out of `MITIGATIONS`.
+        strength: its knob; 0 is plain generation.
+        use_mask: weigh magnitudes with the bright-ending mask, for methods with the variant "be".
+        pr_mask: re-anchor only where the mask is bright, for methods with the variant "prmask".
+        target_loss: magnitude at which methods that optimise the starting noise stop.
+        **sampling: num_images_per_prompt, num_inference_steps, guidance_scale, gen_seed, batch_size.
+
+    Returns:
+        One `MitigatedPrompt` per prompt, in order.
+
+    Raises:
+        InputError: if the method is unknown, or the strength or a variant is none of its.
+    """
+    records, how, record_of_method = as_records(prompts), Sampling(**sampling), check_method(method, strength)
+    for wanted, variant in ((use_mask, "be"), (pr_mask, "prmask")):
+        if wanted and variant not in record_of_method.variants:
+            raise InputError(f"{method} has no variant {variant}; use it without")
+    options = MitigationOptions(
+        how.guidance_scale, how.num_inference_steps, optim_target_loss=target_loss, use_mask=use_mask, pr_mask=pr_mask
+    )
+    if record_of_method.compares:
+        options = replace(options, ordinary_text=ordinary_text(pipe))
+    found = []
+    for group in tqdm(how.groups(records), desc=method, unit="group"):
+        images = image_batch(pipe, group, how, record_of_method, strength, with_mask=use_mask or pr_mask)
+        pieces = [run_mitigation(pipe, options, batch, method, strength) for batch in images.chunks(how.batch_size)]
+        for record, one in zip(group, Mitigated.join(pieces).split(how.num_images_per_prompt), strict=True):
+            found.append(mitigated_prompt(pipe, record, how, one))
+    return found
+
+
+def check_method(name: str, strength: float) -> Mitigation:
+    """
+    Raises:
+        InputError: if there is no such method, or the strength is beyond its bound.
+    """
+    method = MITIGATIONS.get_known(name, "mitigate()")
+    if strength < 0 or (method.largest is not None and strength > method.largest):
+        bound = "" if method.largest is None else f" to {method.largest:g}"
+        raise InputError(f"strength of {name} is {method.knob}, from 0{bound}, not {strength}")
+    return method
+
+
+def image_batch(
+    pipe: "LocalStableDiffusionPipeline",
+    group: Sequence[PromptRecord],
+    how: Sampling,
+    method: Mitigation,
+    strength: float,
+    with_mask: bool,
+) -> ImageBatch:
+    """What the images of some prompts are made from, their words changed where the method does that."""
+    count, seeds = how.num_images_per_prompt, [how.seeds(r) for r in group]
+    prompts = [r.prompt for r in group]
+    if method.rewrite is not None and strength:
+        words = whole_words(pipe.tokenizer)
+        prompts = [method.rewrite(p, round(strength), s[0], words) for p, s in zip(prompts, seeds, strict=True)]
+    encoded = [pipe.encode([p, *r.alternatives]) for p, r in zip(prompts, group, strict=True)]
+    inputs = make_inputs(pipe, prompts, seeds)
+    mask = None
+    if with_mask:
+        layers = Recorded(down_cross_layers(pipe.unet))
+        how_plain = {"num_inference_steps": how.num_inference_steps, "guidance_scale": how.guidance_scale}
+        mask = observe_batches(pipe, inputs, how.batch_size, layers, **how_plain).mask
+    return ImageBatch(
+        latents=inputs.latents,
+        seeds=inputs.seeds,
+        candidates=[text for text, _ in encoded for _ in range(count)],
+        negative=encoded[0][1][:1],
+        mask=mask,
+        prompts=[p for p in prompts for _ in range(count)],
+        end_tokens=inputs.tokens.tolist(),
+    )
+
+
+def mitigated_prompt(
+    pipe: "LocalStableDiffusionPipeline", record: PromptRecord, how: Sampling, one: Mitigated
+) -> MitigatedPrompt:
+    return MitigatedPrompt(
+        record.prompt,
+        record.index,
+        how.seeds(record),
+        pipe.decode(one.latents),
+        one.magnitude_before,
+        one.magnitude_after,
+        one.triggered,
+        float(np.mean(one.unet_evals)),
+    )

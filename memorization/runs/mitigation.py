@@ -1,0 +1,316 @@
+"""A mitigation run: what it was asked for, how a group of prompts is made, and what is written of it."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from memorization.data.prompts import PromptRecord
+from memorization.errors import InputError
+from memorization.evaluation.mitigation_summary import MEASURES, mitigation_summary
+from memorization.files.embeddings import read_embeddings
+from memorization.files.layout import RunFiles, images_npz
+from memorization.files.whole import replace_link, write_text
+from memorization.finished_runs import read_run
+from memorization.mitigations.base import MITIGATIONS, run_mitigation
+from memorization.mitigations.batch import ImageBatch, Mitigated, MitigationOptions
+from memorization.mitigations.options import MASK_RUN_VERSION, flags_of_method, method_label, uses_masks
+from memorization.mitigations.perturb import augment_prompt
+from memorization.mitigations.prompt_search import search_prompt
+from memorization.ordinary import ordinary_text
+from memorization.runs.masks import SharedMasks
+from memorization.runs.session import Group, Session
+from memorization.runs.settings import RunSettings, from_arguments, kept
+from memorization.similarity.measure import MEASURES as SIMILARITIES
+from memorization.similarity.measure import Evaluators, EvaluatorSettings, measure_run
+from memorization.similarity.pixels import similarity_to_references
+from memorization.tables import format_table, plain
+
+KEPT = (
+    "run_version",
+    "optim_target_loss",
+    "optim_lr",
+    "optim_iters",
+    "l_target_ss",
+    "l_target_pr",
+    "mag_thres_pr",
+    "pr_mask",
+    "prompt_aug_style",
+    "repeat_num",
+    "rand_noise_lam",
+    "attn_scores",
+    "method",
+    "strength",
+    "prompt_embeds",
+)  # beside the rows
+COLUMNS = ("kind", "triggered", "unet_evals_per_image", "magnitude_before", "magnitude_after")  # read back
+
+
+@dataclass(frozen=True)
+class MitigationSettings:
+    """What mitigation is asked for, by the names of the command line; `run` has what both scripts share.
+
+    A method that has flags of its own is turned into them: `method` and `strength` are of the others alone.
+    """
+
+    run: RunSettings
+    evaluators: EvaluatorSettings = EvaluatorSettings()  # noqa: RUF009  # frozen
+    run_version: str = "baseline"
+    method: str | None = None
+    strength: float | None = None
+    prompt_embeds: Path | None = None
+    attn_scores: Path | None = None
+    optim_target_loss: float | None = None
+    optim_lr: float = 0.05
+    optim_iters: int = 10
+    l_target_ss: float | None = None
+    l_target_pr: float | None = None
+    mag_thres_pr: float | None = None
+    pr_mask: bool = False
+    prompt_aug_style: str | None = None
+    repeat_num: int = 1
+    rand_noise_lam: float | None = None
+
+    @classmethod
+    def from_args(cls, args: argparse.Namespace) -> "MitigationSettings":
+        """
+        Raises:
+            InputError: one line per combination that means nothing, the first found.
+        """
+        values = vars(args) | flags_of_method(vars(args))
+        if args.optim_target_steps != 0:
+            raise InputError("--optim_target_steps must be 0: the methods are defined at the first step")
+        run, evaluators = from_arguments(RunSettings, values), from_arguments(EvaluatorSettings, args, lpips=False)
+        settings: MitigationSettings = from_arguments(cls, values, run=run, evaluators=evaluators)
+        settings.refuse_meaningless()
+        return settings
+
+    def refuse_meaningless(self) -> None:
+        """
+        Raises:
+            InputError: one line per combination that means nothing, the first found.
+        """
+        self.refuse_reanchoring_alone()
+        searches = self.l_target_ss is not None or self.optim_target_loss is not None
+        if (self.prompt_aug_style is not None or self.rand_noise_lam is not None) and searches and not self.method:
+            raise InputError("--prompt_aug_style and --rand_noise_lam do not combine with PE, SS or PR")
+        if self.evaluators.are_any and not self.run.with_tracking:
+            raise InputError("--sscd and --reference_model are used with --with_tracking; eval_mem.py measures later")
+        if self.evaluators.are_any and not (self.run.store_img_png or self.run.store_img_npz):
+            raise InputError("--sscd and --reference_model need the images: leave --store_img_png on")
+        reads_words = self.method is not None and MITIGATIONS[self.method].reads == "words"
+        if self.prompt_embeds is not None and (self.prompt_aug_style is not None or reads_words):
+            name = self.method or f"--prompt_aug_style {self.prompt_aug_style}"
+            raise InputError(f"{name} changes the words of a prompt, which --prompt_embeds takes the place of")
+        if self.attn_scores is not None and not self.uses_masks:
+            raise InputError("--attn_scores is not used here: add --run_version ours_A with PE or SS, or --pr_mask")
+
+    def refuse_reanchoring_alone(self) -> None:
+        if (self.l_target_pr is None) != (self.mag_thres_pr is None):
+            raise InputError("--l_target_pr and --mag_thres_pr go together")
+        if self.l_target_pr is not None and self.mag_thres_pr is not None and self.mag_thres_pr <= self.l_target_pr:
+            raise InputError(f"--mag_thres_pr {self.mag_thres_pr} must exceed --l_target_pr {self.l_target_pr}")
+        if self.l_target_pr is not None and self.l_target_ss is None and self.optim_target_loss is None:
+            raise InputError("--l_target_pr needs a modified prompt: add --l_target_ss or --optim_target_loss")
+        if self.pr_mask and self.l_target_pr is None:
+            raise InputError("--pr_mask restricts re-anchoring: add --l_target_pr and --mag_thres_pr")
+
+    @property
+    def kept(self) -> dict[str, object]:
+        """What decides the numbers besides the prompts and the model; from it a finished run knows its method."""
+        return kept(self, KEPT)
+
+    @property
+    def uses_masks(self) -> bool:
+        return uses_masks(self.kept)
+
+    @property
+    def label(self) -> str:
+        """Name of the mitigation, part of the names of the run's files."""
+        return method_label(self.kept, with_count=True)
+
+    @property
+    def files(self) -> RunFiles:
+        return RunFiles(self.run.output_dir, f"{self.run.run_name}_{self.label}", is_mitigation=True)
+
+    @property
+    def options(self) -> MitigationOptions:
+        names = {f.name for f in fields(MitigationOptions)} & {f.name for f in fields(self)}
+        return MitigationOptions(
+            **{name: getattr(self, name) for name in names},
+            guidance_scale=self.run.guidance_scale,
+            num_inference_steps=self.run.num_inference_steps,
+            use_mask=self.run_version == MASK_RUN_VERSION,
+        )
+
+
+class PromptGroups:
+    """Groups of prompts on their way through the run's mitigation; every decision is made per image."""
+
+    def __init__(self, settings: MitigationSettings, session: Session):
+        """
+        Raises:
+            InputError: if masks or embeddings that were given are of something else.
+        """
+        self.settings, self.session, self.pipe = settings, session, session.pipe
+        self.masks = SharedMasks(session, settings.attn_scores) if settings.uses_masks else None
+        self.given: dict[int, torch.Tensor] = {}
+        if settings.prompt_embeds is not None:
+            shape = self.pipe.encode([""])[0].shape[1:]
+            self.given = read_embeddings(settings.prompt_embeds, [r.index for r in session.records], shape)
+
+    @cached_property
+    def options(self) -> MitigationOptions:
+        """Options of the batches, with embeddings of random prompts for a method that compares with them."""
+        options, method = self.settings.options, self.settings.method
+        if method is None or not MITIGATIONS[method].compares:
+            return options
+        return replace(options, ordinary_text=ordinary_text(self.pipe))
+
+    def alternatives(self, record: PromptRecord) -> tuple[str, ...]:
+        """Paraphrases that SS looks at."""
+        return record.alternatives if self.settings.l_target_ss is not None else ()
+
+    def prompt_of(self, record: PromptRecord) -> str:
+        """The prompt that is generated with: perturbed where words are to be changed."""
+        style = self.settings.prompt_aug_style
+        if style is None:
+            return record.prompt
+        seed = self.session.seeds(record)[0]
+        return augment_prompt(record.prompt, style, self.settings.repeat_num, seed, self.session.random_words)
+
+    def encode(self, prompt: str, record: PromptRecord) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features of a prompt and its alternatives, and of the empty prompt; --prompt_embeds replaces the first."""
+        text, negative = self.pipe.encode([prompt, *self.alternatives(record)])
+        if self.given:
+            text = torch.cat([self.given[record.index].to(text)[None], text[1:]])
+        return text, negative
+
+    def batch(self, group: Group) -> ImageBatch:
+        """What the images of some prompts are made from."""
+        session, count = self.session, self.session.settings.num_images_per_prompt
+        prompts = [self.prompt_of(r) for r in group]
+        encoded = [self.encode(p, r) for p, r in zip(prompts, group, strict=True)]
+        masks = None if self.masks is None else self.masks.of(group, [text[:1] for text, _ in encoded])
+        return ImageBatch(
+            latents=torch.cat([session.latents(r) for r in group]),
+            seeds=[seed for r in group for seed in session.seeds(r)],
+            candidates=[text for text, _ in encoded for _ in range(count)],
+            negative=encoded[0][1][:1],
+            mask=None if masks is None else masks.to(self.pipe.device),
+            prompts=[p for p in prompts for _ in range(count)],
+            end_tokens=[self.pipe.end_token(p) for p in prompts for _ in range(count)],
+        )
+
+    def generate(self, images: ImageBatch) -> Mitigated:
+        """Images of one batch under the run's mitigation."""
+        method, strength = self.settings.method, self.settings.strength
+        if method is None or strength is None:
+            return search_prompt(self.pipe, self.options, images)
+        return run_mitigation(self.pipe, self.options, images, method, strength)
+
+
+class MitigationOutput:
+    """Writes what came of groups of prompts: images first and the rows last, and measures at the end."""
+
+    def __init__(self, settings: MitigationSettings, session: Session, groups: PromptGroups):
+        """
+        Raises:
+            InputError: if an evaluator that was asked for cannot be had; so that it shows before the work.
+        """
+        self.settings, self.session, self.groups, self.files = settings, session, groups, settings.files
+        self.evaluators = self.open_evaluators() if session.processes.is_main else Evaluators()
+
+    def open_evaluators(self) -> Evaluators:
+        wanted = replace(self.settings.evaluators, device=str(self.session.pipe.device))
+        if wanted.sscd is not None:
+            lacking = next((r for r in self.session.records if not r.reference_images), None)
+            if lacking is not None:
+                dataset = self.session.settings.dataset
+                raise InputError(f"--sscd needs training images: {dataset} has none of prompt {lacking.index}")
+        clip = None
+        try:
+            clip = wanted.open_clip()
+        except InputError as error:  # the documented commands name a model of gigabytes: no reason to stop
+            tqdm.write(f"warning: no CLIP similarity: {error}")
+        return Evaluators(wanted.open_descriptor(), clip)
+
+    def write_group(self, group: Group, prompts: Sequence[str], mitigated: Mitigated) -> None:
+        """Everything of some prompts; a row says that all else of its prompt is there.
+
+        Args:
+            prompts: that the images were generated with, one per image.
+        """
+        count, rows = self.session.settings.num_images_per_prompt, []
+        for record, prompt, one in zip(group, prompts[::count], mitigated.split(count), strict=True):
+            if not self.session.is_finished(record):
+                images = self.session.pipe.decode(one.latents)
+                if self.session.images.are_wanted:
+                    self.session.images.save(record.index, self.session.seeds(record), images)
+                rows.append(self.make_row(record, prompt, one, images))
+        self.session.add_rows(rows)
+
+    def make_row(
+        self, record: PromptRecord, prompt: str, mitigated: Mitigated, images: np.ndarray
+    ) -> dict[str, object]:
+        row: dict[str, object] = {
+            "index": record.index,
+            "prompt": record.prompt,
+            "prompt_used": prompt,
+            "kind": record.kind,
+            "method": self.settings.label,
+            "seeds": self.session.seeds(record),
+            "magnitude_before": mitigated.magnitude_before,
+            "magnitude_after": mitigated.magnitude_after,
+            "triggered": mitigated.triggered,
+        }
+        if mitigated.choice is not None:
+            candidates = [prompt, *self.groups.alternatives(record)]
+            row |= {"choice": mitigated.choice, "prompts_chosen": [candidates[c] for c in mitigated.choice]}
+        if mitigated.iterations is not None:
+            row["iterations"] = mitigated.iterations
+        row["unet_evals_per_image"] = float(np.mean(mitigated.unet_evals))
+        masks = self.groups.masks
+        if masks is not None and record.index in masks.evals:
+            row["mask_evals_per_image"] = masks.evals[record.index]
+        if record.reference_images:
+            row["pixel_similarity"] = similarity_to_references(images, record)
+        return row | {f"mean_{name}": float(np.mean(row[name])) for name in MEASURES if name in row}
+
+    def finish(self) -> None:
+        """Gather masks and images, measure them, and give the images of this method the documented name as well."""
+        masks = self.groups.masks
+        if masks is not None:
+            masks.finish()
+        similarity, npz = self.evaluate(), self.session.images.finish()
+        files = [self.files.rows, similarity, npz]
+        if npz is not None and npz.exists():
+            files.append(replace_link(npz, images_npz(self.files.output_dir, self.session.settings.run_name)))
+        if masks is not None:
+            files.append(masks.path)
+        print(mitigation_summary(self.settings.label, self.session.rows()))
+        print("\n".join(str(f) for f in files if f))
+        if self.session.settings.store_img_png:
+            print(self.files.images)
+
+    def evaluate(self) -> Path | None:
+        """Measure all images, keep the numbers beside the rows, log and print their means."""
+        if self.evaluators.descriptor is None and self.evaluators.clip is None:
+            return None
+        if self.session.images.are_kept():
+            records = {r.index: r for r in self.session.records}
+            run = read_run(self.files.rows)
+            measured = measure_run(run, [r for r in run.rows if r["index"] in records], self.evaluators, records)
+            write_text(self.files.similarity, "".join(json.dumps(plain(m)) + "\n" for m in measured))
+            found = {n: float(np.mean([np.mean(m[n]) for m in measured])) for n in SIMILARITIES if n in measured[0]}
+            means = {n: v for n, v in found.items() if np.isfinite(v)}
+            self.session.track({f"mean_{n}": v for n, v in means.items()})
+            print(format_table([SIMILARITIES[n] for n in means], [list(means.values())]))
+            print(self.evaluators.describe())
+        return self.files.similarity
