@@ -10,9 +10,13 @@ call; the other branches and all layers that are not edited keep the processors 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
 
 HIDDEN_LOGIT = torch.finfo(torch.float32).min  # of a token that gets no attention
 
@@ -163,12 +167,12 @@ def shuffle_mask(mask: torch.Tensor, seeds: Sequence[int]) -> torch.Tensor:
     return flat.gather(1, torch.stack(orders).to(flat.device)).view_as(mask)
 
 
-def cross_attention_layers(unet: torch.nn.Module) -> list[str]:
+def cross_attention_layers(unet: "UNet2DConditionModel") -> list[str]:
     """Names of all cross-attention layers, in the order of `unet.attn_processors`."""
     return [name for name in unet.attn_processors if name.endswith("attn2.processor")]
 
 
-def down_cross_layers(unet: torch.nn.Module, block: int = 0) -> list[str]:
+def down_cross_layers(unet: "UNet2DConditionModel", block: int = 0) -> list[str]:
     """Names of the cross-attention layers of down block `block` (0 is the finest resolution).
 
     Raises:
@@ -181,7 +185,7 @@ def down_cross_layers(unet: torch.nn.Module, block: int = 0) -> list[str]:
 
 
 @contextmanager
-def wrapped_processors(unet: torch.nn.Module, layers: Sequence[str], wrap: Callable) -> Iterator[None]:
+def wrapped_processors(unet: "UNet2DConditionModel", layers: Sequence[str], wrap: Callable) -> Iterator[None]:
     """Attention processors of `layers` replaced by wrap(processor, name) for the block; restored on exit.
 
     A compiled UNet runs uncompiled inside: compiling another one for a few steps would cost more than they do.
@@ -214,7 +218,7 @@ class AttentionRecorder:
 
 
 @contextmanager
-def record_cross_attention(unet: torch.nn.Module, store: CrossAttentionStore) -> Iterator[CrossAttentionStore]:
+def record_cross_attention(unet: "UNet2DConditionModel", store: CrossAttentionStore) -> Iterator[CrossAttentionStore]:
     """Record into `store` for the duration of the block; the processors are restored on exit.
 
     Raises:
@@ -248,10 +252,9 @@ class CrossAttentionEdit:
     spikes_from: int = 2
     values: Mapping[str, torch.Tensor] | None = None
 
-    def change_logits(self, logits: Sequence[torch.Tensor | None]) -> torch.Tensor:
-        """Logits of every branch, a list of (images, heads, positions, tokens); returns those of `branch`."""
+    def change_logits(self, logits: Mapping[int, torch.Tensor]) -> torch.Tensor:
+        """Logits by branch, (images, heads, positions, tokens), of those that are needed; returns those of `branch`."""
         changed = logits[self.branch]
-        assert changed is not None
         if self.scale_begin != 1:
             changed = torch.cat([changed[..., :1] * self.scale_begin, changed[..., 1:]], -1)
         if self.spikes is not None:
@@ -293,7 +296,7 @@ class EditedProcessor:
         edit = self.edit
         states, tokens = (x.chunk(edit.num_branches) for x in (hidden_states, encoder_hidden_states))
         needed = {edit.branch, edit.spikes_from} if edit.spikes is not None else {edit.branch}
-        logits = [raw_logits(attn, states[b], tokens[b]) if b in needed else None for b in range(edit.num_branches)]
+        logits = {b: raw_logits(attn, states[b], tokens[b]) for b in needed}
         value = attn.to_v(tokens[edit.branch])
         if edit.values is not None and self.name in edit.values:
             value = value * edit.values[self.name][:, None].to(value)
@@ -309,7 +312,7 @@ def raw_logits(attn, hidden_states: torch.Tensor, encoder_hidden_states: torch.T
     return attn.scale * query @ key.transpose(2, 3)
 
 
-def edit_cross_attention(unet: torch.nn.Module, edit: CrossAttentionEdit) -> AbstractContextManager:
+def edit_cross_attention(unet: "UNet2DConditionModel", edit: CrossAttentionEdit) -> AbstractContextManager:
     """Context manager that applies an edit; the processors are restored on exit."""
     layers = edit.layers or cross_attention_layers(unet)
     return wrapped_processors(unet, layers, lambda inner, name: EditedProcessor(inner, name, edit))

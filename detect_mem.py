@@ -16,9 +16,10 @@ from local_sd_pipeline import LocalStableDiffusionPipeline
 from memorization.bundled import PLANTED
 from memorization.catalogue import detector_table
 from memorization.errors import exit_on_input_error, input_errors
+from memorization.finished_runs import Run, read_run
 from memorization.observation import Recorded, observe_batches
 from memorization.plugins import load_named_plugins
-from memorization.runs.arguments import Switch, TableAction, common_parser, image_count, positive_int
+from memorization.runs.arguments import Switch, TableAction, arguments_of, common_parser, image_count, positive_int
 from memorization.runs.chosen_detectors import choose_detectors
 from memorization.runs.detection import COLUMNS, DetectionOutput, DetectionSettings
 from memorization.runs.masks import GivenMasks
@@ -92,21 +93,39 @@ def detect_prompts(settings: DetectionSettings, session: Session) -> None:
                 stop_after=settings.early_exit,
             )
         evals = (pipe.num_unet_evals - before) // len(inputs.seeds)
-        session.writer.submit(output.write_group, group, observed, evals)
+        session.write_beside(output.write_group, group, observed, evals)
 
     # The main process gathers what all of them made.
     if session.finish_rows():
         output.finish()
 
 
+def run_settings(settings: DetectionSettings, pipe: LocalStableDiffusionPipeline | None = None) -> None:
+    with Processes(settings.run.device) as processes:
+        with Session(settings.run, processes, settings.files, settings.kept, COLUMNS, pipe) as session:
+            detect_prompts(settings, session)
+
+
+def run(pipe: LocalStableDiffusionPipeline | None = None, **options: object) -> Run:
+    """The script as a function: options by the names of the command line, with its defaults; gives the finished run.
+
+    Args:
+        pipe: a loaded pipeline to use instead of loading `model_id`.
+
+    Raises:
+        InputError: where the script would end with a line.
+        TypeError: for an option that there is not.
+    """
+    settings = DetectionSettings.from_args(arguments_of(make_parser(), options))
+    run_settings(settings, pipe)
+    return read_run(settings.files.rows)
+
+
 def main(argv: Sequence[str] | None = None, pipe: LocalStableDiffusionPipeline | None = None) -> None:
     """Run a command line; `pipe` is a loaded pipeline to use instead of loading --model_id."""
     with exit_on_input_error():
         load_named_plugins(argv)
-        settings = DetectionSettings.from_args(make_parser().parse_args(argv))
-        with Processes(settings.run.device) as processes:
-            with Session(settings.run, processes, settings.files, settings.kept, COLUMNS, pipe) as session:
-                detect_prompts(settings, session)
+        run_settings(DetectionSettings.from_args(make_parser().parse_args(argv)), pipe)
 
 
 if __name__ == "__main__":

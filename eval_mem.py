@@ -17,9 +17,9 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import torch
 
-from memorization.data.kinds import read_kinds, relabel
+from memorization.data.kinds import read_kinds
 from memorization.errors import exit_on_input_error, input_errors
-from memorization.evaluation.classes import classes_of
+from memorization.evaluation.classes import classes_of, relabel
 from memorization.evaluation.statistics import BootstrapSettings
 from memorization.evaluation.thresholds import Threshold, calibrate
 from memorization.files.whole import make_folder, write_text

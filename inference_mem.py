@@ -18,6 +18,7 @@ from local_sd_pipeline import LocalStableDiffusionPipeline
 from memorization.bundled import GROUND_TRUTH
 from memorization.catalogue import mitigation_table
 from memorization.errors import exit_on_input_error
+from memorization.finished_runs import Run, read_run
 from memorization.mitigations.base import MITIGATIONS
 from memorization.mitigations.batch import Mitigated
 from memorization.mitigations.perturb import AUGMENTATIONS
@@ -25,6 +26,7 @@ from memorization.plugins import load_named_plugins
 from memorization.runs.arguments import (
     Switch,
     TableAction,
+    arguments_of,
     common_parser,
     image_count,
     natural_float,
@@ -88,21 +90,39 @@ def mitigate_prompts(settings: MitigationSettings, session: Session) -> None:
     for group in session.groups(settings.label):
         images = groups.batch(group)
         pieces = [groups.generate(batch) for batch in images.chunks(settings.run.batch_size)]
-        session.writer.submit(output.write_group, group, images.prompts, Mitigated.join(pieces))
+        session.write_beside(output.write_group, group, images.prompts, Mitigated.join(pieces))
 
     # The main process gathers what all of them made.
     if session.finish_rows():
         output.finish()
 
 
+def run_settings(settings: MitigationSettings, pipe: LocalStableDiffusionPipeline | None = None) -> None:
+    with Processes(settings.run.device) as processes:
+        with Session(settings.run, processes, settings.files, settings.kept, COLUMNS, pipe) as session:
+            mitigate_prompts(settings, session)
+
+
+def run(pipe: LocalStableDiffusionPipeline | None = None, **options: object) -> Run:
+    """The script as a function: options by the names of the command line, with its defaults; gives the finished run.
+
+    Args:
+        pipe: a loaded pipeline to use instead of loading `model_id`.
+
+    Raises:
+        InputError: where the script would end with a line.
+        TypeError: for an option that there is not.
+    """
+    settings = MitigationSettings.from_args(arguments_of(make_parser(), options))
+    run_settings(settings, pipe)
+    return read_run(settings.files.rows)
+
+
 def main(argv: Sequence[str] | None = None, pipe: LocalStableDiffusionPipeline | None = None) -> None:
     """Run a command line; `pipe` is a loaded pipeline to use instead of loading --model_id."""
     with exit_on_input_error():
         load_named_plugins(argv)
-        settings = MitigationSettings.from_args(make_parser().parse_args(argv))
-        with Processes(settings.run.device) as processes:
-            with Session(settings.run, processes, settings.files, settings.kept, COLUMNS, pipe) as session:
-                mitigate_prompts(settings, session)
+        run_settings(MitigationSettings.from_args(make_parser().parse_args(argv)), pipe)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ import numpy as np
 
 from memorization.data.pictures import read_image, read_mask
 from memorization.evaluation.detection import summary
-from memorization.files.masks import MaskStore
+from memorization.files.masks import open_masks
 from memorization.files.whole import read_png
 from memorization.tables import format_table
 
@@ -46,7 +46,7 @@ def image_of(folder, row, k=0):
 
 def read_masks(path):
     """Masks by (prompt index, seed)."""
-    return {key: mask.astype(np.float32) for key, mask in MaskStore.read(path).masks.items()}
+    return {key: mask.astype(np.float32) for key, mask in open_masks(path).masks.items()}
 
 
 def true_mask(index):

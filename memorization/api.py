@@ -151,8 +151,8 @@ def detect(
         )
         for record, one in zip(group, observed.split(how.num_images_per_prompt), strict=True):
             images = pipe.decode(one.latents) if whole else None
-            scores = dict(one.scores) | chosen.of_images(images)
-            found.append(detected_prompt(record, how, scores, images, one))
+            measured = dict(one.scores) | chosen.of_images(images)
+            found.append(detected_prompt(record, how, measured, images, one))
     return found
 
 

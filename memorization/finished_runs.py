@@ -1,20 +1,22 @@
 """Finished runs read back for evaluation: rows, settings and images, checked before anything is computed."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from memorization.bundled import bundled_name
-from memorization.errors import InputError, input_errors
+from memorization.bundled import same_setting
+from memorization.errors import InputError
+from memorization.files.config import config_path, read_config
+from memorization.files.json_lines import decode_line, numbered_lines
 from memorization.files.layout import RunFiles
-from memorization.files.masks import MaskStore
+from memorization.files.masks import MaskedPrompt, open_masks
 from memorization.files.whole import read_png
 from memorization.mitigations.base import PLAIN
 from memorization.mitigations.options import is_weaker_when_larger, method_label, strength_of_settings
-from memorization.rows import check_counts, is_number, is_whole, parse_row, whole_lines
+from memorization.rows import AGAIN, check_counts, check_row, is_number
+from memorization.seeds import is_whole
 
 MODEL_SETTINGS = ("model_id", "unet_id", "guidance_scale", "num_inference_steps", "image_length")
 # Settings that evaluation computes with; they are None of other methods, and missing in old runs.
@@ -81,42 +83,32 @@ def read_run(path: Path | str) -> Run:
             another version of the scripts, scores that are no numbers, unequal numbers of images.
     """
     path = Path(path)
-    config = path.with_suffix(".config.json")
+    config = config_path(path)
     if not path.is_file():
         raise InputError(f"result file {path} does not exist; give a .jsonl of det_outputs/")
     if not config.is_file():
         raise InputError(f"{path} has no {config.name} beside it: it is no result file, or of another version")
-    settings, versions = read_config(config)
-    rows = [parse_row(path, number, line) for number, line in enumerate(whole_lines(path), 1)]
+    settings, versions = read_config(config, AGAIN)
+    if not are_settings(settings):
+        raise InputError(f"{config} does not say how its rows were made; {AGAIN}")
+    lines = numbered_lines(path, finished_only=True)
+    rows = [check_row(path, number, decode_line(path, number, line)) for number, line in lines]
     if not rows:
         raise InputError(f"{path} has no finished rows")
     check_counts(path, rows)
     return Run(path, tuple(sorted(rows, key=lambda row: row["index"])), settings, versions)
 
 
-def read_config(config: Path) -> tuple[dict, dict]:
-    """Settings and versions of a run.
-
-    Raises:
-        InputError: if the file is damaged, or a setting is of another type.
-    """
-    try:
-        record = json.loads(config.read_text(encoding="utf-8"))
-        settings, versions = record["settings"], record["versions"]
-        if not isinstance(settings, dict) or not isinstance(versions, dict):
-            raise TypeError("settings and versions have names")
-        if not (isinstance(settings.get("dataset"), str) and is_whole(settings.get("gen_seed"))):
-            raise TypeError("a setting of another type")
-        if not all(settings.get(name) is None or is_number(settings[name]) for name in NUMBERS):
-            raise TypeError("a strength of another type")
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InputError(f"{config} does not say how its rows were made; run the script again") from error
-    return settings, versions
+def are_settings(settings: Mapping) -> bool:
+    """Whether the settings that evaluation computes with are of their types."""
+    if not (isinstance(settings.get("dataset"), str) and is_whole(settings.get("gen_seed"))):
+        return False
+    return all(settings.get(name) is None or is_number(settings[name]) for name in NUMBERS)
 
 
 def differing_setting(settings: Mapping, others: Mapping) -> str | None:
     """The first setting that decides every number and is not the same in both; None where all are."""
-    return next((n for n in MODEL_SETTINGS if bundled_name(settings.get(n)) != bundled_name(others.get(n))), None)
+    return next((n for n in MODEL_SETTINGS if not same_setting(settings.get(n), others.get(n))), None)
 
 
 def check_same_model(runs: Sequence[Run], what: str = "compared") -> None:
@@ -185,16 +177,9 @@ def load_masks(path: Path, run: Run) -> Masks:
     Raises:
         InputError: if they are of another model or way of sampling than the run, or do not have all its images.
     """
-    with input_errors():
-        store = MaskStore.read(path)
-    name = differing_setting(store.settings, run.settings)
-    if name is not None:
-        values = f"{name} {store.settings.get(name)!r}, {run.path} of {run.settings.get(name)!r}"
-        raise InputError(f"masks in {path} are of {values}; give other --masks")
-    missing = next((row["index"] for row in run.rows if not store.has(row["index"], row["seeds"])), None)
-    if missing is not None:
-        raise InputError(f"{path} has no mask of prompt {missing} at the seeds of {run.path}; give other --masks")
-    return store.masks
+    prompts = [MaskedPrompt(row["index"], row["seeds"]) for row in run.rows]
+    settings = {name: run.settings.get(name) for name in MODEL_SETTINGS}
+    return open_masks(path, prompts, settings, whose=run.path, remedy="give other --masks").masks
 
 
 def masks_for(runs: Sequence[Run], given: Path | None) -> Masks:
@@ -211,6 +196,6 @@ def masks_for(runs: Sequence[Run], given: Path | None) -> Masks:
 def stored_masks(run: Run) -> Masks:
     """Masks that a detection run left by (prompt index, seed); none where there is no file, or it says no prompts."""
     try:
-        return MaskStore.read(run.files.masks).masks
-    except ValueError:  # no file, or the original's layout, which does not say whose masks they are
+        return open_masks(run.files.masks).masks
+    except InputError:  # no file, or the original's layout, which does not say whose masks they are
         return {}

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from experiments.cost.jobs import PLANTED, Jobs, random_sd14
 from memorization.errors import exit_on_input_error, input_errors
-from memorization.files.json_lines import versions
+from memorization.files.config import versions
 from memorization.files.whole import write_text
 from memorization.models.stable_diffusion import load_pipeline
 from memorization.tables import format_table

@@ -14,12 +14,12 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from memorization.detectors.registry import MOTION, SIGNALS, TILED
 from tqdm import tqdm
 
 from experiments.cost.jobs import PLANTED, Jobs
-from memorization.detectors.registry import MOTION, SIGNALS, TILED
 from memorization.errors import exit_on_input_error, input_errors
-from memorization.files.json_lines import versions
+from memorization.files.config import versions
 from memorization.files.whole import write_text
 from memorization.models.stable_diffusion import load_pipeline
 

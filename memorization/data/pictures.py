@@ -1,4 +1,6 @@
-"""."""
+"""Training images and true masks of a data set."""
+
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -6,8 +8,8 @@ from PIL import Image
 from memorization.errors import InputError
 
 
-def read_image(path):
-    """A reference image as uint8 array (height, width, 3).
+def read_image(path: Path) -> np.ndarray:
+    """A reference image, uint8 (height, width, 3).
 
     Raises:
         InputError: if it cannot be read, or is all black: a placeholder that would be a false reference.
@@ -18,8 +20,8 @@ def read_image(path):
     return image
 
 
-def read_mask(path):
-    """A true mask as bool array (height, width).
+def read_mask(path: Path) -> np.ndarray:
+    """A true mask, bool (height, width).
 
     Raises:
         InputError: if it cannot be read, or is black: nothing could be compared within it.
@@ -30,7 +32,12 @@ def read_mask(path):
     return mask
 
 
-def read_pixels(path, mode):
+def read_pixels(path: Path, mode: str) -> np.ndarray:
+    """An image in one of Pillow's modes, uint8.
+
+    Raises:
+        InputError: if it cannot be read.
+    """
     try:
         with Image.open(path) as image:
             return np.asarray(image.convert(mode))

@@ -1,13 +1,14 @@
 """Prompt sets: every kind of data set that --dataset takes, read into one kind of record."""
 
 import html
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 import ftfy
 
-from memorization.data.sources import random_letters, read_rows
+from memorization.data.sources import RandomPrompt, random_letters, read_rows
 from memorization.errors import InputError
 
 
@@ -32,7 +33,7 @@ def load_prompts(
     end: int | None = None,
     prompt_key: str | None = None,
     clean_prompts: bool = True,
-    random_prompt=None,
+    random_prompt: RandomPrompt | None = None,
     seed: int = 0,
 ) -> list[PromptRecord]:
     """Read a data set into records.
@@ -65,9 +66,10 @@ def load_prompts(
     return records
 
 
-def make_record(row, clean_prompts):
+def make_record(row: Mapping, clean_prompts: bool) -> PromptRecord:
+    """A record out of a raw row; captions that are numbered from 1 on without gaps are its alternatives."""
     clean = clean_prompt if clean_prompts else str
-    alternatives = []
+    alternatives: list[str] = []
     while isinstance(row.get(f"caption{len(alternatives) + 1}"), str):
         alternatives.append(clean(row[f"caption{len(alternatives) + 1}"]))
     return PromptRecord(
@@ -83,12 +85,16 @@ def make_record(row, clean_prompts):
     )
 
 
-def clean_prompt(text):
+def clean_prompt(text: str) -> str:
     """Mend mojibake, curly quotes and ligatures (ftfy) and HTML entities, and strip white space."""
     return html.unescape(html.unescape(ftfy.fix_text(text))).strip()
 
 
-def refuse_repeated_indices(dataset, records):
+def refuse_repeated_indices(dataset: object, records: Sequence[PromptRecord]) -> None:
+    """
+    Raises:
+        InputError: if two records have one index.
+    """
     seen = set()
     for record in records:
         if record.index in seen:

@@ -31,7 +31,7 @@ def sharpness(trace: Trace) -> dict[str, torch.Tensor]:
         return scale * pipe.predict_noise(latents, step.timestep, trace.embeds).diff()
 
     with sdpa_kernel(SDPBackend.MATH):  # the fast kernels have no forward derivative
-        _, product = torch.func.jvp(score_diff, (step.latents,), (scale * step.noise_diff,))
+        product = torch.func.jvp(score_diff, (step.latents,), (scale * step.noise_diff,))[1]
     pipe.num_unet_gradients += 2 * len(step.latents)
     return {"sharpness": product.float().flatten(1).norm(dim=1)}
 

@@ -35,7 +35,7 @@ def token_gradients(trace: Trace) -> torch.Tensor:
     gradient per image and step.
     """
     pipe, first = trace.pipe, [trace.steps[k] for k in sorted(trace.steps) if k < FIRST_STEPS]
-    total: torch.Tensor | float = 0.0
+    total = torch.zeros(trace.embeds[1].shape[:2], device=trace.embeds[1].device)
     for step in first:
         with torch.enable_grad():
             text = trace.embeds[1].detach().requires_grad_()

@@ -1,11 +1,13 @@
 """What detection tells apart: rows by class, and the items of a score that are ranked."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from memorization.data.prompts import clean_prompt
 from memorization.errors import InputError
 from memorization.finished_runs import Run
 from memorization.scores import image_scores
@@ -125,3 +127,16 @@ def refuse_contradictions(pairs: Iterable[Pair], is_memorized: bool, option: str
     for run, row in pairs:
         if row.get("is_memorized") is is_memorized:
             raise InputError(f"{run.path} is given by {option}, but its prompt {row['index']} is labelled otherwise")
+
+
+def relabel(run: Run, kinds: Mapping[str, str], path: Path) -> Run:
+    """The run with kinds out of the table at `path`, by cleaned caption; prompts that it does not have keep their own.
+
+    Raises:
+        InputError: if it has none of the run's prompts.
+    """
+    captions = [clean_prompt(row["prompt"]) for row in run.rows]
+    if not kinds.keys() & set(captions):
+        raise InputError(f"{path} has none of the prompts in {run.path}; give the labels of its prompt set")
+    rows = [{**row, "kind": kinds.get(c, row.get("kind"))} for c, row in zip(captions, run.rows, strict=True)]
+    return replace(run, rows=tuple(rows))

@@ -1,18 +1,19 @@
 """Results files: JSON lines, a row per prompt, that survive a kill and are written by one process or by many."""
 
-import contextlib
 import json
 import os
-import platform
-import subprocess
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from glob import escape
-from importlib import metadata
 from pathlib import Path
+from typing import IO
 
-from memorization.bundled import ROOT
 from memorization.errors import InputError
-from memorization.files.whole import WAY_OUT, make_folder, replacing, write_text
-from memorization.rows import is_whole
+from memorization.files.config import config_path, differences, read_config, versions, write_config
+from memorization.files.whole import WAY_OUT, make_folder, read_text, replacing
+from memorization.seeds import is_whole
+
+Place = tuple[Path, int, int]  # file, offset and length of a row
+BLOCK = 65536  # bytes that are looked through at once for the last line's end
 
 
 class ResultsFile:
@@ -24,13 +25,23 @@ class ResultsFile:
 
     Attributes:
         done: keys of the finished rows.
+        settings: as they come back from the file beside it.
     """
 
-    def __init__(self, path, settings, overwrite=False, shard=None, key="index", check=None):
+    def __init__(
+        self,
+        path: Path | str,
+        settings: Mapping[str, object],
+        overwrite: bool = False,
+        shard: int | None = None,
+        key: str = "index",
+        check: Callable[[Mapping], str | None] | None = None,
+    ):
         """
         Args:
             check: from a row to the name of a column that is missing or of another type; None where all is well.
             shard: number of this process where there are several; None writes the file itself.
+            key: column of whole numbers that names a row.
 
         Raises:
             InputError: if the file holds rows of other settings, naming each difference, or is damaged.
@@ -38,32 +49,37 @@ class ResultsFile:
         self.path, self.key, self.check = Path(path), key, check
         self.target = self.path if shard is None else Path(f"{path}.shard{shard}")
         self.settings = json.loads(json.dumps(settings))  # as they come back: tuples are lists there
-        self.config = self.path.with_suffix(".config.json")
+        self.config = config_path(self.path)
         self.replace = overwrite  # done by `begin`, so that a run refused before it loses nothing
         make_folder(self.path.parent)
         if self.config.exists() and not overwrite:
-            refuse_other_settings(self.path, read_settings(self.config), self.settings)
+            self.refuse_other_settings()
         elif self.path.exists() and not overwrite:
             raise InputError(f"{self.path} has no {self.config.name} that says how it was made; {WAY_OUT}")
-        self.places = {} if overwrite else self.find_rows([self.path])
+        self.places: dict[int, Place] = {} if overwrite else self.find_rows([self.path])
         self.done = set(self.places)
 
-    def shards(self):
+    def refuse_other_settings(self) -> None:
+        differing = differences(read_config(self.config, WAY_OUT)[0], self.settings)
+        if differing:
+            raise InputError(f"{self.path} was made with other settings ({', '.join(differing)}); {WAY_OUT}")
+
+    def shards(self) -> list[Path]:
         return sorted(self.path.parent.glob(f"{escape(self.path.name)}.shard*"))  # a run may be called `*`
 
-    def find_rows(self, paths):
-        """Where each key's row is, a dict to (path, offset, length); the first of several counts."""
-        places = {}
+    def find_rows(self, paths: Iterable[Path]) -> dict[int, Place]:
+        """Where each key's row is; the first of several counts."""
+        places: dict[int, Place] = {}
         for path in paths:
             drop_torn_line(path)
             for number, (offset, line) in enumerate(lines_of(path), 1):
                 places.setdefault(self.parse(path, number, line)[self.key], (path, offset, len(line)))
         return places
 
-    def parse(self, path, number, line):
+    def parse(self, path: Path, number: int, line: bytes) -> dict:
         try:
-            row = json.loads(line, parse_constant=refuse_constant)
-        except (ValueError, RecursionError):
+            row = decode_line(path, number, line, finite=True)
+        except InputError:
             row = None
         if not isinstance(row, dict) or not is_whole(row.get(self.key)):
             raise InputError(f"{path}, line {number}: not a row with {self.key}; {WAY_OUT}")
@@ -72,17 +88,16 @@ class ResultsFile:
             raise InputError(f"{path}, line {number}: {fault} is missing or is not what a run writes; {WAY_OUT}")
         return row
 
-    def begin(self):
+    def begin(self) -> None:
         """Write the settings and, to overwrite, drop the old rows; one process does it, before the first row."""
         if self.replace:
             for path in (self.path, *self.shards()):
                 path.unlink(missing_ok=True)
         if self.replace or not self.config.exists():
-            record = {"settings": self.settings, "versions": versions(), "higher_is_memorized": True}
-            write_text(self.config, json.dumps(record, indent=2) + "\n")
+            write_config(self.config, self.settings, versions())
         self.replace = False
 
-    def add(self, *rows):
+    def add(self, *rows: Mapping) -> None:
         """Append rows, those of one key at most once; after an error the file is as long as before.
 
         Raises:
@@ -101,7 +116,7 @@ class ResultsFile:
                 raise
         self.done |= {row[self.key] for row in new}
 
-    def to_line(self, row):
+    def to_line(self, row: Mapping) -> str:
         try:
             return json.dumps(row, allow_nan=False) + "\n"
         except ValueError as error:
@@ -110,7 +125,7 @@ class ResultsFile:
                 "values of --guidance_scale and the strengths"
             ) from error
 
-    def rows(self):
+    def rows(self) -> Iterator[dict]:
         """Yield the rows of the file, one at a time; a half-written last line, left by a kill, is cut off."""
         if self.replace or not self.path.exists():
             return
@@ -118,14 +133,14 @@ class ResultsFile:
         for number, (_, line) in enumerate(lines_of(self.path), 1):
             yield self.parse(self.path, number, line)
 
-    def row(self, key):
+    def row(self, key: int) -> dict:
         """The row of one key, after `merge`."""
         path, offset, length = self.places[key]
         with path.open("rb") as file:
             file.seek(offset)
             return json.loads(file.read(length))
 
-    def merge(self):
+    def merge(self) -> None:
         """Bring all finished rows into the one file, in the order of their keys, and drop the shards.
 
         Rows are copied one at a time. A kill leaves the old file and the shards, or the new file and
@@ -143,7 +158,8 @@ class ResultsFile:
         for path in shards:
             path.unlink(missing_ok=True)
 
-    def rewrite(self, keys):
+    def rewrite(self, keys: Iterable[int]) -> None:
+        """Write the rows of these keys, in this order, in place of the file."""
         files = {path: path.open("rb") for path in {place[0] for place in self.places.values()}}
         places, offset = {}, 0
         try:
@@ -160,18 +176,47 @@ class ResultsFile:
         self.places = places
 
 
-def refuse_constant(name):
+def numbered_lines(path: Path, finished_only: bool = False) -> Iterator[tuple[int, str]]:
+    """Yield the lines of a text file, with their numbers from 1 on.
+
+    Args:
+        finished_only: leave out a last line without its end, of a run that was cut off.
+
+    Raises:
+        InputError: if the file cannot be read or is not UTF-8.
+    """
+    # Not splitlines: captions may hold U+2028 and other characters that it takes for line ends.
+    lines = read_text(path).split("\n")
+    yield from enumerate(lines[:-1] if finished_only else lines, 1)
+
+
+def decode_line(path: Path, number: int, line: str | bytes, finite: bool = False) -> object:
+    """The value that one line of a file holds.
+
+    Args:
+        finite: refuse NaN and Infinity, which JSON does not have and Python reads all the same.
+
+    Raises:
+        InputError: if the line is not JSON.
+    """
+    try:
+        return json.loads(line, parse_constant=refuse_constant if finite else None)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}, line {number}: not JSON ({error})") from error
+
+
+def refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
-def drop_torn_line(path):
+def drop_torn_line(path: Path) -> None:
     """Cut a last line without its end off a file, if it has one."""
     if not path.exists():
         return
     with path.open("rb+") as file:
         size = end = file.seek(0, os.SEEK_END)
         while end:
-            start = max(0, end - 65536)
+            start = max(0, end - BLOCK)
             file.seek(start)
             found = file.read(end - start).rfind(b"\n")
             if found >= 0:
@@ -182,7 +227,7 @@ def drop_torn_line(path):
             file.truncate(end)
 
 
-def lines_of(path):
+def lines_of(path: Path) -> Iterator[tuple[int, bytes]]:
     """Yield (offset, line) of a file, line ends included; nothing where there is no file."""
     if not path.exists():
         return
@@ -193,49 +238,8 @@ def lines_of(path):
             offset += len(line)
 
 
-def write_all(file, data):
+def write_all(file: IO[bytes], data: bytes) -> None:
     """Write to an unbuffered file, which may take less than all at once."""
     view = memoryview(data)
     while view:
         view = view[file.write(view) :]
-
-
-def read_settings(config):
-    try:
-        settings = json.loads(config.read_text(encoding="utf-8"))["settings"]
-        if not isinstance(settings, dict):
-            raise TypeError("settings have names")
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InputError(f"{config} does not say how its rows were made; {WAY_OUT}") from error
-    return settings
-
-
-def refuse_other_settings(path, old, new):
-    differences = [
-        f"{name} {old.get(name)!r} -> {new.get(name)!r}"
-        for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name)
-    ]
-    if differences:
-        raise InputError(f"{path} was made with other settings ({', '.join(differences)}); {WAY_OUT}")
-
-
-def versions():
-    """Versions of what the numbers depend on, for the record; they are not compared."""
-    packages = {}
-    for name in ("torch", "diffusers", "transformers", "numpy"):
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            packages[name] = metadata.version(name)
-    return {"python": platform.python_version(), **packages, "commit": git_commit(ROOT)}
-
-
-def git_commit(folder):
-    """Short commit of the repository that is this folder; None without git or where it is no repository."""
-    # The ceiling keeps a copy inside somebody else's repository from taking that one's commit.
-    environment = {**os.environ, "GIT_CEILING_DIRECTORIES": str(Path(folder).parent)}
-    command = ["git", "rev-parse", "--short", "HEAD"]
-    try:
-        git = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-    except OSError:
-        return None
-    return git.stdout.strip() if git.returncode == 0 else None

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from memorization.files.config import config_path
+
 ROWS_FOLDER, IMAGES_FOLDER, ATTENTION_FOLDER = "det_outputs", "images_data", "attn_data"
 MITIGATION_SUFFIX = "_mitigation"  # of the rows of inference_mem.py
 SHARED_MASKS = "mit_attn_scores"  # masks that mitigation runs make for one another
@@ -36,6 +38,11 @@ class RunFiles:
     @property
     def rows(self) -> Path:
         return self.output_dir / ROWS_FOLDER / f"{self.rows_name}.jsonl"
+
+    @property
+    def config(self) -> Path:
+        """Settings and versions of the run."""
+        return config_path(self.rows)
 
     @property
     def decisions(self) -> Path:

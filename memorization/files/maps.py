@@ -1,4 +1,4 @@
-"""Files of localisation maps: one npz a prompt, written by detect_mem.py --store_maps.
+"""Files of localisation maps: one npz per prompt, written by detect_mem.py --store_maps.
 
 Arrays are float16: `noise_diff_maps` (images, steps, height, width), channel-summed squares of the noise
 difference; `end.LAYER` and `padding.LAYER` (images, height, width), attention at the last step to the end
@@ -16,11 +16,6 @@ from memorization.files.whole import replacing
 
 DIFF_MAPS = "noise_diff_maps"
 END, PADDING, FOUND = "end.", "padding.", "map."  # what names of the other arrays begin with in a file
-
-
-def maps_path(folder, key, index):
-    """Path of one prompt's maps below an output folder."""
-    return Path(folder) / "attn_data" / f"{key}_maps" / f"{index}.npz"
 
 
 def save_maps(
@@ -42,10 +37,11 @@ def save_maps(
         arrays |= {prefix + name: array for name, array in maps.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, **{name: np.asarray(a, np.float16) for name, a in arrays.items()})
+        half = {name: np.asarray(a, np.float16) for name, a in arrays.items()}
+        np.savez_compressed(file, **half)  # type: ignore[arg-type]  # names are none of its options
 
 
-def load_maps(path, num_images):
+def load_maps(path: Path, num_images: int) -> dict[str, np.ndarray]:
     """All arrays of a file in float32.
 
     Raises:
@@ -67,6 +63,7 @@ def load_maps(path, num_images):
     return arrays
 
 
-def are_maps(name, array):
+def are_maps(name: str, array: np.ndarray) -> bool:
+    """Whether an array of a file can be maps: finite, and of as many dimensions as those of this name."""
     dimensions = 4 if name == DIFF_MAPS else 3
     return array.ndim == dimensions and array.size > 0 and bool(np.isfinite(array).all())

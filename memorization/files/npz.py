@@ -8,26 +8,25 @@ import math
 import struct
 import zipfile
 import zlib
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tokenize import TokenError
+from typing import IO
 
 import numpy as np
 from numpy.lib import format as npy
+from numpy.typing import DTypeLike
 
 from memorization.files.whole import replacing
 
-# What a damaged file raises, by the place of the damage: zip directory, member (its flags may say that it is
-# encrypted, a RuntimeError, or compressed in another way), header of the array, its size or its data.
-READ_ERRORS = (
-    OSError, ValueError, KeyError, EOFError, NotImplementedError, RuntimeError, OverflowError, MemoryError, TypeError,
-    zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, TokenError, SyntaxError,
-)  # fmt: skip
-
+# What a damaged file raises, by the place of the damage.
+DAMAGED_ZIP = (OSError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
+DAMAGED_HEADER = (SyntaxError, TokenError, TypeError, struct.error, KeyError)  # of an array
+DAMAGED_DATA = (ValueError, OverflowError, MemoryError)
+READ_ERRORS = (*DAMAGED_ZIP, *DAMAGED_HEADER, *DAMAGED_DATA)
 
 CHUNK = 1 << 20
-
-
 LOCAL_HEADER = struct.Struct("<26xHH")  # lengths of name and extra field, behind which the data begin
 
 
@@ -40,16 +39,13 @@ class Streamed:
         pieces: arrays whose bytes, one after another, are the whole's.
     """
 
-    shape: tuple
-    dtype: object
-    pieces: object
+    shape: tuple[int, ...]
+    dtype: DTypeLike
+    pieces: Iterable[np.ndarray]
 
 
-def write_npz(path, arrays):
+def write_npz(path: Path, arrays: Mapping[str, np.ndarray | Streamed]) -> None:
     """Write an npz file, through a temporary file.
-
-    Args:
-        arrays: dict from name to array or `Streamed`.
 
     Raises:
         ValueError: if the pieces of a `Streamed` are not as long as its shape says.
@@ -60,11 +56,12 @@ def write_npz(path, arrays):
                 write_array(out, array if isinstance(array, Streamed) else whole(np.asarray(array)))
 
 
-def whole(array):
+def whole(array: np.ndarray) -> Streamed:
+    """An array that is there already, as one piece."""
     return Streamed(array.shape, array.dtype, (array,))
 
 
-def write_array(out, array):
+def write_array(out: IO[bytes], array: Streamed) -> None:
     dtype = np.dtype(array.dtype)
     header = {"descr": npy.dtype_to_descr(dtype), "fortran_order": False, "shape": tuple(array.shape)}
     npy.write_array_header_1_0(out, header)
@@ -76,7 +73,7 @@ def write_array(out, array):
         raise ValueError(f"an array of shape {array.shape} got {-missing} more elements than that")
 
 
-def open_array(path, name):
+def open_array(path: Path, name: str) -> np.ndarray:
     """An array of an npz file, read in place where it is not compressed, after its checksum.
 
     Raises:
@@ -98,7 +95,7 @@ def open_array(path, name):
     return np.memmap(path, dtype, "r", data_offset(path, info) + length, shape)
 
 
-def slabs(path, name):
+def slabs(path: Path, name: str) -> Iterator[np.ndarray]:
     """Yield array[0], array[1], ... of an npz file, compressed or not, holding one at a time.
 
     Raises:
@@ -114,13 +111,14 @@ def slabs(path, name):
             yield np.frombuffer(data, dtype).reshape(shape[1:])
 
 
-def array_shape(path, name):
+def array_shape(path: Path, name: str) -> tuple[int, ...]:
     """Shape of an array of an npz file, without reading it."""
     with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as member:
         return read_header(member)[0]
 
 
-def read_header(member):
+def read_header(member: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and type of the array whose .npy begins here."""
     version = npy.read_magic(member)
     read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
     shape, fortran_order, dtype = read(member)
@@ -129,7 +127,7 @@ def read_header(member):
     return shape, dtype
 
 
-def data_offset(path, info):
+def data_offset(path: Path, info: zipfile.ZipInfo) -> int:
     """Where a member's data begin in the file."""
     with Path(path).open("rb") as file:
         file.seek(info.header_offset)

@@ -1,6 +1,7 @@
-"""."""
+"""The original's layout of attention: every token of every layer by position, without prompts, seeds and settings."""
 
 import zipfile
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -13,19 +14,28 @@ from memorization.files.npz import READ_ERRORS, Streamed, array_shape, slabs, wr
 NO_MASK = "is zero all over, or holds negative or infinite values"
 
 
-def is_mask(scores):
+def is_mask(scores: np.ndarray) -> bool:
+    """Whether an array can weigh: finite, nowhere negative and not zero all over."""
     return bool(np.isfinite(scores).all() and (scores >= 0).all() and scores.any())
 
 
-def save_whole_tokens(path, parts):
-    """Write a file in the original's layout out of one .npy a prompt, (layers, images, positions, tokens)."""
+def save_whole_tokens(path: Path, parts: Sequence[Path]) -> None:
+    """Write a file in the original's layout out of one .npy per prompt, (layers, images, positions, tokens).
+
+    Raises:
+        ValueError: if a part is missing, damaged, or unlike another.
+    """
     first = read_part(parts[0])
     pieces = (read_part(part, first) for part in parts)
     write_npz(path, {"attention_scores": Streamed((len(parts), *first.shape), first.dtype, pieces)})
 
 
-def read_part(path, like=None):
-    """One prompt's attention to every token; ValueError where it is missing, damaged, or unlike another prompt's."""
+def read_part(path: Path, like: np.ndarray | None = None) -> np.ndarray:
+    """One prompt's attention to every token.
+
+    Raises:
+        ValueError: if it is missing, damaged, or not of the type and shape of another prompt's.
+    """
     try:
         array = open_memmap(path, mode="r")
         if like is not None and (array.shape, array.dtype) != (like.shape, like.dtype):
@@ -35,7 +45,7 @@ def read_part(path, like=None):
     return array
 
 
-def is_original_layout(path):
+def is_original_layout(path: Path) -> bool:
     """Whether the file is in the original's layout, which says neither prompts nor seeds.
 
     Raises:
@@ -53,7 +63,7 @@ def is_original_layout(path):
     return "settings.npy" not in names
 
 
-def load_original_layout(path, end_tokens, num_images, position=0):
+def load_original_layout(path: Path, end_tokens: Sequence[int], num_images: int, position: int = 0) -> torch.Tensor:
     """End-token masks out of a whole-token file of the original, read prompt by prompt.
 
     Args:
@@ -79,7 +89,7 @@ def load_original_layout(path, end_tokens, num_images, position=0):
     return torch.from_numpy(np.stack(masks)).unflatten(-1, (side, side)).unsqueeze(2)
 
 
-def end_token_maps(slab, token):
+def end_token_maps(slab: np.ndarray, token: int) -> np.ndarray:
     """The end token's attention out of one prompt's (layers, images, positions, tokens): (images, positions)."""
     if slab.dtype.kind != "f":
         raise ValueError(f"attention_scores are {slab.dtype}, not floating-point numbers")
@@ -89,7 +99,9 @@ def end_token_maps(slab, token):
     return maps
 
 
-def check_original_shape(path, shape, end_tokens, num_images, position):
+def check_original_shape(
+    path: Path, shape: Sequence[int], end_tokens: Sequence[int], num_images: int, position: int
+) -> int:
     """Side of the maps, when the shape is that of these prompts and images."""
     if len(shape) != 5:
         raise ValueError(

@@ -1,8 +1,9 @@
-"""."""
+"""Files that are whole or not there: text, images, links and folders, for one run at a time."""
 
 import contextlib
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +14,12 @@ from memorization.errors import InputError
 try:
     import fcntl
 except ImportError:  # Windows has no such locks
-    fcntl = None
-
+    fcntl = None  # type: ignore[assignment]
 
 WAY_OUT = "choose another --run_name or pass --overwrite"
 
 
-def make_folder(path, option="--output_dir"):
+def make_folder(path: Path | str, option: str = "--output_dir") -> Path:
     """Create an output folder and make sure that files can be written to it; `option` is the one that names it.
 
     Raises:
@@ -41,12 +41,12 @@ def make_folder(path, option="--output_dir"):
 class FolderLock:
     """Keeps a second run of the same name out of a folder; the system drops the lock when the process ends."""
 
-    def __init__(self, folder):
+    def __init__(self, folder: Path):
         """
         Raises:
             InputError: if another process holds the lock.
         """
-        self.descriptor = None
+        self.descriptor: int | None = None
         if fcntl is None:
             return
         self.descriptor = os.open(folder, os.O_RDONLY)
@@ -61,14 +61,14 @@ class FolderLock:
         except OSError:  # a file system without locks
             self.release()
 
-    def release(self):
+    def release(self) -> None:
         if self.descriptor is not None:
             os.close(self.descriptor)
             self.descriptor = None
 
 
 @contextlib.contextmanager
-def replacing(path):
+def replacing(path: Path | str) -> Iterator[Path]:
     """Temporary path that takes the place of `path` at the end: a kill leaves the old file or the new one.
 
     After an error, as of a full disk, the temporary file is removed and the old one stays.
@@ -82,19 +82,39 @@ def replacing(path):
         raise
 
 
-def write_text(path, text):
+def write_text(path: Path | str, text: str) -> None:
     """Write text through a temporary file."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
-def save_png(path, image):
+def read_text(path: Path) -> str:
+    """Text of a file, without the byte order mark that some editors put first.
+
+    Raises:
+        InputError: if it cannot be read or is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        where = f"{error.reason} at byte {error.start}"
+        raise InputError(f"{path} is not UTF-8 text: {where}") from error
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+
+
+def save_png(path: Path, image: np.ndarray) -> None:
     """Save a uint8 array (height, width, 3) as PNG, through a temporary file."""
     with replacing(path) as temporary:
         Image.fromarray(image).save(temporary, format="PNG")
 
 
-def read_png(path):
+def read_png(path: Path) -> np.ndarray:
+    """An image that a run wrote, uint8 (height, width, 3).
+
+    Raises:
+        InputError: if it is missing or damaged.
+    """
     try:
         with Image.open(path) as image:
             return np.asarray(image)
@@ -102,7 +122,7 @@ def read_png(path):
         raise InputError(f"{path} is not a readable image; {WAY_OUT}") from error
 
 
-def replace_link(path, name):
+def replace_link(path: Path, name: Path) -> Path:
     """Make `name` another name of the file at `path`, replacing what it named; a copy where links are not to be had."""
     temporary = Path(f"{name}.tmp")
     temporary.unlink(missing_ok=True)

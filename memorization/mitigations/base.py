@@ -8,13 +8,15 @@ prompts is a matter of measurement.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from memorization.mitigations.batch import ImageBatch, Mitigated, MitigationOptions, plain_generation
 from memorization.registry import Registry, first_sentence
 
 if TYPE_CHECKING:
     from local_sd_pipeline import LocalStableDiffusionPipeline
+
+Flags = dict[str, Any]  # of the command line, by name
 
 PLAIN = "none"  # what generation without a mitigation is called
 
@@ -62,7 +64,7 @@ class Mitigation:
     reads: str = "embedding"
     variants: tuple[str, ...] = ()
     whole: bool = False
-    flags: Callable[[float], dict[str, float | int | str]] | None = None
+    flags: Callable[[float], Flags] | None = None
     rewrite: Callable[[str, int, int, Sequence[str]], str] | None = None
     compares: bool = False
 

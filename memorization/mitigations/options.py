@@ -33,7 +33,8 @@ def flags_of_method(settings: Settings) -> dict[str, object]:
         return {}
     if strength and method.whole and strength != round(strength):
         raise InputError(f"--strength of {name} is a whole number of words")
-    return {"method": None, "strength": None} | (method.flags(strength) if strength else {})
+    off: dict[str, object] = {"method": None, "strength": None}
+    return off | method.flags(strength) if strength else off
 
 
 def refuse_flags_beside(method: Mitigation, settings: Settings) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from memorization.mitigations.base import mitigation
+from memorization.mitigations.base import Flags, mitigation
 from memorization.mitigations.batch import ImageBatch, Mitigated, MitigationOptions, plain_generation
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def rewriting(style: str) -> Callable[[str, int, int, Words], str]:
     return lambda prompt, number, seed, vocabulary: augment_prompt(prompt, style, number, seed, vocabulary)
 
 
-def flags_of(style: str, number: float) -> dict[str, float | int | str]:
+def flags_of(style: str, number: float) -> Flags:
     return {"prompt_aug_style": style, "repeat_num": round(number)}
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from memorization.mitigations.base import mitigation
+from memorization.mitigations.base import Flags, mitigation
 from memorization.mitigations.batch import ImageBatch, Mitigated, MitigationOptions, denoise_with
 from optim_utils import (
     PromptReanchoring,
@@ -29,19 +29,19 @@ TARGETS, BUNDLED_TARGETS = (5, 4, 3, 2, 1), (1.8, 1.2, 0.8, 0.5, 0.3)
 TARGET = "target magnitude: lower is stronger, 0 is off"
 
 
-def flags_of_pe(target: float) -> dict[str, float | int | str]:
+def flags_of_pe(target: float) -> Flags:
     return {"optim_target_loss": target}
 
 
-def flags_of_ss(target: float) -> dict[str, float | int | str]:
+def flags_of_ss(target: float) -> Flags:
     return {"l_target_ss": target}
 
 
-def flags_of_prss(target: float) -> dict[str, float | int | str]:
+def flags_of_prss(target: float) -> Flags:
     return {"l_target_ss": target, "l_target_pr": target, "mag_thres_pr": 2 * target}
 
 
-def flags_of_gni(scale: float) -> dict[str, float | int | str]:
+def flags_of_gni(scale: float) -> Flags:
     return {"rand_noise_lam": scale}
 
 

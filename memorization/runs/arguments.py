@@ -3,11 +3,12 @@
 import argparse
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from memorization.bundled import MODEL
 from memorization.plugins import add_plugin_option
+from memorization.registry import nearest
 from memorization.seeds import LARGEST_SEED, MAX_IMAGES
 from memorization.tables import Table
 
@@ -89,6 +90,23 @@ def add_sampling_options(add: Callable[..., object]) -> None:
     add("--guidance_scale", type=finite_float, default=7.5, help="of classifier-free guidance")
     add("--num_inference_steps", type=positive_int, default=50, help="DDIM steps")
     add("--batch_size", type=positive_int, default=16, help="images per UNet call, of several prompts")
+
+
+def arguments_of(parser: argparse.ArgumentParser, options: Mapping[str, object]) -> argparse.Namespace:
+    """What a command line with these options would give: the parser's defaults for all others.
+
+    Raises:
+        TypeError: for an option that the command line does not have.
+    """
+    args = parser.parse_args([])
+    types = {action.dest: action.type for action in parser._actions}
+    unknown = next((name for name in options if name not in types), None)
+    if unknown is not None:
+        raise TypeError(f"there is no option {unknown!r}; {nearest(unknown, list(types))}")
+    for name, value in options.items():
+        read = types[name]
+        setattr(args, name, read(value) if isinstance(value, str) and callable(read) else value)
+    return args
 
 
 class TableAction(argparse.Action):

@@ -111,9 +111,9 @@ class DetectionOutput:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def refuse_other_threshold(self) -> None:
-        if self.threshold is None:
-            return
         path, version = self.settings.threshold_file, self.settings.run_version
+        if self.threshold is None or path is None:
+            return
         self.threshold.refuse_other_settings(self.session.results.settings, path)
         if not any(self.threshold.key in d.keys for d in self.chosen.detectors):
             raise InputError(f"{path} is for {label(self.threshold.key)}, which --run_version {version} does not give")

@@ -1,22 +1,25 @@
 """The bright-ending masks of a run: read from a file, or made by an unmitigated generation and kept for other runs."""
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from attn_utils import fit_mask
 from memorization.data.prompts import PromptRecord
-from memorization.errors import InputError, input_errors
-from memorization.files.masks import MaskParts, MaskStore
-from memorization.files.original_masks import is_original_layout, load_original_layout
+from memorization.errors import input_errors
+from memorization.files.masks import MaskedPrompt, MaskParts, MaskStore, open_masks
 from memorization.observation import Recorded, observe_batches
 from memorization.runs.session import Session
 
 
 class GivenMasks:
-    """Masks of an earlier pass, by prompt: a file in our layout, by seeds, or in the original's, by position."""
+    """Masks of an earlier pass, by prompt, out of a file in our layout or in the original's.
+
+    Attributes:
+        evals: prompt index to the evaluations that an image's mask cost, where the file says it.
+    """
 
     def __init__(self, session: Session, path: Path, remedy: str, complete: bool = True):
         """
@@ -28,32 +31,23 @@ class GivenMasks:
             InputError: if the file is damaged or its masks are of something else.
         """
         self.session = session
-        self.positional: Mapping[int, torch.Tensor] = {}
-        self.stored = MaskStore(session.mask_settings)
-        with input_errors():
-            if is_original_layout(path):
-                self.positional = self.by_position(path)
-                return
-            self.stored = MaskStore.load(path, session.mask_settings, session.records, remedy)
-        lacking = next((r for r in session.records if not self.has(r)), None)
-        if complete and lacking is not None:
-            raise InputError(f"{path} has no mask of prompt {lacking.index} at this run's seeds; {remedy}")
-
-    def by_position(self, path: Path) -> dict[int, torch.Tensor]:
-        session = self.session
-        ends = [session.pipe.end_token(r.prompt) for r in session.records]
-        count, start = session.settings.num_images_per_prompt, session.settings.start
-        masks = load_original_layout(path, ends, count, start)
-        return {r.index: m for r, m in zip(session.records, masks, strict=True)}
+        self.masks = open_masks(
+            path,
+            [MaskedPrompt(r.index, session.seeds(r), r.prompt) for r in session.records],
+            session.mask_settings,
+            end_token=session.pipe.end_token,
+            start=session.settings.start,
+            complete=complete,
+            remedy=remedy,
+        )
+        self.evals = self.masks.evals
 
     def has(self, record: PromptRecord) -> bool:
-        return record.index in self.positional or self.stored.has(record.index, self.session.seeds(record))
+        return self.masks.has(record.index, self.session.seeds(record))
 
     def of(self, record: PromptRecord) -> torch.Tensor:
         """Masks of one prompt's images, float32 (images, 1, height, width)."""
-        if record.index in self.positional:
-            return self.positional[record.index]
-        return self.stored.get(record.index, self.session.seeds(record))
+        return self.masks.get(record.index, self.session.seeds(record))
 
     def of_group(self, group: Sequence[PromptRecord]) -> torch.Tensor:
         """Masks of all images of some prompts, (images, 1, height, width)."""
@@ -82,7 +76,7 @@ class SharedMasks:
         remedy = "move the file away, or give another by --attn_scores"
         has_file = self.is_given or self.path.exists()
         self.found = GivenMasks(session, self.path, remedy, complete=self.is_given) if has_file else None
-        self.evals = {} if self.found is None else dict(self.found.stored.evals)
+        self.evals = {} if self.found is None else dict(self.found.evals)
 
     def of(self, group: Sequence[PromptRecord], text: Sequence[torch.Tensor]) -> torch.Tensor:
         """Masks of the prompts' images: stored ones, or those of an unmitigated generation, which are then stored.
@@ -114,9 +108,9 @@ class SharedMasks:
         return self.parts.path(record.index, self.session.seeds(record))
 
     def read_part(self, record: PromptRecord) -> MaskStore:
-        path = self.part_path(record)
-        with input_errors():
-            return MaskStore.load(path, self.session.mask_settings, [record], f"remove the folder {path.parent}")
+        path, seeds = self.part_path(record), self.session.seeds(record)
+        prompts = [MaskedPrompt(record.index, seeds, record.prompt)]
+        return open_masks(path, prompts, self.session.mask_settings, remedy=f"remove the folder {path.parent}")
 
     def make(self, records: Sequence[PromptRecord], text: torch.Tensor) -> None:
         """Generate without mitigation and keep a file of masks per prompt."""
@@ -143,7 +137,7 @@ class SharedMasks:
         if not paths:
             return
         with input_errors():  # the file is read again: another run may have added to it
-            store = MaskStore.read(self.path) if self.path.exists() else None
+            store = open_masks(self.path) if self.path.exists() else None
             self.parts.merged(paths, store).save(self.path)
         for path in paths:
             path.unlink()

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -259,7 +260,7 @@ class MitigationOutput:
     def make_row(
         self, record: PromptRecord, prompt: str, mitigated: Mitigated, images: np.ndarray
     ) -> dict[str, object]:
-        row: dict[str, object] = {
+        row: dict[str, Any] = {
             "index": record.index,
             "prompt": record.prompt,
             "prompt_used": prompt,
@@ -281,7 +282,8 @@ class MitigationOutput:
             row["mask_evals_per_image"] = masks.evals[record.index]
         if record.reference_images:
             row["pixel_similarity"] = similarity_to_references(images, record)
-        return row | {f"mean_{name}": float(np.mean(row[name])) for name in MEASURES if name in row}
+        means = {name: row[name] for name in MEASURES if name in row}
+        return row | {f"mean_{name}": float(np.mean(values)) for name, values in means.items()}
 
     def finish(self) -> None:
         """Gather masks and images, measure them, and give the images of this method the documented name as well."""

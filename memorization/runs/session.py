@@ -1,7 +1,7 @@
 """A run of either script: its model, prompts, seeds and results file, opened together."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from random import Random
 from typing import TYPE_CHECKING
@@ -213,6 +213,15 @@ class Session:
             self.track({"index": row["index"], "prompts_per_second": pace, **means}, step)
         if self.bar is not None:
             self.bar.update(len(rows))
+
+    def write_beside(self, job: Callable[..., object], *args: object) -> None:
+        """Do what can be done while the next batch is computed.
+
+        Raises:
+            Whatever the job before raised.
+        """
+        assert self.writer is not None
+        self.writer.submit(job, *args)
 
     def track(self, values: Mapping[str, float], step: int | None = None) -> None:
         """Log numbers with --with_tracking, at the count of finished prompts."""

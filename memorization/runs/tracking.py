@@ -8,6 +8,8 @@ from pathlib import Path
 from accelerate import Accelerator
 from accelerate.tracking import GeneralTracker, on_main_process
 
+from memorization.errors import first_line
+
 SERVICES, PROJECT = ("wandb", "trackio"), "memorization"
 
 
@@ -59,7 +61,7 @@ class Tracking:
             project, names = (PROJECT, {kind: {"name": run_key}}) if kind in SERVICES else (run_key, {})
             self.accelerator.init_trackers(project, config=simple_values(settings), init_kwargs=names)
         except Exception as error:  # each service raises its own kinds: no login, no network
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            reason = first_line(error)
             raise ValueError(f"--tracker {kind} does not start: {reason}; jsonl works offline") from error
 
     def log(self, values, step):

@@ -38,9 +38,7 @@ def test_fields_of_a_row_arrive_and_cleaning_can_be_switched_off(tmp_path):
     row = {"caption": "caf\u00c3\u00a9", "index": 7, "url": "http://x", "kind": "verbatim"}
     path = jsonl(tmp_path / "x.jsonl", row | {"is_memorized": True, "caption1": "b", "caption3": "d"})
     (record,) = load_prompts(path)
-    assert (record.index, record.url, record.kind, record.is_memorized) == (
-        7, "http://x", "verbatim", True,
-    )  # fmt: skip
+    assert (record.index, record.url, record.kind, record.is_memorized) == (7, "http://x", "verbatim", True)
     assert record.prompt == "caf\u00e9" and record.raw_prompt == row["caption"]
     assert record.alternatives == ("b",)  # numbered without gaps
     assert load_prompts(path, clean_prompts=False)[0].prompt == row["caption"]
@@ -146,3 +144,7 @@ def test_cleaning(text, clean):
 def test_masks_split_at_the_middle(tmp_path):
     Image.fromarray(np.array([[0, 127, 128, 255]], np.uint8)).save(tmp_path / "m.png")
     assert read_mask(tmp_path / "m.png").tolist() == [[False, False, True, True]]
+
+
+def test_prompts_are_cleaned_as_the_tokenizer_of_2023_did():
+    assert clean_prompt("it\u2019s &amp;amp; caf\u00c3\u00a9 \ufb01ne ") == "it's & caf\u00e9 fine"

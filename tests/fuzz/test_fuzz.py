@@ -15,7 +15,9 @@ from PIL import Image
 import inference_mem
 from helpers.fuzz_inputs import changed, damaged, damaged_json, damaged_lines, damaged_npz, to_json
 from helpers.fuzz_world import DETECT, EXAMPLES, MITIGATED, PARTS, ROWS, check_files, fuzz_explore, fuzz_world, read_npz  # noqa: F401  fixtures
-from memorization.scores import NAMES
+from memorization.detectors.base import DETECTORS
+
+KEYS_OF_SCORES = [key for d in DETECTORS.values() for key in d.keys]
 
 
 def test_there_are_hundreds_of_examples():
@@ -148,7 +150,12 @@ def test_threshold_files(world, explore):
         world.detect("--threshold_file", bad)
         world.check_kept()
 
-    other = {"key": (*NAMES, "nothing"), "T": (None, 1, 2, 10**30), "threshold": (-1, 10**400), "num_images": (2,)}
+    other = {
+        "key": (*KEYS_OF_SCORES, "nothing"),
+        "T": (None, 1, 2, 10**30),
+        "threshold": (-1, 10**400),
+        "num_images": (2,),
+    }
     near = st.sampled_from(sorted(other)).flatmap(lambda k: st.sampled_from(other[k]).map(lambda v: {**good, k: v}))
     named = changed(good["settings"], ("early_exit",)).map(lambda s: {**good, "settings": s})
     explore("thresholds", check, damaged_json(good) | near.map(to_json) | named.map(to_json))

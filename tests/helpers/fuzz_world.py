@@ -7,7 +7,7 @@ import contextlib
 import io
 import json
 import shutil
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import pytest
@@ -16,8 +16,7 @@ from hypothesis import HealthCheck, given, settings
 import detect_mem
 import inference_mem
 from helpers.eval_runs import write_ground_truth
-from memorization.files import json_lines as row_files
-from memorization.runs import session
+from memorization.files import json_lines
 
 EXAMPLES = {
     "prompts": 40, "ground_truth": 25, "pairs": 12, "masks": 40, "whole_token_masks": 30, "mitigation_masks": 25,
@@ -94,8 +93,8 @@ def fuzz_explore(request):
 class World:
     """Finished runs of both programs, and what they were made of."""
 
-    def __init__(self, root, model):
-        self.root, self.model, self.out = root, model, root / "out"
+    def __init__(self, root, model, pipe):
+        self.root, self.model, self.pipe, self.out = root, model, pipe, root / "out"
         self.prompts, self.truth = root / "prompts.jsonl", write_ground_truth(root, 2)
         self.rows = [{"caption": f"a {c} owl", "index": k, "caption1": "an owl"} for k, c in enumerate(("red", "blue"))]
         self.prompts.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
@@ -124,7 +123,9 @@ class World:
         return self.call(inference_mem.main, "--dataset", self.truth, *PE, *argv)
 
     def call(self, main, *argv):
-        return call(main, ["--model_id", self.model, "--output_dir", self.out, "--end", 2, *argv])
+        pipe = None if any(str(a).startswith(LOADING) for a in argv) else self.pipe
+        argv = ["--model_id", self.model, "--output_dir", self.out, "--end", 2, *argv]
+        return call(partial(main, pipe=pipe), argv)
 
     def check_kept(self):
         """The finished results are what they were, and there is nothing half made."""
@@ -133,21 +134,14 @@ class World:
             assert (self.out / "det_outputs" / path.name).read_bytes() == path.read_bytes()
 
 
+LOADING = ("--model_id", "--unet_id", "--device", "--dtype", "--channels_last", "--compile")
+
+
 @pytest.fixture(name="world", scope="module")
-def fuzz_world(model_folder, tmp_path_factory):
-    """The tiny model is loaded once; whatever else is asked for goes the ordinary way."""
-    real, usual = session.load_pipeline, (None, "auto", "auto", False, False)
-    pipe = real(str(model_folder), *usual)
+def fuzz_world(loaded, model_folder, tmp_path_factory):
+    """The tiny model is loaded once; a command line that names another model or device loads what it names."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_HUB_OFFLINE", "1")
-
-        def load(model_id, unet_id, device, dtype, *memory):
-            plain = (model_id, unet_id, *memory) == (str(model_folder), None, False, False)
-            plain = plain and device in ("auto", "cpu") and dtype in ("auto", "float32")
-            return pipe if plain else real(model_id, unet_id, device, dtype, *memory)
-
-        patch.setattr(session, "load_pipeline", load)
-        patch.setattr(session, "whole_words", cache(session.whole_words))
-        patch.setattr(row_files, "versions", cache(row_files.versions))  # which asks git
+        patch.setattr(json_lines, "versions", cache(json_lines.versions))  # which asks git
         patch.setattr("matplotlib.figure.Figure.savefig", lambda *args, **kwargs: None)  # drawn, but not rendered
-        yield World(tmp_path_factory.mktemp("fuzz"), model_folder)
+        yield World(tmp_path_factory.mktemp("fuzz"), model_folder, loaded)
