@@ -6,7 +6,11 @@ import gc
 import io
 import shutil
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -16,164 +20,174 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 import detect_mem
 import inference_mem
-from detect_mem import check_detect_args, detect_parser
-from inference_mem import check_inference_args, inference_parser
 from local_sd_pipeline import LocalStableDiffusionPipeline
-from memorization.bundled import PLANTED
+from memorization.bundled import GROUND_TRUTH, MODEL
 from memorization.data.prompts import load_prompts
+from memorization.files.layout import RunFiles
 from memorization.files.whole import read_png, save_png
-from memorization.runs.session import Session
-from memorization.runs.workers import Processes
 from memorization.seeds import image_seed
 
-PROMPTS = str(PLANTED / "planted_mem_groundtruth")
-NEVER = "1e-6"  # a target that no magnitude reaches: PE and SS do all they may
-PR = ["--l_target_pr", NEVER, "--mag_thres_pr", "2e-6"]
+PROMPTS = str(GROUND_TRUTH)
+NEVER = 1e-6  # a target that no magnitude reaches: PE and SS do all they may
 
 
-def random_sd14():
+def random_sd14() -> LocalStableDiffusionPipeline:
     """A pipeline of Stable Diffusion v1.4's shape with random weights, in float32."""
     torch.manual_seed(0)
-    tokenizer = CLIPTokenizer.from_pretrained(PLANTED / "planted_sd" / "tokenizer")
+    tokenizer = CLIPTokenizer.from_pretrained(MODEL / "tokenizer")
     text = CLIPTextConfig(
-        vocab_size=49408, hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12,
-        eos_token_id=tokenizer.eos_token_id, projection_dim=768,
-    )  # fmt: skip
+        vocab_size=49408,
+        hidden_size=768,
+        intermediate_size=3072,
+        num_hidden_layers=12,
+        num_attention_heads=12,
+        eos_token_id=tokenizer.eos_token_id,
+        projection_dim=768,
+    )
     unet = UNet2DConditionModel(
         sample_size=64, cross_attention_dim=768, attention_head_dim=8, block_out_channels=(320, 640, 1280, 1280)
     )
     vae = AutoencoderKL(
-        block_out_channels=(128, 256, 512, 512), layers_per_block=2, latent_channels=4, sample_size=512,
-        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-    )  # fmt: skip
+        block_out_channels=(128, 256, 512, 512),
+        layers_per_block=2,
+        latent_channels=4,
+        sample_size=512,
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+    )
     scheduler = DDIMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False,
-        set_alpha_to_one=False, steps_offset=1,
-    )  # fmt: skip
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    )
     pipe = LocalStableDiffusionPipeline(
-        vae=vae, text_encoder=CLIPTextModel(text), tokenizer=tokenizer, unet=unet, scheduler=scheduler,
-        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
-    )  # fmt: skip
+        vae=vae,
+        text_encoder=CLIPTextModel(text),
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
     for module in (unet, vae, pipe.text_encoder):
         module.eval().requires_grad_(False)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
 
-class WarmSession(Session):
-    """A session on a pipeline that is loaded already."""
+@dataclass(frozen=True)
+class Job:
+    """A piece of work that is timed: its name, what does it, and the least UNet evaluations per image it needs."""
 
-    warm = None
+    name: str
+    do: Callable[[], object]
+    least_evals: int
 
-    def load(self):
-        return self.warm
+
+@dataclass(frozen=True)
+class Measured:
+    """What a job took: seconds, evaluations per image, peak bytes of memory (None where unknown), bytes written."""
+
+    seconds: float
+    evals: float
+    memory: int | None
+    written: int
 
 
 class Jobs:
     """The same prompts, seeds and steps for every job; each writes into a folder of its own."""
 
-    def __init__(self, pipe, folder, num_images, batch_size, steps):
+    def __init__(self, pipe: LocalStableDiffusionPipeline, folder: Path, num_images: int, batch_size: int, steps: int):
         self.pipe, self.folder = pipe, Path(folder)
         self.num_images, self.batch_size, self.steps = num_images, batch_size, steps
         self.records = load_prompts(PROMPTS, 0, num_images)
-        WarmSession.warm = pipe
         self.samples = 0
         pipe.unet.register_forward_pre_hook(self.count)
 
-    def count(self, unet, inputs):
+    def count(self, unet: UNet2DConditionModel, inputs: tuple) -> None:
         """Samples that enter the UNet, whoever calls it."""
         self.samples += len(inputs[0])
 
-    def argv(self, *more):
-        return [
-            "--dataset", PROMPTS, "--end", str(self.num_images), "--num_images_per_prompt", "1",
-            "--batch_size", str(self.batch_size), "--num_inference_steps", str(self.steps),
-            "--output_dir", str(self.folder), *more,
-        ]  # fmt: skip
+    def run(self, script: ModuleType, **options: object) -> None:
+        """A script on the jobs' prompts, without its table."""
+        common = {
+            "dataset": PROMPTS,
+            "end": self.num_images,
+            "num_images_per_prompt": 1,
+            "batch_size": self.batch_size,
+            "num_inference_steps": self.steps,
+            "output_dir": self.folder,
+        }
+        with contextlib.redirect_stdout(io.StringIO()):
+            script.run(self.pipe, **(common | options))
 
-    def stock(self):
+    def detection(self, **options: object) -> None:
+        self.run(detect_mem, **options)
+
+    def mitigation(self, **options: object) -> None:
+        self.run(inference_mem, **options)
+
+    def stock(self) -> None:
         """diffusers' own pipeline and its images as PNG."""
         stock = StableDiffusionPipeline(**self.pipe.components, requires_safety_checker=False)
         stock.set_progress_bar_config(disable=True)
-        images = self.folder / "images_data" / "stock"
-        images.mkdir(parents=True)
+        files = RunFiles(self.folder, "stock")
+        files.images.mkdir(parents=True)
         for k in range(0, self.num_images, self.batch_size):
             batch = self.records[k : k + self.batch_size]
-            generators = [torch.Generator().manual_seed(image_seed(0, r.index, 0)) for r in batch]
+            seeds = [image_seed(0, r.index, 0) for r in batch]
+            generators = [torch.Generator().manual_seed(seed) for seed in seeds]
             made = stock([r.prompt for r in batch], num_inference_steps=self.steps, generator=generators)
-            for record, image in zip(batch, made.images, strict=True):
-                save_png(images / f"{record.index}_{image_seed(0, record.index, 0)}.png", np.asarray(image))
+            for record, seed, image in zip(batch, seeds, made.images, strict=True):
+                save_png(files.image(record.index, seed), np.asarray(image))
 
-    def detection(self, *more):
-        args = detect_parser("").parse_args(self.argv(*more))
-        check_detect_args(args)
-        key = detect_mem.run_key(args)
-        with Processes(args.device) as processes:
-            with WarmSession(args, processes, key, key, detect_mem.SETTINGS) as session:
-                self.complete(detect_mem.Detection(args, session))
-
-    def two_passes(self):
+    def two_passes(self) -> None:
         """As the released code: all attention of the down blocks computed eagerly and masks of all tokens stored
         in a first generation, scores in a second."""
         before = self.pipe.unet.attn_processors
         eager = {n: AttnProcessor() if n.startswith("down_blocks.") else p for n, p in before.items()}
         self.pipe.unet.set_attn_processor(eager)
         try:
-            self.detection("--run_version", "baseline", "--store_all_tokens")
+            self.detection(run_version="baseline", store_all_tokens=True)
         finally:
             self.pipe.unet.set_attn_processor(before)
-        self.detection("--attn_scores", str(self.folder / "attn_data" / "test_baseline_attention_scores.npz"))
+        self.detection(attn_scores=RunFiles(self.folder, "test_baseline").masks)
 
-    def mitigation(self, *more):
-        args = inference_parser("").parse_args(self.argv(*more))
-        check_inference_args(args)
-        key = inference_mem.run_key(args)
-        with Processes(args.device) as processes:
-            with WarmSession(args, processes, key, f"{key}_mitigation", inference_mem.METHOD_SETTINGS) as session:
-                self.complete(inference_mem.Mitigation(args, session))
-
-    @staticmethod
-    def complete(script):
-        script.run()
-        with contextlib.redirect_stdout(io.StringIO()):
-            script.finish()
-
-    def pe(self):
-        self.mitigation("--optim_target_loss", NEVER)
-
-    def prss(self):
-        self.mitigation("--l_target_ss", NEVER, *PR)
-
-    def all(self):
-        """Name, function and least number of UNet evaluations an image of every job; the first is the measure."""
+    def all(self) -> list[Job]:
+        """Every job; the first is the measure."""
         steps, iterations, candidates = self.steps, 10, 1 + len(self.records[0].alternatives)
+        pe = partial(self.mitigation, optim_target_loss=NEVER)
+        prss = partial(self.mitigation, l_target_ss=NEVER, l_target_pr=NEVER, mag_thres_pr=2 * NEVER)
         return [
-            ("(a) stock diffusers, no detection", self.stock, 2 * steps),
-            ("(b) detection in one pass, with masks", self.detection, 2 * steps),
-            ("(c) detection in two passes, as released", self.two_passes, 4 * steps),
-            ("(d) PE, 10 iterations", self.pe, 1 + iterations + 2 * steps),
-            (f"(d) PRSS, {candidates} candidates", self.prss, 1 + candidates + 3 * steps),
+            Job("(a) stock diffusers, no detection", self.stock, 2 * steps),
+            Job("(b) detection in one pass, with masks", self.detection, 2 * steps),
+            Job("(c) detection in two passes, as released", self.two_passes, 4 * steps),
+            Job("(d) PE, 10 iterations", pe, 1 + iterations + 2 * steps),
+            Job(f"(d) PRSS, {candidates} candidates", prss, 1 + candidates + 3 * steps),
         ]
 
-    def measure(self, function):
-        """Run a job in an emptied folder: seconds, evaluations an image, peak bytes of memory, bytes written."""
+    def measure(self, do: Callable[[], object]) -> Measured:
+        """Run a job in an emptied folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
         reset_peak_memory()
         self.samples, started = 0, time.perf_counter()
-        function()
+        do()
         seconds = time.perf_counter() - started
         written = sum(p.stat().st_size for p in self.folder.rglob("*") if p.is_file())
-        evals = self.samples / self.num_images
-        return {"seconds": seconds, "evals": evals, "memory": peak_memory(), "written": written}
+        return Measured(seconds, self.samples / self.num_images, peak_memory(), written)
 
-    def images(self, name):
+    def images(self, key: str) -> np.ndarray:
         """The images of the job just run, uint8 (images, height, width, 3)."""
-        folder = self.folder / "images_data" / name
-        return np.stack([read_png(folder / f"{r.index}_{image_seed(0, r.index, 0)}.png") for r in self.records])
+        files = RunFiles(self.folder, key)
+        return np.stack([read_png(files.image(r.index, image_seed(0, r.index, 0))) for r in self.records])
 
 
-def reset_peak_memory():
+def reset_peak_memory() -> None:
     """Forget the peak so far, after giving back what is free."""
     gc.collect()
     if torch.cuda.is_available():
@@ -185,7 +199,7 @@ def reset_peak_memory():
         Path("/proc/self/clear_refs").write_text("5")
 
 
-def peak_memory():
+def peak_memory() -> int | None:
     """Peak bytes since the reset, the model included: of the GPU, or resident; None where it cannot be had."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()

@@ -1,6 +1,6 @@
-"""Seconds an image of every detection score and of given mitigations, each alone, all in one process on one model.
+"""Seconds per image of every detection score and of given mitigations, each alone, all in one process on one model.
 
-    python experiments/cost/time_methods.py --output seconds.json --methods pe:0.8 prss:1.2 cfg_delay:0.2
+    python -m experiments.cost.time_methods --output seconds.json --methods pe:0.8 prss:1.2 cfg_delay:0.2
 
 A score is timed in a run that ends after the steps it needs and that gives nothing else; rounds are interleaved, and
 the median counts. Leave the machine alone meanwhile.
@@ -10,81 +10,89 @@ import argparse
 import json
 import statistics
 import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 import torch
-from memorization.detectors.registry import MOTION, SIGNALS, TILED
 from tqdm import tqdm
 
-from experiments.cost.jobs import PLANTED, Jobs
+from experiments.cost.jobs import Jobs
+from memorization.bundled import MODEL
+from memorization.detectors.base import DETECTORS
 from memorization.errors import exit_on_input_error, input_errors
 from memorization.files.config import versions
 from memorization.files.whole import write_text
+from memorization.mitigations.options import MASK_RUN_VERSION
 from memorization.models.stable_diffusion import load_pipeline
+from memorization.plugins import add_plugin_option, load_plugins
+from memorization.runs.arguments import HelpFormatter, positive_int
 
-SCORES_ALONE = ("--no-store_img_png", "--no-store_img_npz", "--no-store_attn_npz")
+NO_FILES = {"store_img_png": False, "store_img_npz": False, "store_attn_npz": False}
 HORIZONS = (1, 10)
-MASKS = {"be": ("--run_version", "ours_A"), "prmask": ("--pr_mask",)}
+VARIANTS: Mapping[str, Mapping[str, object]] = {"be": {"run_version": MASK_RUN_VERSION}, "prmask": {"pr_mask": True}}
+
+Work = Mapping[str, Callable[[], None]]
 
 
-def make_parser():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model_id", default=str(PLANTED / "planted_sd"))
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
+    parser.add_argument("--model_id", default=str(MODEL), help="diffusers folder or hub id")
     parser.add_argument("--methods", nargs="*", default=[], metavar="NAME:STRENGTH", help="names as in result files")
-    parser.add_argument("--num_images", type=int, default=8)
-    parser.add_argument("--num_inference_steps", type=int, default=50)
-    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--num_images", type=positive_int, default=8, help="of each job")
+    parser.add_argument("--num_inference_steps", type=positive_int, default=50, help="of a whole generation")
+    parser.add_argument("--repeats", type=positive_int, default=2, help="rounds")
     parser.add_argument("--output", type=Path, required=True, help="JSON file")
+    add_plugin_option(parser)
     return parser
 
 
-def score_jobs(jobs):
-    """Name and function of what gives each score alone."""
-    baseline, found = ("--run_version", "baseline", *SCORES_ALONE), {}
-    for t in HORIZONS:
-        if t < jobs.steps:
-            found[f"D, T={t}"] = partial(jobs.detection, *baseline, "--early_exit", str(t))
-    found["D, T=all"] = partial(jobs.detection, *baseline)
-    found["bright ending"] = partial(jobs.detection, *SCORES_ALONE)
-    for name, signal in SIGNALS.items():
-        early = ("--early_exit", str(signal.steps)) if signal.steps else ()
-        found[name] = partial(jobs.detection, *baseline, "--scores", name, *early)
-    found[MOTION] = partial(jobs.detection, *baseline, "--scores", MOTION)
-    pairs = ("--num_images_per_prompt", "2", "--end", str(jobs.num_images // 2))
-    found[TILED] = partial(jobs.detection, *baseline, "--scores", TILED, *pairs)
+def score_jobs(jobs: Jobs) -> Work:
+    """What gives each score alone, by name."""
+    alone = partial(jobs.detection, run_version="baseline", **NO_FILES)
+    found = {f"D, T={t}": partial(alone, early_exit=t) for t in HORIZONS if t < jobs.steps}
+    found["D, T=all"] = alone
+    found["bright ending"] = partial(jobs.detection, **NO_FILES)
+    for name, detector in DETECTORS.items():
+        if detector.of_images:
+            found[name] = partial(alone, scores=name, num_images_per_prompt=2, end=jobs.num_images // 2)
+        elif not detector.always:
+            found[name] = partial(alone, scores=name, early_exit=detector.steps)
     return found
 
 
-def method_job(jobs, entry):
-    """Function of a mitigation, NAME:STRENGTH with NAME as in result files: prss_be is prss with the mask."""
+def method_job(jobs: Jobs, entry: str) -> Callable[[], None]:
+    """A mitigation, NAME:STRENGTH with NAME as in result files: prss_be is prss with the mask."""
     name, _, strength = entry.partition(":")
     method, _, suffix = name.rpartition("_")
-    method, more = (method, MASKS[suffix]) if suffix in MASKS else (name, ())
-    return partial(jobs.mitigation, "--method", method, "--strength", strength, *more, "--no-store_img_npz")
+    variant = VARIANTS.get(suffix, {})
+    method = method if variant else name
+    return partial(jobs.mitigation, method=method, strength=float(strength), store_img_npz=False, **variant)
 
 
-def measure(jobs, functions, repeats):
-    """Median seconds and evaluations an image by name, `repeats` rounds in turn."""
-    seconds, evals = {name: [] for name in functions}, {}
-    jobs.measure(next(iter(functions.values())))  # warms up
-    for name, function in tqdm(list(functions.items()) * repeats, desc="timing", unit="run"):
-        found = jobs.measure(function)
-        seconds[name].append(found["seconds"] / jobs.num_images)
-        evals[name] = found["evals"]
+def measure(jobs: Jobs, work: Work, repeats: int) -> dict[str, dict[str, object]]:
+    """Median seconds and evaluations per image by name, `repeats` rounds in turn."""
+    seconds: dict[str, list[float]] = {name: [] for name in work}
+    evals: dict[str, float] = {}
+    jobs.measure(next(iter(work.values())))  # warms up
+    for name, do in tqdm(list(work.items()) * repeats, desc="timing", unit="run"):
+        found = jobs.measure(do)
+        seconds[name].append(found.seconds / jobs.num_images)
+        evals[name] = found.evals
     return {n: {"seconds": statistics.median(s), "all": s, "evals": evals[n]} for n, s in seconds.items()}
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     args = make_parser().parse_args(argv)
     with exit_on_input_error(), tempfile.TemporaryDirectory() as folder:
+        load_plugins(args.plugin)
         with input_errors():
             pipe = load_pipeline(args.model_id)
         jobs = Jobs(pipe, Path(folder) / "runs", args.num_images, args.num_images, args.num_inference_steps)
-        functions = score_jobs(jobs) | {"none:0": partial(jobs.mitigation, "--no-store_img_npz")}
-        functions |= {entry: method_job(jobs, entry) for entry in args.methods}
-        result = {"versions": versions(), "threads": torch.get_num_threads(), "images": args.num_images}
-        result["jobs"] = measure(jobs, functions, args.repeats)
+        work = dict(score_jobs(jobs)) | {"none:0": partial(jobs.mitigation, store_img_npz=False)}
+        work |= {entry: method_job(jobs, entry) for entry in args.methods}
+        result: dict[str, object] = {"versions": versions(), "threads": torch.get_num_threads()}
+        result |= {"images": args.num_images, "jobs": measure(jobs, work, args.repeats)}
         write_text(args.output, json.dumps(result, indent=1) + "\n")
         print(args.output)
 
