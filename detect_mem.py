@@ -23,8 +23,7 @@ from memorization.runs.arguments import Switch, TableAction, arguments_of, commo
 from memorization.runs.chosen_detectors import choose_detectors
 from memorization.runs.detection import COLUMNS, DetectionOutput, DetectionSettings
 from memorization.runs.masks import GivenMasks
-from memorization.runs.session import Session
-from memorization.runs.workers import Processes
+from memorization.runs.session import Session, open_session
 
 MASK_REMEDY = "give the file that was made with these settings, or none for a single pass"
 
@@ -100,12 +99,6 @@ def detect_prompts(settings: DetectionSettings, session: Session) -> None:
         output.finish()
 
 
-def run_settings(settings: DetectionSettings, pipe: LocalStableDiffusionPipeline | None = None) -> None:
-    with Processes(settings.run.device) as processes:
-        with Session(settings.run, processes, settings.files, settings.kept, COLUMNS, pipe) as session:
-            detect_prompts(settings, session)
-
-
 def run(pipe: LocalStableDiffusionPipeline | None = None, **options: object) -> Run:
     """The script as a function: options by the names of the command line, with its defaults; gives the finished run.
 
@@ -117,7 +110,8 @@ def run(pipe: LocalStableDiffusionPipeline | None = None, **options: object) -> 
         TypeError: for an option that there is not.
     """
     settings = DetectionSettings.from_args(arguments_of(make_parser(), options))
-    run_settings(settings, pipe)
+    with open_session(settings, COLUMNS, pipe) as session:
+        detect_prompts(settings, session)
     return read_run(settings.files.rows)
 
 
@@ -125,7 +119,9 @@ def main(argv: Sequence[str] | None = None, pipe: LocalStableDiffusionPipeline |
     """Run a command line; `pipe` is a loaded pipeline to use instead of loading --model_id."""
     with exit_on_input_error():
         load_named_plugins(argv)
-        run_settings(DetectionSettings.from_args(make_parser().parse_args(argv)), pipe)
+        settings = DetectionSettings.from_args(make_parser().parse_args(argv))
+        with open_session(settings, COLUMNS, pipe) as session:
+            detect_prompts(settings, session)
 
 
 if __name__ == "__main__":

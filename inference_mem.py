@@ -35,9 +35,9 @@ from memorization.runs.arguments import (
     positive_int,
     word_count,
 )
-from memorization.runs.mitigation import COLUMNS, MitigationOutput, MitigationSettings, PromptGroups
-from memorization.runs.session import Session
-from memorization.runs.workers import Processes
+from memorization.runs.mitigation import COLUMNS, MitigationOutput, PromptGroups
+from memorization.runs.mitigation_settings import MitigationSettings
+from memorization.runs.session import Session, open_session
 from memorization.similarity.measure import add_evaluator_options
 
 
@@ -97,12 +97,6 @@ def mitigate_prompts(settings: MitigationSettings, session: Session) -> None:
         output.finish()
 
 
-def run_settings(settings: MitigationSettings, pipe: LocalStableDiffusionPipeline | None = None) -> None:
-    with Processes(settings.run.device) as processes:
-        with Session(settings.run, processes, settings.files, settings.kept, COLUMNS, pipe) as session:
-            mitigate_prompts(settings, session)
-
-
 def run(pipe: LocalStableDiffusionPipeline | None = None, **options: object) -> Run:
     """The script as a function: options by the names of the command line, with its defaults; gives the finished run.
 
@@ -114,7 +108,8 @@ def run(pipe: LocalStableDiffusionPipeline | None = None, **options: object) -> 
         TypeError: for an option that there is not.
     """
     settings = MitigationSettings.from_args(arguments_of(make_parser(), options))
-    run_settings(settings, pipe)
+    with open_session(settings, COLUMNS, pipe) as session:
+        mitigate_prompts(settings, session)
     return read_run(settings.files.rows)
 
 
@@ -122,7 +117,9 @@ def main(argv: Sequence[str] | None = None, pipe: LocalStableDiffusionPipeline |
     """Run a command line; `pipe` is a loaded pipeline to use instead of loading --model_id."""
     with exit_on_input_error():
         load_named_plugins(argv)
-        run_settings(MitigationSettings.from_args(make_parser().parse_args(argv)), pipe)
+        settings = MitigationSettings.from_args(make_parser().parse_args(argv))
+        with open_session(settings, COLUMNS, pipe) as session:
+            mitigate_prompts(settings, session)
 
 
 if __name__ == "__main__":

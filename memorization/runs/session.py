@@ -2,9 +2,10 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property, partial
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from tqdm import tqdm
@@ -30,6 +31,19 @@ if TYPE_CHECKING:
     from local_sd_pipeline import LocalStableDiffusionPipeline
 
 Group = Sequence[PromptRecord]
+
+
+class ScriptSettings(Protocol):
+    """What the settings of both scripts have."""
+
+    @property
+    def run(self) -> RunSettings: ...
+
+    @property
+    def files(self) -> RunFiles: ...
+
+    @property
+    def kept(self) -> dict[str, object]: ...
 
 
 class Session:
@@ -246,3 +260,21 @@ class Session:
     def rows(self) -> Iterator[dict]:
         """Yield this run's rows in the order of its prompts, after `finish_rows`."""
         return (self.results.row(r.index) for r in self.records)
+
+
+@contextmanager
+def open_session(
+    settings: ScriptSettings, columns: Sequence[str], pipe: "LocalStableDiffusionPipeline | None" = None
+) -> Iterator[Session]:
+    """The session of a script's settings, in this process's place among several.
+
+    Args:
+        columns: what the script reads back from its rows.
+        pipe: a loaded pipeline to use instead of loading the settings' model.
+
+    Raises:
+        InputError: one line per fault in what the user gave.
+    """
+    with Processes(settings.run.device) as processes:
+        with Session(settings.run, processes, settings.files, settings.kept, columns, pipe) as session:
+            yield session

@@ -11,7 +11,7 @@ from memorization.bundled import MODEL, PLANTED
 from memorization.errors import InputError
 from memorization.mitigations.options import method_label, strength_of_settings
 from memorization.runs.detection import DetectionSettings
-from memorization.runs.mitigation import MitigationSettings
+from memorization.runs.mitigation_settings import MitigationSettings
 
 
 def parse(line, script=detect_mem):
