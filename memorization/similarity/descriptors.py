@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
+from memorization.bundled import find_bundled
 from memorization.errors import first_line
 from memorization.similarity.pixels import resized
 
@@ -54,7 +55,8 @@ class CopyDescriptor:
             ValueError: one line, if the file is missing or no TorchScript, or the preprocessing unknown.
         """
         self.transform = sscd_transform(preprocessing)
-        if not Path(path).is_file():
+        path = find_bundled(path)
+        if not path.is_file():
             raise ValueError(f"copy descriptor {path} does not exist; give SSCD as a TorchScript file by --sscd")
         try:
             with warnings.catch_warnings():
@@ -90,7 +92,7 @@ class ClipSimilarity:
         """
         import open_clip
 
-        folder = Path(model.removeprefix("local-dir:"))
+        folder = find_bundled(model.removeprefix("local-dir:"))
         if model.startswith("local-dir:") or folder.is_dir():
             model, pretrained = f"local-dir:{folder}", None
         try:
