@@ -32,7 +32,7 @@ def test_notebook_runs_and_keeps_its_outputs(path):
         if cell.cell_type == "code":
             cell.outputs = []
     NotebookClient(
-        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": ROOT / "examples"}}
+        notebook, timeout=1200, kernel_name="python3", resources={"metadata": {"path": ROOT / "examples"}}
     ).execute()
     shown = kinds_of_output(notebook)
     assert shown == kinds_of_output(kept) and any(shown)

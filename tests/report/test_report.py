@@ -71,7 +71,7 @@ def test_a_browser_shows_it_within_the_window(page, tmp_path, width):
     shot = tmp_path / "shot.png"
     command = [BROWSER, "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
     command += [f"--window-size={width},1600", f"--user-data-dir={tmp_path}/profile", f"--screenshot={shot}"]
-    subprocess.run([*command, page.as_uri()], capture_output=True, timeout=60, check=True)
+    subprocess.run([*command, page.as_uri()], capture_output=True, timeout=600, check=True)
     with Image.open(shot) as picture:
         pixels = np.asarray(picture.convert("RGB")).astype(int)
     assert pixels.shape[1] == width

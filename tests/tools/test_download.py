@@ -73,7 +73,7 @@ def site(server, tmp_path):
     def run(*names, **env):
         command = ["bash", SCRIPT, "--manifest", table, "--dest", dest, *names]
         env = {**os.environ, "PYTHON": sys.executable, "DOWNLOAD_TRIES": "2", "DOWNLOAD_WAIT": "0", **env}
-        return subprocess.run(command, env=env, capture_output=True, text=True, timeout=30)
+        return subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
 
     return SimpleNamespace(add=add, run=run, dest=dest, table=table, record=dest / "examples" / "downloads.sha256")
 
