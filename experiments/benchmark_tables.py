@@ -7,7 +7,6 @@ FOLDER is that of `eval_mem.py --output`; what is not there yet is left out of t
 """
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,12 +14,12 @@ from typing import Any
 
 from memorization.errors import InputError, exit_on_input_error
 from memorization.evaluation.audit import hiding_strengths
-from memorization.evaluation.statistics import Measure, Result, interval_text
+from memorization.evaluation.statistics import Result, interval_text
 from memorization.files.whole import write_text
 from memorization.finished_runs import PLAIN
 from memorization.runs.arguments import HelpFormatter
 from memorization.scores import MAGNITUDE, detector_of, horizon_text, score_cost
-from memorization.tables import Table
+from memorization.tables import Table, parse_results
 
 ALL_MEMORIZED = "all memorized"
 DAMAGE_MEASURES = ("changed", "clip_change", "kept")
@@ -65,7 +64,7 @@ def read(folder: Path, name: str) -> Any:
     if not path.exists():
         return None
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_results(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(f"{path} is damaged: {error}; evaluate again") from error
 
@@ -151,15 +150,9 @@ def mitigation_table(
         row += [interval_text(r[name], 2) for name in ("copied", "sscd", "clip")]
         row.append(interval_text(r["area"]) if "area" in r else "-")
         row += [interval_text(harm[name], 2) if name in harm else "-" for name in DAMAGE_MEASURES]
-        row.append(interval_text(defined(back["returned"]), 2) if back else "-")
+        row.append(interval_text(back["returned"], 2) if back else "-")
         rows.append([*row, f"{r['evals']:.0f}", seconds.text(f"{r['method']}:{r['strength']:g}")])
     return Table("Mitigation", MITIGATION_HEADERS, rows, MITIGATION_NOTE)
-
-
-def defined(measure: Mapping[str, float | None]) -> Measure:
-    """A measure out of JSON, where what is not defined is null."""
-    value, low, high = (float("nan") if measure[k] is None else measure[k] for k in ("value", "low", "high"))
-    return Measure(value=value, low=low, high=high)
 
 
 def page(folder: Path, num_steps: int) -> str:

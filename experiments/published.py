@@ -14,7 +14,7 @@ from memorization.evaluation.audit import hiding_strengths
 from memorization.evaluation.statistics import interval_text
 from memorization.mitigations.base import MITIGATIONS, PLAIN
 from memorization.scores import MAGNITUDE, horizon_text, score_cost
-from memorization.tables import format_table
+from memorization.tables import format_table, parse_results
 
 RESULTS, COST = ROOT / "experiments" / "results", ROOT / "experiments" / "cost" / "results.json"
 NEGATIVES = {"planted_nonmemorized": "unseen", "planted_near_miss": "near miss"}
@@ -27,7 +27,7 @@ Record = Mapping[str, Any]
 
 
 def read(name: str) -> Any:
-    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    return parse_results((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def kept_table(name: str, caption: str) -> list[list[str]]:
@@ -163,8 +163,7 @@ def returned(method: str, audit: Record | None) -> str:
         return ""
     if method in MITIGATIONS and MITIGATIONS[method].reads == "words":
         return "reads words"
-    measure = None if audit is None else audit["returned"]
-    return "-" if measure is None or measure["value"] is None else interval_text(measure, 2)
+    return "-" if audit is None else interval_text(audit["returned"], 2)
 
 
 def caption_swap() -> str:

@@ -1,8 +1,12 @@
 """Tables of results as Markdown, and numbers as JSON can hold them."""
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
+
+MEASURE = {"value", "low", "high"}  # what a number with its interval consists of
 
 
 def plain(value: object) -> object:
@@ -12,6 +16,19 @@ def plain(value: object) -> object:
     if isinstance(value, list | tuple):
         return [plain(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def parse_results(text: str) -> Any:
+    """Results out of the JSON that `plain` made them: a number of a measure that is not defined, null there, is NaN.
+
+    Raises:
+        ValueError: if the text is no JSON.
+    """
+    return json.loads(text, object_hook=with_nan)
+
+
+def with_nan(item: dict) -> dict:
+    return {k: math.nan if v is None else v for k, v in item.items()} if item.keys() == MEASURE else item
 
 
 def format_table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
