@@ -17,6 +17,7 @@ from memorization.data.sources import whole_words
 from memorization.errors import InputError
 from memorization.mitigations.base import MITIGATIONS, Mitigation, run_mitigation
 from memorization.mitigations.batch import ImageBatch, Mitigated, MitigationOptions
+from memorization.mitigations.options import preset_strength
 from memorization.observation import Observation, Recorded, make_inputs, observe_batches
 from memorization.ordinary import ordinary_text
 from memorization.runs.chosen_detectors import Abilities, choose_detectors
@@ -178,7 +179,7 @@ def mitigate(
     pipe: "LocalStableDiffusionPipeline",
     prompts: Prompts,
     method: str,
-    strength: float,
+    strength: float | None = None,
     use_mask: bool = False,
     pr_mask: bool = False,
     target_loss: float | None = None,
@@ -194,7 +195,7 @@ def mitigate(
         pipe: of `load_pipeline`.
         prompts: a text, or texts and records of `load_prompts`, whose paraphrases SS searches.
         method: a name out of `MITIGATIONS`.
-        strength: its knob; 0 is plain generation.
+        strength: its knob; 0 is plain generation, None what the method was released with.
         use_mask: weigh magnitudes with the bright-ending mask, for methods with the variant "be".
         pr_mask: re-anchor only where the mask is bright, for methods with the variant "prmask".
         target_loss: magnitude at which methods that optimise the starting noise stop.
@@ -206,7 +207,8 @@ def mitigate(
     Raises:
         InputError: if the method is unknown, or the strength or a variant is none of its.
     """
-    records, how, record_of_method = as_records(prompts), Sampling(**sampling), check_method(method, strength)
+    records, how, record_of_method = as_records(prompts), Sampling(**sampling), check_method(method, strength or 0)
+    strength = preset_strength(record_of_method) if strength is None else strength
     for wanted, variant in ((use_mask, "be"), (pr_mask, "prmask")):
         if wanted and variant not in record_of_method.variants:
             raise InputError(f"{method} has no variant {variant}; use it without")

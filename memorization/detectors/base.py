@@ -12,6 +12,7 @@ import torch
 
 from memorization.errors import InputError
 from memorization.registry import Registry, first_sentence
+from memorization.released import Released
 
 if TYPE_CHECKING:
     from local_sd_pipeline import DenoiseStep, LocalStableDiffusionPipeline
@@ -42,6 +43,7 @@ class Detector:
         attention_steps: from the number of steps to the indices of those whose token shares it reads.
         watch: from (pipe, step) to a dict of tensors (images,), which the trace keeps of every step.
         kept: row keys of numbers that it leaves in the row and that are no scores.
+        released: hyper-parameters that it was released with, by family of models.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Detector:
     attention_steps: Callable[[int], Sequence[int]] | None = None
     watch: "Callable[[LocalStableDiffusionPipeline, DenoiseStep], Scores] | None" = None
     kept: tuple[str, ...] = ()
+    released: Released = field(default_factory=dict)
 
     def evaluations(self, key: str, horizon: int | None, num_steps: int) -> int:
         """Evaluations per image that one of its scores takes alone, a gradient or tangent counted as two.

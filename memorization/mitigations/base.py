@@ -7,11 +7,12 @@ prompts is a matter of measurement.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from memorization.mitigations.batch import ImageBatch, Mitigated, MitigationOptions, plain_generation
 from memorization.registry import Registry, first_sentence
+from memorization.released import Released
 
 if TYPE_CHECKING:
     from local_sd_pipeline import LocalStableDiffusionPipeline
@@ -48,6 +49,8 @@ class Mitigation:
         rewrite: from (prompt, strength, seed, vocabulary) to the prompt to generate with, for methods that change
             words.
         compares: whether it needs `MitigationOptions.ordinary_text`.
+        released: hyper-parameters that it was released with, by family of models; `strength` among them is the knob's
+            preset.
     """
 
     name: str
@@ -67,6 +70,7 @@ class Mitigation:
     flags: Callable[[float], Flags] | None = None
     rewrite: Callable[[str, int, int, Sequence[str]], str] | None = None
     compares: bool = False
+    released: Released = field(default_factory=dict)
 
 
 MITIGATIONS: Registry[Mitigation] = Registry("memorization.mitigations", "mitigation")

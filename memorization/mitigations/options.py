@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from memorization.errors import InputError
 from memorization.mitigations.base import MITIGATIONS, PLAIN, Mitigation
 from memorization.mitigations.perturb import AUGMENTATIONS
+from memorization.released import released_strength
 
 MASK_RUN_VERSION = "ours_A"  # magnitudes are weighted by the bright-ending mask
 Settings = Mapping[str, object]
@@ -20,21 +21,37 @@ def flags_of_method(settings: Settings) -> dict[str, object]:
         InputError: if only one of them is given, or flags besides, or the strength is none of the method's.
     """
     name, strength = settings["method"], settings["strength"]
-    if (name is None) != (strength is None):
-        raise InputError("--method and --strength go together")
     if name is None:
+        if strength is not None:
+            raise InputError("--strength is the knob of a --method: give both")
         return {}
     method = MITIGATIONS.get_known(str(name), "--method")
+    if strength is None:
+        strength = preset_strength(method)
     assert isinstance(strength, int | float)
     refuse_flags_beside(method, settings)
     if method.largest is not None and strength > method.largest:
         raise InputError(f"--strength of {name} is {method.knob}, {method.largest:g} at most")
     if method.flags is None:
-        return {}
+        return {"strength": strength}
     if strength and method.whole and strength != round(strength):
         raise InputError(f"--strength of {name} is a whole number of words")
     off: dict[str, object] = {"method": None, "strength": None}
     return off | method.flags(strength) if strength else off
+
+
+def preset_strength(method: Mitigation) -> float:
+    """The strength that the method was released with.
+
+    Raises:
+        InputError: if there is none, or one per family of models.
+    """
+    strength = released_strength(method.released)
+    if strength is None:
+        told = {family: values["strength"] for family, values in method.released.items() if "strength" in values}
+        known = "; it was released with " + " and ".join(f"{v:g} on {f}" for f, v in told.items()) if told else ""
+        raise InputError(f"--method {method.name} needs --strength, {method.knob}{known}")
+    return strength
 
 
 def refuse_flags_beside(method: Mitigation, settings: Settings) -> None:

@@ -180,7 +180,7 @@ def test_methods_are_chosen_by_name_and_strength(infer):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--method", "sail"], "go together"),
+        (["--strength", "1"], "give both"),
         (["--method", "sail", "--strength", "11"], "Adam steps on the starting noise, 10 at most"),
         (
             ["--method", "cfg_delay", "--strength", "0.2", "--optim_target_loss", "1"],
