@@ -53,7 +53,11 @@ def make_parser() -> argparse.ArgumentParser:
         help="ours_A: magnitudes are weighted by the bright-ending mask",
     )
     add("--method", metavar="NAME", help=f"mitigation by name, instead of the flags below: {', '.join(MITIGATIONS)}")
-    add("--strength", type=natural_float, help="the knob of --method, see --list_methods: by default as released; 0 switches it off")
+    add(
+        "--strength",
+        type=natural_float,
+        help="knob of --method, by default as released; 0 is off",
+    )
     add("--list_methods", action=TableAction, table=mitigation_table, help="print what --method takes, and end")
     add(
         "--prompt_embeds",

@@ -12,7 +12,7 @@ from memorization.bundled import ROOT
 SCRIPTS = ("detect_mem", "inference_mem", "eval_mem")
 CORE = ("local_sd_pipeline", "attn_utils", "noise_norms", "optim_utils")
 # What each room of memorization/ may import, besides itself. The root's core is one room, its scripts another.
-GROUND = {"errors", "seeds", "bundled", "tables", "registry"}
+GROUND = {"errors", "seeds", "bundled", "tables", "registry", "released"}
 MAY_IMPORT = {
     "core": set(),
     "errors": set(),
@@ -20,6 +20,7 @@ MAY_IMPORT = {
     "bundled": set(),
     "tables": set(),
     "registry": {"errors"},
+    "released": set(),
     "trace": {"core"},
     "observation": {"core", "trace"},
     "detectors": {"core", "trace", *GROUND},
