@@ -90,10 +90,12 @@ class LocalStableDiffusionPipeline(StableDiffusionPipeline):
         num_unet_evals: UNet evaluations of single samples since loading (a guided step on one image is
             two). Read it before and after a piece of work to know its cost.
         num_unet_gradients: backward passes and tangents of single samples, counted by who takes them.
+        grad_batch_size: images that a gradient is taken of at a time; None takes as many as fit, see `gradients`.
     """
 
     num_unet_evals = 0
     num_unet_gradients = 0
+    grad_batch_size: int | None = None
     empty_embeds = None
 
     def predict_noise(self, latents: torch.Tensor, t: int, embeds: Sequence[torch.Tensor]) -> NoisePrediction:
@@ -107,11 +109,17 @@ class LocalStableDiffusionPipeline(StableDiffusionPipeline):
         Returns:
             `NoisePrediction` with the branches in the order of `embeds`.
         """
+        return NoisePrediction(self.predict_outputs(latents, t, embeds), latents, *self.noise_scales(t))
+
+    def predict_outputs(
+        self, latents: torch.Tensor, t: int, embeds: Sequence[torch.Tensor]
+    ) -> tuple[torch.Tensor, ...]:
+        """What the UNet itself gives for each branch, as `predict_noise` takes them; at any t."""
         sample = self.scheduler.scale_model_input(torch.cat([latents] * len(embeds)), t)
         self.num_unet_evals += len(sample)
         timestep = torch.full((), t, dtype=torch.int64, device=sample.device)  # filled there, not copied
         output = self.unet(sample, timestep, encoder_hidden_states=torch.cat(tuple(embeds)), return_dict=False)[0]
-        return NoisePrediction(output.chunk(len(embeds)), latents, *self.noise_scales(t))
+        return output.chunk(len(embeds))
 
     def noise_scales(self, t: int) -> tuple[torch.Tensor, torch.Tensor]:
         """(d eps / d output, d eps / d x_t) at timestep t; see `NoisePrediction`.

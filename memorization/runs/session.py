@@ -93,6 +93,7 @@ class Session:
                 early = None if settings.dataset == "random" else self.load_records()
                 with input_errors():
                     self.pipe = pipe or self.load_model()
+                    self.pipe.grad_batch_size = settings.grad_batch_size
                     self.layers = down_cross_layers(self.pipe.unet)
                     self.latent_size = self.pipe.initial_latents([0], settings.image_length).shape[-2:]
                     self.pipe.scheduler.set_timesteps(settings.num_inference_steps)
