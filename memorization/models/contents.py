@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from huggingface_hub import try_to_load_from_cache
 
+from memorization.bundled import find_bundled
 from memorization.identity import content_of_files, content_of_tensors, names_of
 from memorization.models.folders import (
     PARTS,
@@ -29,10 +30,18 @@ def pipeline_contents(pipe: "LocalStableDiffusionPipeline", from_memory: bool = 
     if from_memory or source is None:
         parts = {part: getattr(pipe, part).state_dict() for part in PARTS}
         return {"model_id": content_of_tensors({f"{p}.{k}": v for p, state in parts.items() for k, v in state.items()})}
-    model, unet = folder_of(source.model_id, "model_index.json"), None
-    if source.unet_id is not None:
-        unet = folder_of(source.unet_id, "config.json")
-    return names_of({"model_id": model_content(model, source.unet_id is None), "unet_id": unet_content(unet)})
+    return source_contents(source.model_id, source.unet_id)
+
+
+def source_contents(model_id: str, unet_id: str | None = None) -> dict[str, str]:
+    """The same of what lies under these names, without loading it; of the hub, what its cache has.
+
+    Raises:
+        ValueError: if a path is no model.
+    """
+    model = folder_of(str(find_bundled(model_id)), "model_index.json")
+    unet = None if unet_id is None else folder_of(unet_id, "config.json")
+    return names_of({"model_id": model_content(model, unet_id is None), "unet_id": unet_content(unet)})
 
 
 def folder_of(name: str, file: str) -> Path | None:

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from memorization.data.prompts import PromptRecord
 from memorization.errors import InputError
 from memorization.evaluation.mitigation_summary import MEASURES, mitigation_summary
+from memorization.evaluation.plain_colours import without_plain_colours
 from memorization.files.embeddings import read_embeddings
 from memorization.files.layout import images_npz
 from memorization.files.whole import replace_link, write_text
@@ -120,6 +121,7 @@ class MitigationOutput:
 
     def open_evaluators(self) -> Evaluators:
         wanted = replace(self.settings.evaluators, device=str(self.session.pipe.device))
+        wanted.refuse_missing_files()
         if wanted.sscd is not None:
             lacking = next((r for r in self.session.records if not r.reference_images), None)
             if lacking is not None:
@@ -197,7 +199,7 @@ class MitigationOutput:
             return None
         if self.session.images.are_kept():
             records = {r.index: r for r in self.session.records}
-            run = read_run(self.files.rows)
+            (run,) = without_plain_colours([read_run(self.files.rows)])
             measured = measure_run(run, [r for r in run.rows if r["index"] in records], self.evaluators, records)
             write_text(self.files.similarity, "".join(json.dumps(plain(m)) + "\n" for m in measured))
             found = {n: float(np.mean([np.mean(m[n]) for m in measured])) for n in SIMILARITIES if n in measured[0]}
