@@ -11,6 +11,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from tqdm import tqdm
+
 from attn_utils import cross_attention_layers
 from local_sd_pipeline import LocalStableDiffusionPipeline
 from memorization.bundled import PLANTED
@@ -22,6 +24,7 @@ from memorization.plugins import load_named_plugins
 from memorization.runs.arguments import Switch, TableAction, arguments_of, common_parser, image_count, positive_int
 from memorization.runs.chosen_detectors import choose_detectors
 from memorization.runs.detection import COLUMNS, DetectionOutput, DetectionSettings
+from memorization.runs.first_step import BY_CONSTRUCTION, refuse_blind_exit
 from memorization.runs.masks import GivenMasks
 from memorization.runs.session import Session, open_session
 
@@ -66,7 +69,11 @@ def detect_prompts(settings: DetectionSettings, session: Session) -> None:
     pipe, run = session.pipe, settings.run
 
     # What is measured, and at which layers.
-    chosen = choose_detectors(settings.scores, settings.abilities, settings.calibration)
+    refuse_blind_exit(session.is_blind, settings.early_exit)
+    if session.is_blind and session.processes.is_main:
+        tqdm.write(f"warning: D(1) {BY_CONSTRUCTION}; look at more steps, as T=10")
+    abilities, own_settings = settings.abilities(session.is_blind), session.results.settings
+    chosen = choose_detectors(settings.scores, abilities, settings.calibration, own_settings)
     given = None if settings.attn_scores is None else GivenMasks(session, settings.attn_scores, MASK_REMEDY)
     recorded = Recorded(
         layers=session.layers if settings.early_exit is None else (),  # what ends early has no last step

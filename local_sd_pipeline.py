@@ -83,6 +83,23 @@ class DenoiseStep:
 Guidance = Callable[[NoisePrediction], torch.Tensor]
 
 
+@dataclass(frozen=True)
+class Source:
+    """Where a pipeline was loaded from: folders or hub ids."""
+
+    model_id: str
+    unet_id: str | None = None  # of a UNet that is not the model's own
+    former_scheduler: bool = True  # whether DDIM has the values that it had before other classes were read right
+
+
+class NotFiniteError(ValueError):
+    """An image that holds NaN or infinity; `position` is its place in the batch."""
+
+    def __init__(self, position: int, what: str):
+        super().__init__(f"image {position} of the batch: {what}")
+        self.position, self.what = position, what
+
+
 class LocalStableDiffusionPipeline(StableDiffusionPipeline):
     """Stable Diffusion 1.x and 2.x with `denoise`, the loop as a generator, and what it needs around it.
 
@@ -91,12 +108,14 @@ class LocalStableDiffusionPipeline(StableDiffusionPipeline):
             two). Read it before and after a piece of work to know its cost.
         num_unet_gradients: backward passes and tangents of single samples, counted by who takes them.
         grad_batch_size: images that a gradient is taken of at a time; None takes as many as fit, see `gradients`.
+        loaded_from: where `load_pipeline` found it; None of a pipeline that was put together in memory.
     """
 
     num_unet_evals = 0
     num_unet_gradients = 0
     grad_batch_size: int | None = None
     empty_embeds = None
+    loaded_from: Source | None = None
 
     def predict_noise(self, latents: torch.Tensor, t: int, embeds: Sequence[torch.Tensor]) -> NoisePrediction:
         """One UNet call for all branches.
@@ -222,19 +241,51 @@ class LocalStableDiffusionPipeline(StableDiffusionPipeline):
     def decode(self, latents: torch.Tensor) -> np.ndarray:
         """Images of final latents, uint8 array (images, height, width, 3).
 
-        One at a time: the decoder of Stable Diffusion needs more memory per image than its UNet does.
-        """
-        return np.concatenate([self.decode_one(x) for x in latents.split(1)])
+        One at a time: the decoder of Stable Diffusion needs more memory per image than its UNet does. Where it
+        overflows in half precision, that image is decoded again in float32.
 
-    def decode_one(self, latents: torch.Tensor) -> np.ndarray:
+        Raises:
+            NotFiniteError: if an image holds NaN or infinity all the same, which would be saved as black.
+        """
+        return np.concatenate([self.decode_one(x, k) for k, x in enumerate(latents.split(1))])
+
+    def decode_one(self, latents: torch.Tensor, position: int = 0) -> np.ndarray:
+        if not latents.isfinite().all():
+            raise NotFiniteError(position, "its latents are NaN or infinite")
         image = self.vae.decode(latents / self.vae.config.scaling_factor, return_dict=False)[0]
+        if not image.isfinite().all() and self.vae.dtype != torch.float32:
+            image = self.decoded_in_float32(latents)
+        if not image.isfinite().all():
+            raise NotFiniteError(position, "the VAE gives NaN or infinity for it, in float32 too")
         image = self.image_processor.postprocess(image, output_type="np")
         return (image * 255).round().astype("uint8")
+
+    def decoded_in_float32(self, latents: torch.Tensor) -> torch.Tensor:
+        """A decoder whose activations overflow in half precision; its weights come back as they were."""
+        dtype = self.vae.dtype
+        self.vae.to(torch.float32)
+        try:
+            return self.vae.decode(latents.float() / self.vae.config.scaling_factor, return_dict=False)[0]
+        finally:
+            self.vae.to(dtype)
+
+    @property
+    def native_length(self) -> int:
+        """Height and width in pixels that the model is made for.
+
+        Raises:
+            ValueError: if its UNet says none, or is not made for squares.
+        """
+        size = self.unet.config.sample_size
+        sides = set(size) if isinstance(size, list | tuple) else {size}
+        if len(sides) != 1 or None in sides:
+            raise ValueError(f"the UNet's sample_size is {size}, which is no square; give image_length")
+        return sides.pop() * self.vae_scale_factor
 
     @torch.no_grad()
     def encode_images(self, images: Sequence[np.ndarray]) -> torch.Tensor:
         """Latents of images, uint8 arrays (height, width, 3) of any size, at the model's own size."""
-        size = self.unet.config.sample_size * self.vae_scale_factor
+        size = self.native_length
         resized = [self.image_processor.preprocess(Image.fromarray(i), height=size, width=size) for i in images]
         pixels = torch.cat(resized).to(self.device, self.vae.dtype)
         return self.vae.encode(pixels).latent_dist.mean * self.vae.config.scaling_factor
@@ -253,7 +304,7 @@ class LocalStableDiffusionPipeline(StableDiffusionPipeline):
         Raises:
             ValueError: if `image_length` is not a multiple of what the UNet can halve.
         """
-        size = image_length or self.unet.config.sample_size * self.vae_scale_factor
+        size = image_length or self.native_length
         multiple = self.vae_scale_factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
         if size % multiple:
             raise ValueError(f"image_length {size} is not a multiple of {multiple}")

@@ -17,10 +17,12 @@ from memorization.data.sources import whole_words
 from memorization.errors import InputError
 from memorization.mitigations.base import MITIGATIONS, Mitigation, run_mitigation
 from memorization.mitigations.batch import ImageBatch, Mitigated, MitigationOptions
-from memorization.mitigations.options import preset_strength
+from memorization.mitigations.options import measures_first_step, preset_strength
 from memorization.observation import Observation, Recorded, make_inputs, observe_batches
 from memorization.ordinary import ordinary_text
 from memorization.runs.chosen_detectors import Abilities, choose_detectors
+from memorization.runs.first_step import look_at_first_step, refuse_blind_exit, refuse_blind_method
+from memorization.runs.images import decode_images
 from memorization.scores import MAGNITUDE, image_scores
 from memorization.seeds import image_seed
 
@@ -134,12 +136,15 @@ def detect(
         One `DetectedPrompt` per prompt, in order.
 
     Raises:
-        InputError: if a detector is unknown, or needs what this call does not have.
+        InputError: if a detector is unknown, or needs what this call does not have, or an image is not finite.
     """
     records, how = as_records(prompts), Sampling(**sampling)
     pipe.grad_batch_size = how.grad_batch_size
-    whole = early_exit is None
-    abilities = Abilities(how.num_inference_steps, early_exit, how.num_images_per_prompt, has_mask=whole)
+    whole, is_blind = early_exit is None, look_at_first_step(pipe, how.num_inference_steps)
+    refuse_blind_exit(is_blind, early_exit)
+    abilities = Abilities(
+        how.num_inference_steps, early_exit, how.num_images_per_prompt, has_mask=whole, is_blind=is_blind
+    )
     chosen = choose_detectors(scores, abilities)
     recorded = Recorded(
         layers=down_cross_layers(pipe.unet) if whole else (),
@@ -159,7 +164,7 @@ def detect(
             stop_after=early_exit,
         )
         for record, one in zip(group, observed.split(how.num_images_per_prompt), strict=True):
-            images = pipe.decode(one.latents) if whole else None
+            images = decode_images(pipe, one.latents, record.index, how.seeds(record)) if whole else None
             measured = dict(one.scores) | chosen.of_images(images)
             found.append(detected_prompt(record, how, measured, images, one))
     return found
@@ -213,7 +218,8 @@ def mitigate(
         One `MitigatedPrompt` per prompt, in order.
 
     Raises:
-        InputError: if the method is unknown, or the strength or a variant is none of its.
+        InputError: if the method is unknown, the strength or a variant is none of its, it measures what the model's
+            first step does not show, or an image is not finite.
     """
     records, how, record_of_method = as_records(prompts), Sampling(**sampling), check_method(method, strength or 0)
     strength = preset_strength(record_of_method) if strength is None else strength
@@ -224,6 +230,9 @@ def mitigate(
     options = MitigationOptions(
         how.guidance_scale, how.num_inference_steps, optim_target_loss=target_loss, use_mask=use_mask, pr_mask=pr_mask
     )
+    if look_at_first_step(pipe, how.num_inference_steps) and strength:
+        flags = record_of_method.flags(strength) if record_of_method.flags else {"method": method, "strength": strength}
+        refuse_blind_method(measures_first_step(flags), method)
     if record_of_method.compares:
         options = replace(options, ordinary_text=ordinary_text(pipe))
     found = []
@@ -286,7 +295,7 @@ def mitigated_prompt(
         record.prompt,
         record.index,
         how.seeds(record),
-        pipe.decode(one.latents),
+        decode_images(pipe, one.latents, record.index, how.seeds(record)),
         one.magnitude_before,
         one.magnitude_after,
         one.triggered,

@@ -6,19 +6,20 @@ from pathlib import Path
 
 import numpy as np
 
-from memorization.bundled import same_setting
 from memorization.errors import InputError
 from memorization.files.config import config_path, read_config
 from memorization.files.json_lines import decode_line, numbered_lines
 from memorization.files.layout import RunFiles
 from memorization.files.masks import MaskedPrompt, open_masks
 from memorization.files.whole import read_png
+from memorization.identity import CONTENT, SCHEDULER, differing, pair_text
 from memorization.mitigations.base import PLAIN
 from memorization.mitigations.options import is_weaker_when_larger, method_label, strength_of_settings
 from memorization.rows import AGAIN, check_counts, check_row, is_number
 from memorization.seeds import is_whole
 
-MODEL_SETTINGS = ("model_id", "unet_id", "guidance_scale", "num_inference_steps", "image_length")
+SAMPLING_SETTINGS = ("model_id", "unet_id", "guidance_scale", "num_inference_steps", "image_length")
+MODEL_SETTINGS = (*SAMPLING_SETTINGS, SCHEDULER, CONTENT)
 # Settings that evaluation computes with; they are None of other methods, and missing in old runs.
 NUMBERS = ("rand_noise_lam", "repeat_num", "l_target_ss", "l_target_pr", "optim_target_loss", "strength")
 
@@ -107,8 +108,11 @@ def are_settings(settings: Mapping) -> bool:
 
 
 def differing_setting(settings: Mapping, others: Mapping) -> str | None:
-    """The first setting that decides every number and is not the same in both; None where all are."""
-    return next((n for n in MODEL_SETTINGS if not same_setting(settings.get(n), others.get(n))), None)
+    """The first setting that decides every number and is not the same in both; None where all are.
+
+    Models are compared by content, where both settings have it.
+    """
+    return next(iter(differing(settings, others, MODEL_SETTINGS)), None)
 
 
 def check_same_model(runs: Sequence[Run], what: str = "compared") -> None:
@@ -121,7 +125,7 @@ def check_same_model(runs: Sequence[Run], what: str = "compared") -> None:
     for run in runs[1:]:
         name = differing_setting(first.settings, run.settings)
         if name is not None:
-            values = f"{first.settings.get(name)!r} and {run.settings.get(name)!r}"
+            values = " and ".join(pair_text(name, first.settings, run.settings))
             raise InputError(f"{first.path} and {run.path} cannot be {what}: {name} is {values}")
 
 
@@ -132,11 +136,11 @@ def check_comparable(runs: Sequence[Run]) -> None:
         InputError: naming two runs and the difference.
     """
     check_same_model(runs)
-    first = [(row["index"], tuple(row["seeds"])) for row in runs[0].rows]
+    first = [(row["index"], row["prompt"], tuple(row["seeds"])) for row in runs[0].rows]
     for run in runs[1:]:
-        other = [(row["index"], tuple(row["seeds"])) for row in run.rows]
-        if len(other[0][1]) != len(first[0][1]):
-            counts = f"{len(first[0][1])} and {len(other[0][1])}"
+        other = [(row["index"], row["prompt"], tuple(row["seeds"])) for row in run.rows]
+        if len(other[0][-1]) != len(first[0][-1]):
+            counts = f"{len(first[0][-1])} and {len(other[0][-1])}"
             raise InputError(f"{runs[0].path} and {run.path} have unequal numbers of images per prompt: {counts}")
         if other != first:
             raise InputError(f"{runs[0].path} and {run.path} are not of the same prompts and seeds; finish both runs")

@@ -6,6 +6,14 @@ from helpers.pipelines import make_pipeline
 from memorization.models.stable_diffusion import load_pipeline
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_contents(tmp_path_factory):
+    """Hashes of files are kept with the tests, not with the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MEMORIZATION_CACHE", str(tmp_path_factory.mktemp("contents")))
+        yield
+
+
 @pytest.fixture(scope="session", params=["epsilon", "v_prediction"])
 def any_pipe(request):
     return make_pipeline(request.param)

@@ -12,12 +12,13 @@ from memorization.bundled import ROOT
 SCRIPTS = ("detect_mem", "inference_mem", "eval_mem")
 CORE = ("local_sd_pipeline", "attn_utils", "noise_norms", "optim_utils", "gradients")
 # What each room of memorization/ may import, besides itself. The root's core is one room, its scripts another.
-GROUND = {"errors", "seeds", "bundled", "tables", "registry", "released"}
+GROUND = {"errors", "seeds", "bundled", "identity", "tables", "registry", "released"}
 MAY_IMPORT = {
     "core": set(),
     "errors": set(),
     "seeds": set(),
     "bundled": set(),
+    "identity": {"bundled"},
     "tables": set(),
     "registry": {"errors"},
     "released": set(),

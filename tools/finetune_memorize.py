@@ -71,7 +71,7 @@ class Captioned(Dataset):
 
     def __init__(self, pipe: LocalStableDiffusionPipeline, items: Sequence[Item], random_words: float):
         self.items, self.random_words = items, random_words
-        self.size = pipe.unet.config.sample_size * pipe.vae_scale_factor
+        self.size = pipe.native_length
         self.tokenizer, self.vocabulary = pipe.tokenizer, whole_words(pipe.tokenizer)
 
     def __len__(self) -> int:

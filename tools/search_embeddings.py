@@ -21,16 +21,20 @@ from tqdm import tqdm
 
 from local_sd_pipeline import LocalStableDiffusionPipeline
 from memorization.bundled import GROUND_TRUTH, MODEL, bundled_name
+from memorization.data.contents import dataset_content
 from memorization.data.pictures import read_image
 from memorization.data.prompts import PromptRecord, load_prompts
 from memorization.embedding_search import BATCH, LR, STEPS, search_embedding
 from memorization.errors import InputError, exit_on_input_error, input_errors
 from memorization.files.whole import make_folder, replacing
+from memorization.identity import CONTENT, change_text, differing, names_of
+from memorization.models.contents import pipeline_contents, source_contents
 from memorization.models.stable_diffusion import load_pipeline
 from memorization.runs.arguments import HelpFormatter
 from memorization.runs.settings import from_arguments
 from memorization.seeds import image_seed
 
+DTYPES = ("float32", "bfloat16", "float16")
 LATE_STEPS = 10  # at the end of a search, whose mean loss is told
 
 
@@ -44,9 +48,11 @@ class SearchSettings:
     num_steps: int
     lr: float
     batch_size: int
+    dtype: str = "float32"
 
-    def kept(self) -> dict[str, object]:
-        return {name: bundled_name(value) for name, value in asdict(self).items()}
+    def kept(self, contents: Mapping[str, str]) -> dict[str, object]:
+        """As they stand in the output, with the contents of model and data set."""
+        return {name: bundled_name(value) for name, value in asdict(self).items()} | {CONTENT: dict(contents)}
 
 
 @dataclass(frozen=True)
@@ -57,8 +63,11 @@ class Found:
     losses: dict[str, float]
 
     @classmethod
-    def read(cls, path: Path, settings: SearchSettings) -> "Found":
+    def read(cls, path: Path, settings: Mapping[str, object]) -> "Found":
         """What an earlier call found; nothing without one.
+
+        Args:
+            settings: that it has to have been searched with.
 
         Raises:
             InputError: if the file is damaged, or of other settings.
@@ -71,19 +80,16 @@ class Found:
                 embeds = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # not a dict
         except (OSError, SafetensorError, ValueError) as error:
             raise InputError(f"cannot read {path}: {error}; delete it") from error
-        if comparable(metadata.get("settings", {})) != comparable(settings.kept()):
-            raise InputError(f"{path} was searched with other settings; give another --output")
+        former = metadata.get("settings", {})
+        changed = [change_text(name, former, settings) for name in differing(former, settings)]
+        if changed:
+            raise InputError(f"{path} was searched with other settings ({', '.join(changed)}); give another --output")
         return cls(embeds, metadata["losses"])
 
-    def write(self, path: Path, settings: SearchSettings) -> None:
-        metadata = {"settings": json.dumps(settings.kept()), "losses": json.dumps(self.losses)}
+    def write(self, path: Path, settings: Mapping[str, object]) -> None:
+        metadata = {"settings": json.dumps(settings), "losses": json.dumps(self.losses)}
         with replacing(path) as temporary:
             save_file(self.embeds, temporary, metadata)
-
-
-def comparable(settings: Mapping[str, object]) -> dict[str, object]:
-    """Settings with bundled files by name, wherever the clone that wrote them lies."""
-    return {name: bundled_name(value) for name, value in settings.items()}
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -97,6 +103,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--num_steps", type=int, default=STEPS, help="of Adam")
     add("--lr", type=float, default=LR, help="learning rate of Adam")
     add("--batch_size", type=int, default=BATCH, help="noises per step")
+    add("--dtype", default="float32", choices=DTYPES, help="of the search; half precision takes half the memory")
     add("--output", type=Path, required=True, help=".safetensors file, an embedding per prompt index")
     return parser
 
@@ -120,17 +127,21 @@ def search(records: Sequence[PromptRecord], settings: SearchSettings, output: Pa
     lacking = next((r for r in records if not r.reference_images), None)
     if lacking is not None:
         raise InputError(f"{settings.dataset} has no training image of prompt {lacking.index}")
-    found = Found.read(output, settings)
+    with input_errors():
+        contents = names_of({"dataset": dataset_content(settings.dataset)}) | source_contents(settings.model_id)
+    found = Found.read(output, settings.kept(contents))
     left = [r for r in records if str(r.index) not in found.embeds]
     if not left:
         return found.losses
     make_folder(output.parent, "--output")
     with input_errors():
-        pipe = load_pipeline(settings.model_id)
+        pipe = load_pipeline(settings.model_id, dtype=settings.dtype)
+    kept = settings.kept(contents | pipeline_contents(pipe))  # of the hub, the content is known now
     for record in tqdm(left, desc="search", unit="prompt"):
         key = str(record.index)
-        found.embeds[key], found.losses[key] = search_prompt(pipe, record, settings)
-        found.write(output, settings)
+        with input_errors():
+            found.embeds[key], found.losses[key] = search_prompt(pipe, record, settings)
+        found.write(output, kept)
     return found.losses
 
 

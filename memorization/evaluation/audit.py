@@ -13,6 +13,7 @@ import numpy as np
 
 from memorization.errors import InputError
 from memorization.evaluation.mitigation import ALL, measure_runs
+from memorization.evaluation.plain_colours import without_plain_colours
 from memorization.evaluation.statistics import USUAL, BootstrapSettings, Result, interval_text, mean_interval
 from memorization.evaluation.tradeoff import PromptMeasures
 from memorization.finished_runs import PLAIN, Run, by_strength, check_comparable, method_of, strength_of
@@ -77,6 +78,8 @@ def evaluate_audit(
     audited = by_strength(audited)
     counterparts = [pairs[method_of(run), strength_of(run)] for run in audited]
     check_comparable([*counterparts, *audited])
+    kept = without_plain_colours([*counterparts, *audited])
+    counterparts, audited = kept[: len(counterparts)], kept[len(counterparts) :]
     evaluators = replace(evaluators, clip=None)  # only copies count
     before, after = (measure_runs(runs, evaluators, dataset) for runs in (counterparts, audited))
     results = [
@@ -85,6 +88,7 @@ def evaluate_audit(
     ]
     if control:
         check_comparable(control)
+        control = without_plain_colours(control)
         found = measure_runs(control, evaluators)
         results += [compare(run, None, found[run.key], bootstrap) for run in control]
     return results

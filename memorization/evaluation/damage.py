@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from memorization.errors import InputError
 from memorization.evaluation.mitigation import summarize_measures
+from memorization.evaluation.plain_colours import without_plain_colours
 from memorization.evaluation.statistics import USUAL, BootstrapSettings, Result, interval_text
 from memorization.finished_runs import PLAIN, Run, by_strength, check_comparable, method_of, strength_of
 from memorization.similarity.measure import Evaluators
@@ -62,7 +63,7 @@ def evaluate_damage(runs: Sequence[Run], evaluators: Evaluators, bootstrap: Boot
         InputError: if the runs cannot be compared, or none of them is plain.
     """
     check_comparable(runs)
-    runs = by_strength(runs)
+    runs = without_plain_colours(by_strength(runs))
     if method_of(runs[0]) != PLAIN:
         raise InputError("none of the runs is plain generation, which the others are compared with: run it too")
     plain = describe(runs[0], evaluators)

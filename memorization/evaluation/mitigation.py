@@ -12,6 +12,7 @@ import numpy as np
 
 from memorization.data.prompts import PromptRecord, load_prompts
 from memorization.errors import InputError
+from memorization.evaluation.plain_colours import without_plain_colours
 from memorization.evaluation.statistics import (
     USUAL,
     BootstrapSettings,
@@ -63,10 +64,10 @@ def evaluate_mitigation(
         (one result per run and kind of prompt, per-prompt measures of `measure_run` by run key).
 
     Raises:
-        InputError: if runs cannot be compared, or a prompt has no training images.
+        InputError: if runs cannot be compared, a prompt has no training images, or all have an image of one colour.
     """
     check_comparable(runs)
-    runs = by_strength(runs)
+    runs = without_plain_colours(by_strength(runs))
     measured = measure_runs(runs, evaluators, dataset)
     results = [row for run in runs for row in summarize(run, measured[run.key], bootstrap)]
     add_areas(results, measured, bootstrap)

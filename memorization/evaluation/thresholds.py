@@ -12,6 +12,7 @@ import numpy.typing as npt
 from memorization.errors import InputError
 from memorization.evaluation.classes import Pair, Row
 from memorization.finished_runs import MODEL_SETTINGS, differing_setting
+from memorization.identity import pair_text
 from memorization.rows import is_number, is_whole, score_names
 from memorization.scores import image_scores, label
 from memorization.tables import format_table
@@ -97,7 +98,8 @@ class Threshold:
         """
         name = differing_setting(self.settings, settings)
         if name is not None:
-            values = f"{name} {self.settings.get(name)!r}, this run's is {settings.get(name)!r}"
+            theirs_text, ours_text = pair_text(name, self.settings, settings)
+            values = f"{name} {theirs_text}, this run's is {ours_text}"
             raise InputError(f"{path} was calibrated with {values}; calibrate again with eval_mem.py detection")
         theirs, ours = self.settings.get("early_exit"), settings.get("early_exit")
         if theirs != ours if self.T is None else self.T > (ours or self.T):

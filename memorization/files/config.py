@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 
-from memorization.bundled import ROOT, same_setting
+from memorization.bundled import ROOT
 from memorization.errors import InputError
 from memorization.files.whole import write_text
+from memorization.identity import change_text, differing
 
 PACKAGES = ("torch", "diffusers", "transformers", "numpy")
 
@@ -43,12 +44,8 @@ def read_config(config: Path, remedy: str) -> tuple[dict, dict]:
 
 
 def differences(old: Mapping[str, object], new: Mapping[str, object]) -> list[str]:
-    """Settings that differ, each as `name old -> new`; a bundled file is the same wherever its clone lies."""
-    return [
-        f"{name} {old.get(name)!r} -> {new.get(name)!r}"
-        for name in sorted(old.keys() | new.keys())
-        if not same_setting(old.get(name), new.get(name))
-    ]
+    """Settings that differ, each as `name old -> new`; what is the same by content is so wherever it lies."""
+    return [change_text(name, old, new) for name in differing(old, new)]
 
 
 def versions() -> dict[str, str | None]:

@@ -26,6 +26,7 @@ class ResultsFile:
     Attributes:
         done: keys of the finished rows.
         settings: as they come back from the file beside it.
+        former: the settings that the rows were begun with; None of a new file.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class ResultsFile:
         self.target = self.path if shard is None else Path(f"{path}.shard{shard}")
         self.settings = json.loads(json.dumps(settings))  # as they come back: tuples are lists there
         self.config = config_path(self.path)
+        self.former: Mapping[str, object] | None = None
         self.replace = overwrite  # done by `begin`, so that a run refused before it loses nothing
         make_folder(self.path.parent)
         if self.config.exists() and not overwrite:
@@ -60,7 +62,8 @@ class ResultsFile:
         self.done = set(self.places)
 
     def refuse_other_settings(self) -> None:
-        differing = differences(read_config(self.config, WAY_OUT)[0], self.settings)
+        self.former = read_config(self.config, WAY_OUT)[0]
+        differing = differences(self.former, self.settings)
         if differing:
             raise InputError(f"{self.path} was made with other settings ({', '.join(differing)}); {WAY_OUT}")
 

@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from memorization.bundled import same_setting
 from memorization.errors import InputError, input_errors
 from memorization.files.npz import READ_ERRORS, Streamed, open_array, write_npz
 from memorization.files.original_masks import NO_MASK, is_mask, is_original_layout, load_original_layout
+from memorization.identity import differing, pair_text
 
 ARRAYS = ("index", "seed", "evals", "prompt", "attention_scores")
 
@@ -99,11 +99,10 @@ def masks_by_position(
 def refuse_other_settings(
     path: Path, store: "MaskStore", settings: Mapping[str, object], whose: object, remedy: str
 ) -> None:
-    for name, value in settings.items():
-        if not same_setting(store.settings.get(name), value):
-            other = "this run's is" if whose is None else f"{whose} of"
-            made = f"{name} {store.settings.get(name)!r}"
-            raise InputError(f"masks in {path} are of {made}, {other} {value!r}; {remedy}")
+    for name in differing(store.settings, settings, settings):
+        made, wanted = pair_text(name, store.settings, settings)
+        other = "this run's is" if whose is None else f"{whose} of"
+        raise InputError(f"masks in {path} are of {name} {made}, {other} {wanted}; {remedy}")
 
 
 def refuse_other_prompts(path: Path, store: "MaskStore", prompts: Sequence[MaskedPrompt], remedy: str) -> None:

@@ -75,6 +75,15 @@ def uses_masks(settings: Settings) -> bool:
     return bool(settings.get("pr_mask")) or (settings.get("run_version") == MASK_RUN_VERSION and measures)
 
 
+def measures_first_step(settings: Settings) -> bool:
+    """Whether the mitigation decides by, or lowers, the magnitude at the first step: PE, SS, PR and starting noise."""
+    method = settings.get("method")
+    if method is None:
+        return any(settings.get(flag) is not None for flag in ("l_target_ss", "optim_target_loss", "l_target_pr"))
+    record = MITIGATIONS.get(str(method))
+    return bool(settings.get("strength")) and record is not None and (record.stops or record.reads == "latents")
+
+
 def style_name(style: object) -> str:
     """The method that an augmentation style is: rna of rand_numb_add."""
     return next(

@@ -1,18 +1,20 @@
 """Loading Stable Diffusion 1.x and 2.x for measurement."""
 
-import json
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import diffusers.utils.logging
 import torch
 import transformers.utils.logging
-from diffusers import DDIMScheduler, UNet2DConditionModel
+from diffusers import UNet2DConditionModel
 
-from local_sd_pipeline import LocalStableDiffusionPipeline
+from local_sd_pipeline import LocalStableDiffusionPipeline, Source
 from memorization.bundled import find_bundled
 from memorization.errors import first_line
+from memorization.models.folders import check_model_folder, check_unet, check_unet_folder, looks_local
+from memorization.models.schedulers import ddim_of, has_former_values
 
 FAULTS = (OSError, ValueError, TypeError, KeyError, AttributeError)  # what a folder that is no model raises
 
@@ -36,24 +38,25 @@ def load_pipeline(
         compile: torch.compile the UNet, at its first call; changes results by rounding alone.
 
     Raises:
-        ValueError: one line that names the fault: not there, not Stable Diffusion, half precision on a
-            device that lacks it.
+        ValueError: one line that names the fault: not there, not Stable Diffusion, a UNet that needs other inputs, a
+            scheduler that DDIM cannot stand in for, half precision on a device that lacks it.
     """
     device = pick_device(device)
     torch_dtype = pick_dtype(dtype, device)
     model_id = str(find_bundled(model_id)) if find_bundled(model_id).exists() else str(model_id)
     kwargs = dict(safety_checker=None, requires_safety_checker=False, dtype=torch_dtype)
     with quiet_loading(is_local=Path(model_id).exists()):
+        variant = check_model_folder(model_id, own_unet=unet_id is None)
         if unet_id is not None:
             kwargs["unet"] = load_unet(str(unet_id), torch_dtype)
-        check_model_folder(model_id)
-        try:
-            pipe = LocalStableDiffusionPipeline.from_pretrained(model_id, **kwargs)
-        except FAULTS as error:
-            raise ValueError(f"cannot load {model_id} as a Stable Diffusion pipeline: {first_line(error)}") from error
+        pipe = load_parts(model_id, variant, **kwargs)
     if not isinstance(pipe.unet, UNet2DConditionModel):
         raise ValueError(f"{model_id} is not a Stable Diffusion 1.x or 2.x model: it has no UNet2DConditionModel")
+    widths = pipe.vae.config.latent_channels, pipe.text_encoder.config.hidden_size
+    check_unet(pipe.unet.config, *widths, model_id if unet_id is None else str(unet_id))
+    is_former = has_former_values(pipe.scheduler)
     prepare(pipe, device, channels_last)
+    pipe.loaded_from = Source(model_id, None if unet_id is None else str(unet_id), is_former)
     if compile:
         pipe.unet.compile()
     return pipe
@@ -61,7 +64,7 @@ def load_pipeline(
 
 def prepare(pipe: LocalStableDiffusionPipeline, device: str, channels_last: bool) -> None:
     """DDIM, no progress bar, no gradients, on its device."""
-    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
+    pipe.scheduler = ddim_of(pipe.scheduler)
     pipe.set_progress_bar_config(disable=True)
     for module in (pipe.unet, pipe.vae, pipe.text_encoder):
         module.eval().requires_grad_(False)
@@ -77,34 +80,26 @@ def quiet_loading(is_local: bool) -> Iterator[None]:
     for logger in loggers:
         logger.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():  # ours is another scheduler, with the values that are asked for there
+            warnings.filterwarnings("ignore", "The configuration file of this scheduler", FutureWarning)
+            yield
     finally:
         for logger in loggers:
             logger.enable_progress_bar()
 
 
-def check_model_folder(model_id: str) -> None:
-    """Say early, and in one line, why a local path cannot be a Stable Diffusion folder.
-
-    Raises:
-        ValueError: if it cannot.
+def load_parts(model_id: str, variant: str | None, **kwargs) -> LocalStableDiffusionPipeline:
     """
-    path = Path(model_id)
-    looks_local = path.exists() or model_id.startswith((".", "/", "~")) or model_id.count("/") != 1
-    if not looks_local:
-        return
-    if not path.is_dir():
-        raise ValueError(f"model folder {model_id} does not exist; give a diffusers folder or a hub id")
-    index = path / "model_index.json"
-    if not index.exists():
-        raise ValueError(f"{model_id} is not a Stable Diffusion folder: it has no model_index.json")
+    Raises:
+        ValueError: if it cannot be loaded.
+    """
     try:
-        parts = json.loads(index.read_text())
-        kinds = parts["unet"][1], parts["text_encoder"][1], "text_encoder_2" in parts
-    except (ValueError, KeyError, TypeError, IndexError):
-        kinds = None
-    if kinds != ("UNet2DConditionModel", "CLIPTextModel", False):
-        raise ValueError(f"{model_id} is not a Stable Diffusion 1.x or 2.x folder: see its model_index.json")
+        return LocalStableDiffusionPipeline.from_pretrained(model_id, variant=variant, **kwargs)
+    except FAULTS as error:
+        if variant is None and not looks_local(model_id):  # a repository may have nothing else
+            with suppress(*FAULTS):
+                return LocalStableDiffusionPipeline.from_pretrained(model_id, variant="fp16", **kwargs)
+        raise ValueError(f"cannot load {model_id} as a Stable Diffusion pipeline: {first_line(error)}") from error
 
 
 def load_unet(unet_id: str, dtype: torch.dtype) -> UNet2DConditionModel:
@@ -112,10 +107,13 @@ def load_unet(unet_id: str, dtype: torch.dtype) -> UNet2DConditionModel:
     Raises:
         ValueError: if there is none.
     """
-    subfolder = "unet" if (Path(unet_id) / "unet").is_dir() else None
+    subfolder, variant = check_unet_folder(unet_id)
     try:
-        return UNet2DConditionModel.from_pretrained(unet_id, subfolder=subfolder, dtype=dtype)
-    except (OSError, ValueError) as error:
+        return UNet2DConditionModel.from_pretrained(unet_id, subfolder=subfolder, variant=variant, dtype=dtype)
+    except FAULTS as error:
+        if variant is None and not looks_local(unet_id):
+            with suppress(*FAULTS):
+                return UNet2DConditionModel.from_pretrained(unet_id, variant="fp16", dtype=dtype)
         raise ValueError(f"cannot load a UNet from {unet_id}: {first_line(error)}") from error
 
 

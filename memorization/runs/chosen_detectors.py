@@ -9,8 +9,10 @@ import torch
 
 from memorization.detectors.base import DETECTORS, Detector, in_order_of_cost
 from memorization.errors import InputError
-from memorization.finished_runs import read_run
+from memorization.finished_runs import MODEL_SETTINGS, Run, read_run
+from memorization.identity import differing, pair_text
 from memorization.registry import nearest
+from memorization.runs.first_step import BY_CONSTRUCTION
 from memorization.trace import Calibration
 
 EVERYTHING = "all"
@@ -26,6 +28,7 @@ class Abilities:
         num_images_per_prompt: how many images are compared with one another.
         has_mask: whether there is a bright-ending mask to weigh with: that of a finished image, or of an earlier pass.
         wants_masked: whether scores that weigh with it are asked for, as `--run_version ours` does.
+        is_blind: whether the noise difference of the first step is 0 whatever the prompt.
     """
 
     num_inference_steps: int
@@ -33,6 +36,7 @@ class Abilities:
     num_images_per_prompt: int = 1
     has_mask: bool = True
     wants_masked: bool = True
+    is_blind: bool = False
 
     def lacking(self, detector: Detector) -> str | None:
         """Why a detector cannot be measured; None where it can."""
@@ -46,6 +50,8 @@ class Abilities:
         if last is not None and detector.watch is None and (detector.steps is None or detector.steps > last):
             needs = "the last step" if detector.steps is None else f"{detector.steps} steps"
             return f"needs {needs}: no --early_exit {last}"
+        if self.is_blind and detector.steps == 1 and detector.attention_steps is None and not detector.always:
+            return f"measures the noise of the first step, which {BY_CONSTRUCTION}"
         if self.num_inference_steps < (detector.least_steps or 1):
             return f"needs {detector.least_steps} steps"
         return None
@@ -83,12 +89,18 @@ class ChosenDetectors:
         return {name: list(DETECTORS[name].cost) for name in self.chosen}
 
 
-def choose_detectors(scores: str | None, abilities: Abilities, calibration: Path | None = None) -> ChosenDetectors:
+def choose_detectors(
+    scores: str | None,
+    abilities: Abilities,
+    calibration: Path | None = None,
+    settings: Mapping[str, object] | None = None,
+) -> ChosenDetectors:
     """The detectors of every run and those that `scores` names.
 
     Args:
         scores: `all`, or names with commas; None for those of every run alone.
         calibration: rows of ordinary prompts.
+        settings: of the run, which the calibration has to share.
 
     Raises:
         InputError: if a name is unknown, or asks for what this run does not have; of `all`, what it can give counts.
@@ -103,7 +115,7 @@ def choose_detectors(scores: str | None, abilities: Abilities, calibration: Path
     return ChosenDetectors(
         [d for d in in_order_of_cost() if d.name in {*usual, *chosen}],
         chosen,
-        read_calibration(calibration) if calibration is not None else None,
+        read_calibration(calibration, settings) if calibration is not None else None,
     )
 
 
@@ -121,22 +133,47 @@ def parse_names(text: str) -> list[str]:
     return names
 
 
-def read_calibration(path: Path) -> Calibration:
+def read_calibration(path: Path, settings: Mapping[str, object] | None = None) -> Calibration:
     """Mean and standard deviation by step over all images of an ordinary run, of every norm that detectors keep.
 
+    Args:
+        settings: of the run that compares with it: the model, its steps and its guidance have to be the same.
+
     Raises:
-        InputError: if the run was made without --scores broken_memories, or is of one image.
+        InputError: if the run was made otherwise, without --scores broken_memories, or is of one image.
     """
     run = read_run(path)
     names = [name for d in DETECTORS.values() for name in d.kept if name in run.rows[0]]
     if not names or any(name not in row for row in run.rows for name in names):
         raise InputError(f"{path} has no norms to calibrate with; make it with --scores broken_memories")
-    norms = {name: stacked(run.rows, name) for name in names}
+    if settings is not None:
+        refuse_other_calibration(run, settings)
+    norms = {name: stacked(run, name) for name in names}
     if len(next(iter(norms.values()))) < 2:
         raise InputError(f"{path} holds one image; calibrate with more")
     return Calibration({n: v.mean(0) for n, v in norms.items()}, {n: v.std(0) for n, v in norms.items()})
 
 
-def stacked(rows: Sequence[Mapping], name: str) -> torch.Tensor:
-    """A list of every image's steps as one tensor, (images, steps)."""
-    return torch.tensor([steps for row in rows for steps in row[name]])
+def refuse_other_calibration(run: Run, settings: Mapping[str, object]) -> None:
+    """
+    Raises:
+        InputError: if a run of ordinary prompts was made otherwise than the one that compares with it.
+    """
+    name = next(iter(differing(run.settings, settings, (*MODEL_SETTINGS, "early_exit"))), None)
+    if name is not None:
+        theirs, ours = pair_text(name, run.settings, settings)
+        raise InputError(
+            f"--calibration {run.path} was made with {name} {theirs}, this run's is {ours}; make it with the same"
+        )
+
+
+def stacked(run: Run, name: str) -> torch.Tensor:
+    """A list of every image's steps as one tensor, (images, steps).
+
+    Raises:
+        InputError: if images differ in their steps.
+    """
+    images = [steps for row in run.rows for steps in row[name]]
+    if len({len(steps) for steps in images}) > 1:
+        raise InputError(f"{run.path} has images of different numbers of steps; make it again")
+    return torch.tensor(images)

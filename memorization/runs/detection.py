@@ -19,6 +19,7 @@ from memorization.files.original_masks import save_whole_tokens
 from memorization.files.whole import replacing, write_text
 from memorization.observation import Observation
 from memorization.runs.chosen_detectors import Abilities, ChosenDetectors
+from memorization.runs.images import decode_images
 from memorization.runs.session import Group, Session
 from memorization.runs.settings import RunSettings, from_arguments, kept
 from memorization.scores import label
@@ -66,13 +67,21 @@ class DetectionSettings:
         return kept(self, KEPT)
 
     @property
-    def abilities(self) -> Abilities:
+    def given_files(self) -> dict[str, Path | None]:
+        return {"attn_scores": self.attn_scores, "calibration": self.calibration}
+
+    def abilities(self, is_blind: bool) -> Abilities:
+        """
+        Args:
+            is_blind: whether the first step shows nothing of the prompt.
+        """
         return Abilities(
             num_inference_steps=self.run.num_inference_steps,
             early_exit=self.early_exit,
             num_images_per_prompt=self.run.num_images_per_prompt,
             has_mask=self.early_exit is None or self.attn_scores is not None,
             wants_masked=self.run_version == "ours",
+            is_blind=is_blind,
         )
 
 
@@ -130,8 +139,9 @@ class DetectionOutput:
         rows = []
         for record, one in zip(group, observed.split(self.settings.run.num_images_per_prompt), strict=True):
             if not self.session.is_finished(record):
+                seeds = self.session.seeds(record)
                 needs_images = self.session.images.are_wanted or self.chosen.compare_images
-                images = self.session.pipe.decode(one.latents) if needs_images else None
+                images = decode_images(self.session.pipe, one.latents, record.index, seeds) if needs_images else None
                 self.write_files(record, one, images, evals)
                 rows.append(self.make_row(record, one, images, evals))
         self.session.add_rows(rows)

@@ -2,13 +2,37 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
+from local_sd_pipeline import NotFiniteError
 from memorization.errors import InputError
 from memorization.files.layout import RunFiles
 from memorization.files.npz import Streamed, array_shape, write_npz
 from memorization.files.whole import WAY_OUT, read_png, save_png
+
+if TYPE_CHECKING:
+    from local_sd_pipeline import LocalStableDiffusionPipeline
+
+
+def decode_images(
+    pipe: "LocalStableDiffusionPipeline", latents: torch.Tensor, index: int, seeds: Sequence[int]
+) -> np.ndarray:
+    """Images of one prompt, uint8 (images, height, width, 3).
+
+    Raises:
+        InputError: naming the image, if one is not finite: saved, it would be black, and count as a hidden copy.
+    """
+    try:
+        return pipe.decode(latents)
+    except NotFiniteError as error:
+        half = "" if pipe.unet.dtype == torch.float32 else "--dtype float32, or "
+        raise InputError(
+            f"the image of prompt {index} at seed {seeds[error.position]} cannot be made: {error.what}; use {half}"
+            "smaller values of --guidance_scale and the strengths"
+        ) from error
 
 
 class RunImages:

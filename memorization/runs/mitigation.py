@@ -14,15 +14,19 @@ from tqdm import tqdm
 from memorization.data.prompts import PromptRecord
 from memorization.errors import InputError
 from memorization.evaluation.mitigation_summary import MEASURES, mitigation_summary
+from memorization.evaluation.plain_colours import without_plain_colours
 from memorization.files.embeddings import read_embeddings
 from memorization.files.layout import images_npz
 from memorization.files.whole import replace_link, write_text
 from memorization.finished_runs import read_run
 from memorization.mitigations.base import MITIGATIONS, run_mitigation
 from memorization.mitigations.batch import ImageBatch, Mitigated, MitigationOptions
+from memorization.mitigations.options import measures_first_step
 from memorization.mitigations.perturb import augment_prompt
 from memorization.mitigations.prompt_search import search_prompt
 from memorization.ordinary import ordinary_text
+from memorization.runs.first_step import BY_CONSTRUCTION, refuse_blind_method
+from memorization.runs.images import decode_images
 from memorization.runs.masks import SharedMasks
 from memorization.runs.mitigation_settings import MitigationSettings
 from memorization.runs.session import Group, Session
@@ -40,9 +44,13 @@ class PromptGroups:
     def __init__(self, settings: MitigationSettings, session: Session):
         """
         Raises:
-            InputError: if masks or embeddings that were given are of something else.
+            InputError: if masks or embeddings that were given are of something else, or the method measures what this
+                model's first step does not show.
         """
         self.settings, self.session, self.pipe = settings, session, session.pipe
+        refuse_blind_method(session.is_blind and measures_first_step(settings.kept), settings.label)
+        if session.is_blind and session.processes.is_main:
+            tqdm.write(f"warning: magnitude_before and magnitude_after are of the first step, which {BY_CONSTRUCTION}")
         self.masks = SharedMasks(session, settings.attn_scores) if settings.uses_masks else None
         self.given: dict[int, torch.Tensor] = {}
         if settings.prompt_embeds is not None:
@@ -113,6 +121,7 @@ class MitigationOutput:
 
     def open_evaluators(self) -> Evaluators:
         wanted = replace(self.settings.evaluators, device=str(self.session.pipe.device))
+        wanted.refuse_missing_files()
         if wanted.sscd is not None:
             lacking = next((r for r in self.session.records if not r.reference_images), None)
             if lacking is not None:
@@ -134,7 +143,7 @@ class MitigationOutput:
         count, rows = self.session.settings.num_images_per_prompt, []
         for record, prompt, one in zip(group, prompts[::count], mitigated.split(count), strict=True):
             if not self.session.is_finished(record):
-                images = self.session.pipe.decode(one.latents)
+                images = decode_images(self.session.pipe, one.latents, record.index, self.session.seeds(record))
                 if self.session.images.are_wanted:
                     self.session.images.save(record.index, self.session.seeds(record), images)
                 rows.append(self.make_row(record, prompt, one, images))
@@ -190,7 +199,7 @@ class MitigationOutput:
             return None
         if self.session.images.are_kept():
             records = {r.index: r for r in self.session.records}
-            run = read_run(self.files.rows)
+            (run,) = without_plain_colours([read_run(self.files.rows)])
             measured = measure_run(run, [r for r in run.rows if r["index"] in records], self.evaluators, records)
             write_text(self.files.similarity, "".join(json.dumps(plain(m)) + "\n" for m in measured))
             found = {n: float(np.mean([np.mean(m[n]) for m in measured])) for n in SIMILARITIES if n in measured[0]}

@@ -106,6 +106,10 @@ class MitigationSettings:
         return kept(self, KEPT)
 
     @property
+    def given_files(self) -> dict[str, Path | None]:
+        return {"attn_scores": self.attn_scores, "prompt_embeds": self.prompt_embeds}
+
+    @property
     def uses_masks(self) -> bool:
         return uses_masks(self.kept)
 

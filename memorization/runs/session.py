@@ -4,7 +4,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
+from pathlib import Path
 from random import Random
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -21,6 +23,8 @@ from memorization.models.stable_diffusion import load_pipeline
 from memorization.observation import Inputs, make_inputs
 from memorization.ordinary import random_prompt
 from memorization.rows import find_fault
+from memorization.runs.contents import model_contents, run_contents, warn_of_former_rows
+from memorization.runs.first_step import look_at_first_step
 from memorization.runs.images import RunImages
 from memorization.runs.settings import ORIGINAL_SEEDS, RunSettings
 from memorization.runs.tracking import Tracking
@@ -45,6 +49,9 @@ class ScriptSettings(Protocol):
     @property
     def kept(self) -> dict[str, object]: ...
 
+    @property
+    def given_files(self) -> dict[str, Path | None]: ...
+
 
 class Session:
     """Everything a script opens before its loop. A context manager: leaving it lets go of the run's name.
@@ -59,6 +66,8 @@ class Session:
         images: the run's image files.
         writer: runs what can go on beside the next batch.
         layers: cross-attention layers that bright-ending masks are read from.
+        contents: of the model, the prompts and the files that were given, and the scheduler's values.
+        is_blind: whether the first step shows nothing of the prompt, as under zero terminal SNR.
     """
 
     def __init__(
@@ -69,11 +78,13 @@ class Session:
         method_settings: Mapping[str, object],
         columns: Sequence[str] = (),
         pipe: "LocalStableDiffusionPipeline | None" = None,
+        given_files: Mapping[str, Path | None] = MappingProxyType({}),
     ):
         """
         Args:
             method_settings: what decides the numbers besides `settings.identity`.
             columns: what the script reads back from its rows.
+            given_files: files whose content decides the numbers, by the setting that names them.
             pipe: a loaded pipeline to use instead of loading `settings.model_id`.
 
         Raises:
@@ -96,8 +107,9 @@ class Session:
                     self.pipe.grad_batch_size = settings.grad_batch_size
                     self.layers = down_cross_layers(self.pipe.unet)
                     self.latent_size = self.pipe.initial_latents([0], settings.image_length).shape[-2:]
-                    self.pipe.scheduler.set_timesteps(settings.num_inference_steps)
+                self.is_blind = look_at_first_step(self.pipe, settings.num_inference_steps, warn=processes.is_main)
                 self.records = early or self.load_records()
+                self.contents = run_contents(self.pipe, pipe is not None, settings.dataset, given_files)
                 self.lock = FolderLock(files.images) if processes.is_main else None
                 self.results = self.open_results(method_settings, columns)
                 self.tracking = self.open_tracking() if settings.with_tracking else None
@@ -124,13 +136,14 @@ class Session:
         return whole_words(self.pipe.tokenizer)
 
     def open_results(self, method_settings: Mapping[str, object], columns: Sequence[str]) -> ResultsFile:
-        chosen = self.settings.identity | dict(method_settings) | {"dtype": str(self.pipe.unet.dtype)}
+        chosen = self.settings.identity | dict(method_settings) | {"dtype": str(self.pipe.unet.dtype)} | self.contents
         needed, shard = ("seeds", "prompt", *columns), self.processes.shard
         results = ResultsFile(
             self.files.rows, chosen, self.settings.overwrite, shard, check=partial(find_fault, needed=needed)
         )
         if self.processes.is_main:
             results.merge()
+            warn_of_former_rows(results, self.pipe)
         return results
 
     def open_tracking(self) -> Tracking:
@@ -177,7 +190,7 @@ class Session:
     @property
     def mask_settings(self) -> dict[str, object]:
         """What a bright-ending mask depends on besides prompt and seed."""
-        return self.settings.mask_settings(self.layers)
+        return self.settings.mask_settings(self.layers) | model_contents(self.contents)
 
     @cached_property
     def images(self) -> RunImages:
@@ -277,5 +290,6 @@ def open_session(
         InputError: one line per fault in what the user gave.
     """
     with Processes(settings.run.device) as processes:
-        with Session(settings.run, processes, settings.files, settings.kept, columns, pipe) as session:
+        given = settings.given_files
+        with Session(settings.run, processes, settings.files, settings.kept, columns, pipe, given) as session:
             yield session

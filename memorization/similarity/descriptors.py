@@ -15,6 +15,7 @@ from torchvision import transforms
 
 from memorization.bundled import find_bundled
 from memorization.errors import first_line
+from memorization.identity import SHOWN, FileHashes
 from memorization.similarity.pixels import resized
 
 HALVES, IMAGENET = ((0.5,) * 3, (0.5,) * 3), ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -26,6 +27,7 @@ SSCD_PREPROCESSING = {
 }
 BATCH = 32  # images per call of a copy descriptor
 LONGEST_REASON = 200  # characters
+WEIGHTS = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")  # suffixes of files
 
 
 def sscd_transform(name: str) -> transforms.Compose:
@@ -38,6 +40,14 @@ def sscd_transform(name: str) -> transforms.Compose:
         raise ValueError(f"SSCD preprocessing {name!r} is none of {', '.join(SSCD_PREPROCESSING)}")
     resizing, (mean, std) = SSCD_PREPROCESSING[name]
     return transforms.Compose([*resizing, transforms.ToTensor(), transforms.Normalize(mean, std)])
+
+
+def hash_of(path: Path) -> str:
+    """The first characters of a file's SHA-256: what tells an evaluator from another of its name."""
+    hashes = FileHashes()
+    found = hashes.of(path)
+    hashes.save()
+    return found[:SHOWN]
 
 
 class CopyDescriptor:
@@ -64,7 +74,8 @@ class CopyDescriptor:
                 self.model = torch.jit.load(str(path), map_location=device).eval()
         except (RuntimeError, ValueError) as error:
             raise ValueError(f"{path} is not a TorchScript file; SSCD's are called *.torchscript.pt") from error
-        self.device, self.description = device, f"{Path(path).name}, preprocessing {preprocessing}"
+        self.device = device
+        self.description = f"{Path(path).name} (sha256 {hash_of(path)}), preprocessing {preprocessing}"
 
     @torch.no_grad()
     def __call__(self, images: Sequence[np.ndarray]) -> torch.Tensor:
@@ -76,6 +87,28 @@ class CopyDescriptor:
             stacked = [torch.stack(batch)] if len({b.shape for b in batch}) == 1 else [b[None] for b in batch]
             parts += [self.model(b.to(self.device)).float() for b in stacked]
         return torch.nn.functional.normalize(torch.cat(parts), dim=1)
+
+
+def refuse_missing_clip(model: str, pretrained: str | None) -> None:
+    """
+    Raises:
+        ValueError: one line, if the model or its weights are named by a path that does not exist.
+    """
+    folder = find_bundled(model.removeprefix("local-dir:"))
+    is_path = model.startswith(("local-dir:", ".", "~")) or ("/" in model and not model.startswith("hf-hub:"))
+    if is_path and not folder.is_dir():
+        fault = "is a file" if folder.is_file() else "does not exist"
+        raise ValueError(
+            f"--reference_model {folder} {fault}; give the name of an open_clip model, or a folder with "
+            "open_clip_config.json and its weights"
+        )
+    if folder.is_dir() or pretrained is None or Path(pretrained).exists():
+        return
+    if "/" in pretrained or Path(pretrained).suffix in WEIGHTS:
+        raise ValueError(
+            f"--reference_model_pretrain {pretrained} does not exist; give a file of weights for {model}, or the name "
+            "that open_clip has for some"
+        )
 
 
 class ClipSimilarity:
@@ -92,6 +125,7 @@ class ClipSimilarity:
         """
         import open_clip
 
+        refuse_missing_clip(model, pretrained)
         folder = find_bundled(model.removeprefix("local-dir:"))
         if model.startswith("local-dir:") or folder.is_dir():
             model, pretrained = f"local-dir:{folder}", None

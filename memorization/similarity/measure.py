@@ -12,7 +12,13 @@ from memorization.data.pictures import read_image
 from memorization.data.prompts import PromptRecord
 from memorization.errors import input_errors
 from memorization.finished_runs import Run
-from memorization.similarity.descriptors import SSCD_PREPROCESSING, ClipSimilarity, CopyDescriptor, PerceptualDistance
+from memorization.similarity.descriptors import (
+    SSCD_PREPROCESSING,
+    ClipSimilarity,
+    CopyDescriptor,
+    PerceptualDistance,
+    refuse_missing_clip,
+)
 from memorization.similarity.pixels import (
     COPY_SIMILARITY,
     LOCAL_COPY,
@@ -59,6 +65,15 @@ class EvaluatorSettings:
     @property
     def are_any(self) -> bool:
         return self.sscd is not None or self.reference_model is not None
+
+    def refuse_missing_files(self) -> None:
+        """
+        Raises:
+            InputError: if a path of a CLIP model or its weights does not exist.
+        """
+        if self.reference_model is not None:
+            with input_errors():
+                refuse_missing_clip(self.reference_model, self.reference_model_pretrain)
 
     def open_descriptor(self) -> CopyDescriptor | None:
         """

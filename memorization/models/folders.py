@@ -1,0 +1,191 @@
+"""Model folders in diffusers' layout, looked at before anything is loaded: what they lack, and what they hold."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+PARTS = ("unet", "vae", "text_encoder")  # with weights
+STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")  # of weights, in diffusers' and transformers' words
+FORMATS = ("safetensors", "bin")  # the first that is there is loaded
+CHECKPOINTS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")  # suffixes of single files
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "added_tokens.json", "special_tokens_map.json")
+# Inputs that a UNet of Stable Diffusion 1 and 2 does not have, by the names of its config.
+OTHER_INPUTS = {
+    "class_embed_type": "a class",
+    "num_class_embeds": "a class",
+    "time_cond_proj_dim": "a guidance embedding",
+    "addition_embed_type": "added conditions",
+    "encoder_hid_dim": "projected conditions",
+    "encoder_hid_dim_type": "projected conditions",
+}
+
+
+def looks_local(model_id: str) -> bool:
+    """Whether a name is that of a path rather than a hub id."""
+    return Path(model_id).exists() or model_id.startswith((".", "/", "~")) or model_id.count("/") != 1
+
+
+def check_model_folder(model_id: str, own_unet: bool = True) -> str | None:
+    """Say early, and in one line, why a local path cannot be a Stable Diffusion folder.
+
+    Args:
+        own_unet: whether the folder's own UNet is used.
+
+    Returns:
+        The variant of its weights that has to be asked for, as fp16; None of ordinary weights, and of a hub id.
+
+    Raises:
+        ValueError: if it cannot.
+    """
+    path = Path(model_id)
+    if not looks_local(model_id):
+        return None
+    refuse_single_file(path, "model")
+    if not path.is_dir():
+        raise ValueError(f"model folder {model_id} does not exist; give a diffusers folder or a hub id")
+    index = path / "model_index.json"
+    if not index.exists():
+        raise ValueError(f"{model_id} is not a Stable Diffusion folder: it has no model_index.json")
+    parts = read_json(index)
+    try:
+        kinds = parts["unet"][1], parts["text_encoder"][1], "text_encoder_2" in parts
+    except (KeyError, TypeError, IndexError):
+        kinds = None
+    if kinds != ("UNet2DConditionModel", "CLIPTextModel", False):
+        raise ValueError(f"{model_id} is not a Stable Diffusion 1.x or 2.x folder: see its model_index.json")
+    if own_unet:
+        check_unet(read_json(path / "unet" / "config.json"), *read_widths(path), model_id)
+    return find_variant([path / part for part in PARTS if own_unet or part != "unet"])
+
+
+def check_unet_folder(unet_id: str) -> tuple[str | None, str | None]:
+    """(subfolder, variant) to load a UNet with; both None of a hub id.
+
+    Raises:
+        ValueError: one line, if there is no UNet at a local path.
+    """
+    path = Path(unet_id)
+    if not looks_local(unet_id):
+        return None, None
+    refuse_single_file(path, "UNet")
+    if not path.is_dir():
+        raise ValueError(f"cannot load a UNet from {unet_id}: it does not exist; give a diffusers folder or a hub id")
+    folder = unet_folder(path)
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"cannot load a UNet from {unet_id}: it has no config.json")
+    return None if folder == path else folder.name, find_variant([folder])
+
+
+def unet_folder(path: Path) -> Path:
+    """Where a UNet lies: in the folder itself, or in its `unet`."""
+    return path / "unet" if (path / "unet").is_dir() else path
+
+
+def refuse_single_file(path: Path, what: str) -> None:
+    """
+    Raises:
+        ValueError: if the path is a checkpoint in one file.
+    """
+    if path.is_file() or (not path.exists() and path.suffix in CHECKPOINTS):
+        there = "is a single file" if path.is_file() else "does not exist, and would be a single file"
+        raise ValueError(
+            f"{path} {there}: a {what} is read from a folder in diffusers' layout, which "
+            "StableDiffusionPipeline.from_single_file(FILE).save_pretrained(FOLDER) makes of it"
+        )
+
+
+def read_json(path: Path) -> Mapping[str, Any]:
+    """A JSON object; empty where there is none to be read, which the loader then says in its own words."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def read_widths(folder: Path) -> tuple[int | None, int | None]:
+    """(channels of the VAE's latents, width of the text features) of a model folder, None where it does not say."""
+    vae, text = (read_json(folder / part / "config.json") for part in ("vae", "text_encoder"))
+    return vae.get("latent_channels"), text.get("hidden_size")
+
+
+def check_unet(config: Mapping[str, Any], latent_channels: int | None, text_width: int | None, name: str) -> None:
+    """Refuse a UNet that needs other inputs than latents, timestep and text.
+
+    Args:
+        config: of the UNet; what it does not name is Stable Diffusion's.
+        latent_channels, text_width: of the VAE and the text encoder that it goes with; None is not compared.
+        name: of the model, for the message.
+
+    Raises:
+        ValueError: one line that says what else it needs.
+    """
+    needed = next((f"{what} ({key})" for key, what in OTHER_INPUTS.items() if config.get(key) is not None), None)
+    if needed is not None:
+        raise ValueError(f"the UNet of {name} needs {needed}, which Stable Diffusion 1 and 2 do not have")
+    channels = config.get("in_channels", 4), config.get("out_channels", 4)
+    if channels[0] != channels[1] or latent_channels not in (None, channels[0]):
+        of_vae = "" if latent_channels is None else f", of latents with {latent_channels}"
+        raise ValueError(
+            f"the UNet of {name} has {channels[0]} input and {channels[1]} output channels{of_vae}: models for "
+            "inpainting, depth and the like need inputs that are not given here"
+        )
+    width = config.get("cross_attention_dim", text_width)
+    widths = set(width) if isinstance(width, list | tuple) else {width}
+    if text_width is not None and widths != {text_width}:
+        raise ValueError(
+            f"the UNet of {name} reads text features of width {width}, the text encoder's are {text_width}"
+        )
+    size = config.get("sample_size")
+    if isinstance(size, list | tuple) and len(set(size)) != 1:
+        raise ValueError(f"the UNet of {name} has sample_size {list(size)}: only square images are made here")
+
+
+def find_variant(folders: Sequence[Path]) -> str | None:
+    """The variant of weights that has to be asked for, because a folder has no others: fp16 where there is one.
+
+    Raises:
+        ValueError: if a folder has no weights at all.
+    """
+    for folder in folders:
+        if find_weights(folder):
+            continue
+        found = [name for stem in STEMS for name in variants_of(folder, stem)]
+        if not found:
+            raise ValueError(f"{folder} has no weights, as {STEMS[0]}.safetensors; complete the folder")
+        return "fp16" if "fp16" in found else found[0]
+    return None
+
+
+def variants_of(folder: Path, stem: str) -> list[str]:
+    """Names between stem and suffix, as fp16 in model.fp16.safetensors, of which there is a file."""
+    names = sorted(p.name for f in FORMATS for p in folder.glob(f"{stem}.*.{f}"))
+    return [parts[1] for parts in (name.split(".") for name in names) if len(parts) == 3]
+
+
+def find_weights(folder: Path, variant: str | None = None) -> list[Path]:
+    """The files of weights that loading a part with this variant takes: one, or the shards of an index."""
+    infix = "" if variant is None else f".{variant}"
+    for form in FORMATS:
+        for stem in STEMS:
+            single, index = folder / f"{stem}{infix}.{form}", folder / f"{stem}.{form}.index{infix}.json"
+            if single.is_file():
+                return [single]
+            shards = read_json(index).get("weight_map", {})
+            if isinstance(shards, dict) and shards:
+                return sorted({folder / str(name) for name in shards.values()})
+    return find_weights(folder) if variant is not None else []
+
+
+def files_of_part(folder: Path, variant: str | None) -> list[Path]:
+    """What decides the numbers of a UNet, a VAE or a text encoder."""
+    return [folder / "config.json", *find_weights(folder, variant)]
+
+
+def files_of_model(folder: Path, variant: str | None, own_unet: bool = True) -> list[Path]:
+    """What decides the numbers of a model folder, but for its scheduler, whose values are kept by name."""
+    parts = [part for part in PARTS if own_unet or part != "unet"]
+    tokenizer = [folder / "tokenizer" / name for name in TOKENIZER_FILES]
+    files = [path for part in parts for path in files_of_part(folder / part, variant)] + tokenizer
+    return [path for path in files if path.is_file()]
