@@ -13,7 +13,8 @@ def read_kinds(path: Path) -> dict[str, str]:
     Raises:
         InputError: if the file is missing, or has no row with both.
     """
-    kinds, columns, lacking = {}, "none", []
+    kinds: dict[str, str] = {}
+    columns, lacking = "none", list[str]()
     for where, raw in raw_rows(path):
         row = in_lower_case(raw)
         caption, kind = first_of(row, CAPTION_COLUMNS), first_of(row, KIND_COLUMNS)

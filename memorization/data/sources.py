@@ -9,7 +9,7 @@ from pathlib import Path
 from memorization.bundled import PLANTED, ROOT, bundled_name
 from memorization.data.tables import prompt_rows
 from memorization.errors import InputError, first_line, warn
-from memorization.files.pixels import is_picture
+from memorization.files.pixels import is_picture, picture_named
 from memorization.files.whole import read_text
 from memorization.seeds import LARGEST_INDEX
 
@@ -96,8 +96,8 @@ def ground_truth_rows(folder: Path, prompt_key: str | None = None) -> Iterator[d
     if not any(images):
         raise InputError(f"{folder} has no images in gt_images/{rows[0]['index']}, nor of any other prompt")
     for row, some in zip(rows, images, strict=True):
-        mask = folder / "gt_masks" / f"{row['index']}.png"
-        yield {**row, "reference_images": some, "mask_path": mask if mask.is_file() else None}
+        mask = picture_named(folder / "gt_masks", row["index"])
+        yield {**row, "reference_images": some, "mask_path": mask}
 
 
 def pictures_in(folder: Path) -> tuple[Path, ...]:

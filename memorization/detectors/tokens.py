@@ -41,7 +41,8 @@ def token_gradients(trace: Trace) -> torch.Tensor:
             text = trace.embeds[1].detach().requires_grad_()
             output = pipe.predict_noise(step.latents, step.timestep, (text,)).outputs[0]
             magnitude = noise_diff_norm(step.prediction.noise_scale * (output - step.prediction.outputs[0]))
-            (gradient,) = torch.autograd.grad(magnitude.sum(), text)
+            # A norm has no gradient at 0, where the empty prompt is: 0 here, as at its minimum.
+            (gradient,) = torch.autograd.grad(magnitude[magnitude > 0].sum(), text)
         pipe.num_unet_gradients += len(text)
         total = total + gradient.float().norm(dim=2) / len(first)
     return total

@@ -4,7 +4,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageFile
 
 from memorization.errors import InputError, first_line
 
@@ -12,6 +12,16 @@ WHITE, BLACK = 255, 0
 LARGEST_8, LARGEST_16 = 255, 65535
 FORMATS_OF_16 = ("PNG", "PPM")  # whose 16 bits older versions of Pillow give as mode I
 BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # tags of TIFF, and a value of the second
+ORIENTATION = 0x112  # tag of EXIF
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 SEVERAL_VIEWS = ("MPO",)  # one picture with previews or a second view, as phones write it
 
 
@@ -36,6 +46,11 @@ def is_picture(path: Path) -> bool:
     return not path.name.startswith(".") and path.suffix.lower() in picture_suffixes() and path.is_file()
 
 
+def picture_named(folder: Path, stem: object) -> Path | None:
+    """The picture of this name in a folder, whatever its suffix; None where there is none."""
+    return next((p for p in sorted(folder.glob(f"{stem}.*")) if is_picture(p)), None)
+
+
 def read_pixels(path: Path, mode: str = "RGB", background: int = WHITE, remedy: str = "") -> np.ndarray:
     """A picture as it is seen: 8 bits a channel, turned as its EXIF says, what is transparent over a background.
 
@@ -56,7 +71,7 @@ def read_pixels(path: Path, mode: str = "RGB", background: int = WHITE, remedy: 
         with Image.open(path) as image:
             refuse_several(image)
             image.load()
-            return np.array(flat(eight_bits(upright(image)), background).convert(mode))
+            return np.array(flat(upright(eight_bits(image), image), background).convert(mode))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise InputError(f"{path} has more pixels than are read safely; make it smaller{end}") from error
     except Exception as error:  # Pillow raises a dozen kinds on damaged files
@@ -79,12 +94,13 @@ def refuse_several(image: Image.Image) -> None:
         raise ValueError(f"it holds {count} frames or pages; keep one of them")
 
 
-def upright(image: Image.Image) -> Image.Image:
-    """Turned as the EXIF says, where that can be read."""
+def upright(image: Image.Image, opened: Image.Image) -> Image.Image:
+    """An image turned as the EXIF of the file says that it was made of, where that can be read."""
     try:
-        return ImageOps.exif_transpose(image)
+        turn = TURNS.get(opened.getexif().get(ORIENTATION, 1))
     except Exception:  # damaged EXIF beside good pixels: shown as they lie, as viewers do
-        return image
+        turn = None
+    return image if turn is None else image.transpose(turn)
 
 
 def eight_bits(image: Image.Image) -> Image.Image:
@@ -93,7 +109,7 @@ def eight_bits(image: Image.Image) -> Image.Image:
     Raises:
         ValueError: if its white is not known.
     """
-    is_16 = image.mode.startswith("I;16") or (image.mode == "I" and image.format in (*FORMATS_OF_16, None))
+    is_16 = image.mode.startswith("I;16") or (image.mode == "I" and image.format in FORMATS_OF_16)
     if not is_16:
         if image.mode in ("I", "F"):
             kind = "32-bit whole" if image.mode == "I" else "floating-point"
