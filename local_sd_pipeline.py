@@ -314,12 +314,26 @@ class LocalStableDiffusionPipeline(StableDiffusionPipeline):
         channels, dtype = self.unet.config.in_channels, self.unet.dtype
         return self.prepare_latents(len(seeds), channels, size, size, dtype, self.device, generators)
 
+    def token_ids(self, prompt: str) -> list[int]:
+        """The prompt's ids as `encode` has them, begin and end token included, without the padding.
+
+        A token of textual inversion stands for all of its vectors, as diffusers writes it out before encoding.
+        """
+        length = self.tokenizer.model_max_length
+        return self.tokenizer(self.written_out(prompt), truncation=True, max_length=length).input_ids
+
+    def written_out(self, prompt: str) -> str:
+        return self.maybe_convert_prompt(prompt, self.tokenizer)
+
     def end_token(self, prompt: str) -> int:
-        """Index of the prompt's first end token, the one that bright endings are read at."""
-        return min(len(self.tokenizer(prompt).input_ids), self.tokenizer.model_max_length) - 1
+        """Index of the first end token among the encoded ids, the one that bright endings are read at.
+
+        It is the last of the prompt's own, or an earlier one that the prompt itself spells.
+        """
+        return self.token_ids(prompt).index(self.tokenizer.eos_token_id)
 
     def truncated_text(self, prompt: str) -> str:
         """The end of the prompt that does not fit into the model's limit; empty when all of it does."""
-        ids = self.tokenizer(prompt).input_ids
+        ids = self.tokenizer(self.written_out(prompt)).input_ids
         kept = self.tokenizer.model_max_length - 1
         return self.tokenizer.decode(ids[kept:-1]).strip() if len(ids) - 1 > kept else ""

@@ -57,4 +57,5 @@ def token_gradient(trace: Trace, step: "DenoiseStep", some: slice) -> torch.Tens
         text = trace.embeds[1][some].detach().requires_grad_()
         output = trace.pipe.predict_noise(step.latents[some], step.timestep, (text,)).outputs[0]
         magnitude = noise_diff_norm(prediction.noise_scale * (output - prediction.outputs[0][some]))
-        return torch.autograd.grad(magnitude.sum(), text)[0]
+        # A norm has no gradient at 0, where the empty prompt is: 0 here, as at its minimum.
+        return torch.autograd.grad(magnitude[magnitude > 0].sum(), text)[0]
