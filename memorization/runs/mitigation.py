@@ -50,7 +50,7 @@ class PromptGroups:
         self.settings, self.session, self.pipe = settings, session, session.pipe
         refuse_blind_method(session.is_blind and measures_first_step(settings.kept), settings.label)
         if session.is_blind and session.processes.is_main:
-            tqdm.write(f"warning: magnitude_before and magnitude_after are of the first step, which {BY_CONSTRUCTION}")
+            warn(f"magnitude_before and magnitude_after are of the first step, which {BY_CONSTRUCTION}")
         self.masks = SharedMasks(session, settings.attn_scores) if settings.uses_masks else None
         self.given: dict[int, torch.Tensor] = {}
         if settings.prompt_embeds is not None:
