@@ -51,9 +51,7 @@ def load_references(run: Run, dataset: str | None = None) -> dict[int, PromptRec
             found[record.index] = record
     if not found:
         first = run.rows[0]["index"]
-        raise InputError(
-            f"{name} has no training images of prompt {first}, nor of another; give a *_groundtruth"
-        )
+        raise InputError(f"{name} has no training images of prompt {first}, nor of another; give a *_groundtruth")
     return found
 
 

@@ -129,6 +129,15 @@ def test_a_picture_is_turned_as_its_exif_says(tmp_path, suffix, orientation):
     assert corner.mean() > 250
 
 
+@pytest.mark.parametrize("how", [{}, {"compression": "tiff_lzw"}])
+@pytest.mark.parametrize("dtype", ["u1", "<u2"])
+def test_a_tiff_is_turned_once(tmp_path, dtype, how):
+    wide_picture = GREY.reshape(8, 32)
+    values = wide_picture if dtype == "u1" else wide(wide_picture, dtype)
+    path = saved(tmp_path / "a.tif", Image.fromarray(values), tiffinfo={ORIENTATION: ROTATED}, **how)
+    assert (read_image(path)[..., 0] == np.rot90(wide_picture, -1)).all()
+
+
 @pytest.mark.parametrize(("values", "told"), [(GREY.astype("float32") / 255, "floating"), (GREY.astype("int32"), "32")])
 def test_numbers_whose_white_is_not_known_are_refused(tmp_path, values, told):
     with pytest.raises(InputError, match=rf"a.tif is not a readable image \(it holds {told}.*save it with 8 or 16"):
@@ -139,7 +148,6 @@ def test_sixteen_bits_with_a_transparent_grey_are_refused(tmp_path):
     path = png(tmp_path / "a.png", 16, 0, [row.tobytes() for row in wide(GREY, ">u2")], (b"tRNS", b"\0\1"))
     with pytest.raises(InputError, match="a.png is not .*transparent grey; save it with 8 bits"):
         read_image(path)
-
 
 
 def test_files_that_are_no_single_picture_are_one_line_with_their_name(tmp_path):
@@ -177,7 +185,9 @@ def test_files_that_are_no_single_picture_are_one_line_with_their_name(tmp_path)
 
 
 def test_every_format_that_is_read_is_known_by_its_suffix_in_any_case(tmp_path):
-    assert {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif"} - picture_suffixes() <= {".avif"}
+    assert {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif"} - picture_suffixes() <= {
+        ".avif"
+    }
     assert not {".txt", ".json", ".h5", ".mpg", ".pdf", ""} & picture_suffixes()
     for name in ("0.WebP", "0.TIFF", "0.bmp", "0.JPeg"):
         image = read_image(saved(tmp_path / name, Image.fromarray(GREY).convert("RGB")))
