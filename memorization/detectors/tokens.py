@@ -4,7 +4,7 @@ import torch
 
 from memorization.detectors.base import detector
 from memorization.trace import FIRST_STEPS, Trace, token_groups
-from noise_norms import noise_diff_norm
+from noise_norms import noise_diff_map
 
 GROUPS = ("bos", "words", "end", "padding")
 
@@ -40,9 +40,9 @@ def token_gradients(trace: Trace) -> torch.Tensor:
         with torch.enable_grad():
             text = trace.embeds[1].detach().requires_grad_()
             output = pipe.predict_noise(step.latents, step.timestep, (text,)).outputs[0]
-            magnitude = noise_diff_norm(step.prediction.noise_scale * (output - step.prediction.outputs[0]))
+            squares = noise_diff_map(step.prediction.noise_scale * (output - step.prediction.outputs[0])).sum((1, 2))
             # A norm has no gradient at 0, where the empty prompt is: 0 here, as at its minimum.
-            (gradient,) = torch.autograd.grad(magnitude[magnitude > 0].sum(), text)
+            (gradient,) = torch.autograd.grad(squares[squares > 0].sqrt().sum(), text)
         pipe.num_unet_gradients += len(text)
         total = total + gradient.float().norm(dim=2) / len(first)
     return total
