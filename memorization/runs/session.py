@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from attn_utils import down_cross_layers
 from memorization.data.prompts import PromptRecord, load_prompts
-from memorization.data.sources import whole_words
+from memorization.data.sources import token_texts, whole_words
 from memorization.errors import InputError, input_errors, warn
 from memorization.files.json_lines import ResultsFile
 from memorization.files.layout import RunFiles
@@ -136,6 +136,11 @@ class Session:
     def random_words(self) -> list[str]:
         """What random prompts are made of."""
         return whole_words(self.pipe.tokenizer)
+
+    @cached_property
+    def token_texts(self) -> list[str]:
+        """What is added to prompts at random."""
+        return token_texts(self.pipe.tokenizer)
 
     def open_results(self, method_settings: Mapping[str, object], columns: Sequence[str]) -> ResultsFile:
         chosen = self.settings.identity | dict(method_settings) | {"dtype": str(self.pipe.unet.dtype)} | self.contents
