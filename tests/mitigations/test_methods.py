@@ -137,6 +137,17 @@ def test_methods_are_chosen_by_name_and_strength(infer):
     assert np.array_equal(images, plain) and stopped[0]["iterations"] == [1] * len(stopped[0]["seeds"])
 
 
+def test_noise_on_the_embedding_combines_with_other_words(infer):
+    by_name, noisy = infer("by_name", "--method", "gni", "--strength", 0.5)
+    by_flag, same = infer("by_flag", "--rand_noise_lam", 0.5)
+    assert np.array_equal(noisy, same) and by_name[0]["triggered"] == by_flag[0]["triggered"]
+    words = ("--prompt_aug_style", "rand_numb_add", "--repeat_num", 2)
+    numbers, changed = infer("words", *words)
+    both, other = infer("both", *words, "--rand_noise_lam", 0.5)
+    assert [r["prompt_used"] for r in both] == [r["prompt_used"] for r in numbers] != [r["prompt"] for r in both]
+    assert not any(np.array_equal(other, images) for images in (noisy, changed))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
