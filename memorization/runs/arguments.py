@@ -47,9 +47,9 @@ def add_run_options(add: Callable[..., object], dataset: Path) -> None:
     add(
         "--dataset",
         default=str(dataset),
-        help=".jsonl, *_groundtruth folder, folder of NNN.jpg + NNN.txt, `random`, hub id",
+        help=".jsonl, .json, .csv, .tsv, .parquet, *_groundtruth folder, folder of NNN.jpg + NNN.txt, `random`, hub id",
     )
-    add("--prompt_key", help="column of the prompt in a Hugging Face data set")
+    add("--prompt_key", help="column of the prompt in a file or a Hugging Face data set")
     add("--start", type=natural_int, default=0, help="first prompt by position")
     add("--end", type=natural_int, default=500, help="one past the last prompt")
     add("--clean_prompts", action=Switch, default=True, help="mend mojibake and HTML entities")
