@@ -255,11 +255,11 @@ class LocalStableDiffusionPipeline(StableDiffusionPipeline):
     def decoded_in_float32(self, latents: torch.Tensor) -> torch.Tensor:
         """A decoder whose activations overflow in half precision; its weights come back as they were."""
         dtype = self.vae.dtype
-        self.vae.to(torch.float32)
+        torch.nn.Module.to(self.vae, torch.float32)  # diffusers' own warns of a cast that is taken back
         try:
             return self.vae.decode(latents.float() / self.vae.config.scaling_factor, return_dict=False)[0]
         finally:
-            self.vae.to(dtype)
+            torch.nn.Module.to(self.vae, dtype)
 
     @property
     def native_length(self) -> int:
