@@ -104,6 +104,7 @@ def detect_prompts(settings: DetectionSettings, session: Session) -> None:
     # The main process gathers what all of them made.
     if session.finish_rows():
         output.finish()
+        session.refuse_faulty()
 
 
 def run(pipe: LocalStableDiffusionPipeline | None = None, **options: object) -> Run:

@@ -99,6 +99,7 @@ def mitigate_prompts(settings: MitigationSettings, session: Session) -> None:
     # The main process gathers what all of them made.
     if session.finish_rows():
         output.finish()
+        session.refuse_faulty()
 
 
 def run(pipe: LocalStableDiffusionPipeline | None = None, **options: object) -> Run:

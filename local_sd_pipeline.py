@@ -107,11 +107,13 @@ class LocalStableDiffusionPipeline(StableDiffusionPipeline):
         num_unet_evals: UNet evaluations of single samples since loading (a guided step on one image is
             two). Read it before and after a piece of work to know its cost.
         num_unet_gradients: backward passes and tangents of single samples, counted by who takes them.
+        grad_batch_size: images that a gradient is taken of at a time; None takes as many as fit, see `gradients`.
         loaded_from: where `load_pipeline` found it; None of a pipeline that was put together in memory.
     """
 
     num_unet_evals = 0
     num_unet_gradients = 0
+    grad_batch_size: int | None = None
     empty_embeds = None
     loaded_from: Source | None = None
 
@@ -126,11 +128,17 @@ class LocalStableDiffusionPipeline(StableDiffusionPipeline):
         Returns:
             `NoisePrediction` with the branches in the order of `embeds`.
         """
+        return NoisePrediction(self.predict_outputs(latents, t, embeds), latents, *self.noise_scales(t))
+
+    def predict_outputs(
+        self, latents: torch.Tensor, t: int, embeds: Sequence[torch.Tensor]
+    ) -> tuple[torch.Tensor, ...]:
+        """What the UNet itself gives for each branch, as `predict_noise` takes them; at any t."""
         sample = self.scheduler.scale_model_input(torch.cat([latents] * len(embeds)), t)
         self.num_unet_evals += len(sample)
         timestep = torch.full((), t, dtype=torch.int64, device=sample.device)  # filled there, not copied
         output = self.unet(sample, timestep, encoder_hidden_states=torch.cat(tuple(embeds)), return_dict=False)[0]
-        return NoisePrediction(output.chunk(len(embeds)), latents, *self.noise_scales(t))
+        return output.chunk(len(embeds))
 
     def noise_scales(self, t: int) -> tuple[torch.Tensor, torch.Tensor]:
         """(d eps / d output, d eps / d x_t) at timestep t; see `NoisePrediction`.
@@ -306,12 +314,26 @@ class LocalStableDiffusionPipeline(StableDiffusionPipeline):
         channels, dtype = self.unet.config.in_channels, self.unet.dtype
         return self.prepare_latents(len(seeds), channels, size, size, dtype, self.device, generators)
 
+    def token_ids(self, prompt: str) -> list[int]:
+        """The prompt's ids as `encode` has them, begin and end token included, without the padding.
+
+        A token of textual inversion stands for all of its vectors, as diffusers writes it out before encoding.
+        """
+        length = self.tokenizer.model_max_length
+        return self.tokenizer(self.written_out(prompt), truncation=True, max_length=length).input_ids
+
+    def written_out(self, prompt: str) -> str:
+        return self.maybe_convert_prompt(prompt, self.tokenizer)
+
     def end_token(self, prompt: str) -> int:
-        """Index of the prompt's first end token, the one that bright endings are read at."""
-        return min(len(self.tokenizer(prompt).input_ids), self.tokenizer.model_max_length) - 1
+        """Index of the first end token among the encoded ids, the one that bright endings are read at.
+
+        It is the last of the prompt's own, or an earlier one that the prompt itself spells.
+        """
+        return self.token_ids(prompt).index(self.tokenizer.eos_token_id)
 
     def truncated_text(self, prompt: str) -> str:
         """The end of the prompt that does not fit into the model's limit; empty when all of it does."""
-        ids = self.tokenizer(prompt).input_ids
+        ids = self.tokenizer(self.written_out(prompt)).input_ids
         kept = self.tokenizer.model_max_length - 1
         return self.tokenizer.decode(ids[kept:-1]).strip() if len(ids) - 1 > kept else ""

@@ -57,7 +57,7 @@ def norms_from_maps(maps: torch.Tensor, mask: torch.Tensor | None = None, normal
             gives sqrt(1 + CV(mask)^2) times as much.
 
     Returns:
-        float32 tensor (images, steps).
+        float32 tensor (images, steps); 0 where the mask is 0 all over, as the first step's own map of an empty prompt.
 
     Raises:
         ValueError: for another `normalize`, or a mask whose size does not divide the maps'.
@@ -69,7 +69,7 @@ def norms_from_maps(maps: torch.Tensor, mask: torch.Tensor | None = None, normal
     mask = fit_mask(mask, maps.shape[-2:])
     weights = mask.square()
     size = mask.mean((2, 3)) if normalize == "mean" else weights.mean((2, 3)).sqrt()
-    return (maps.float() * weights).sum((2, 3)).sqrt() / size
+    return (maps.float() * weights).sum((2, 3)).sqrt() / size.clamp(min=torch.finfo(size.dtype).tiny)
 
 
 def leading_mean(norms: Norms, num_steps: int | None = None) -> Norms:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from attn_utils import fit_mask
+from gradients import chunk_size
 from noise_norms import noise_diff_norm
 
 if TYPE_CHECKING:
@@ -114,7 +115,15 @@ def optimize_prompt_embeds(
         gradient[:, 0] = 0
 
     embeds, losses = descend(
-        pipe, prompt_embeds, loss, torch.optim.AdamW, lr, num_iters, target_loss, edit_gradient=keep_begin_token
+        pipe,
+        prompt_embeds,
+        loss,
+        torch.optim.AdamW,
+        lr,
+        num_iters,
+        target_loss,
+        edit_gradient=keep_begin_token,
+        latents=latents,
     )
     return PromptOptimResult(embeds, losses)
 
@@ -129,17 +138,21 @@ def descend(
     target: float | None = None,
     gradients: int = 1,
     edit_gradient: Callable[[torch.Tensor], None] | None = None,
+    latents: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, list[list[float]]]:
     """Lower each image's loss; one at or below the target leaves the batch and is left alone from then on.
+
+    An iteration goes through the images in chunks that fit into memory, `gradients.chunk_size`.
 
     Args:
         pipe: its `num_unet_gradients` counts what is spent.
         start: shape (images, ...).
-        loss: from (those still in the batch, their places, a list) to a tensor with one loss per image.
+        loss: from (some of the images still in the batch, their places, a list) to a tensor with one loss per image.
         optimizer_class: Adam or AdamW.
         target: None makes all iterations.
         gradients: of single samples, that an image's loss costs.
         edit_gradient: changes a gradient (1, ...) in place before it is used.
+        latents: of the size that the UNet sees, (images, ...); by default `start` is of it.
 
     Returns:
         (values in the dtype of `start`, losses of each image before each update, lists).
@@ -148,24 +161,33 @@ def descend(
     optimizer = optimizer_class(leaves, lr=lr)
     losses: list[list[float]] = [[] for _ in leaves]
     active = list(range(len(leaves)))
-    for _ in range(num_iters):
+    size = chunk_size(pipe, start if latents is None else latents, gradients)
+
+    def step_back(places: list[int]) -> list[int]:
+        """Losses of some images, and gradients of those that are above the target: their places."""
         with torch.enable_grad():
-            values = loss(torch.cat([leaves[k] for k in active]).to(start.dtype), active)
-        for k, value in zip(active, values.tolist(), strict=True):
+            values = loss(torch.cat([leaves[k] for k in places]).to(start.dtype), places)
+        for k, value in zip(places, values.tolist(), strict=True):
             losses[k].append(value)
-        keep = [target is None or losses[k][-1] > target for k in active]
-        active = [k for k, kept in zip(active, keep, strict=True) if kept]
-        if not active:
-            break
+        keep = [target is None or losses[k][-1] > target for k in places]
+        above = [k for k, kept in zip(places, keep, strict=True) if kept]
+        if above:
+            with torch.enable_grad():
+                chosen = values[torch.tensor(keep, device=values.device)].sum()
+            for k, gradient in zip(above, torch.autograd.grad(chosen, [leaves[k] for k in above]), strict=True):
+                if edit_gradient is not None:
+                    edit_gradient(gradient)
+                leaves[k].grad = gradient
+        return above
+
+    for _ in range(num_iters):
         # Images that stopped get no gradient, and the optimiser leaves parameters without one alone.
         optimizer.zero_grad(set_to_none=True)
-        with torch.enable_grad():
-            chosen = values[torch.tensor(keep, device=values.device)].sum()
-        for k, gradient in zip(active, torch.autograd.grad(chosen, [leaves[k] for k in active]), strict=True):
-            if edit_gradient is not None:
-                edit_gradient(gradient)
-            leaves[k].grad = gradient
-        pipe.num_unet_gradients += gradients * len(keep)
+        before = len(active)
+        active = [k for i in range(0, before, size) for k in step_back(active[i : i + size])]
+        if not active:
+            break
+        pipe.num_unet_gradients += gradients * before
         optimizer.step()
     return torch.cat(leaves).detach().to(start.dtype), losses
 

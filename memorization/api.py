@@ -41,6 +41,13 @@ class Sampling:
     guidance_scale: float = 7.5
     gen_seed: int = 0
     batch_size: int = 16
+    grad_batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.grad_batch_size is not None and self.grad_batch_size < 1:
+            raise InputError(
+                f"grad_batch_size {self.grad_batch_size} is not at least 1; leave it out to let it be found"
+            )
 
     def seeds(self, record: PromptRecord) -> list[int]:
         return [image_seed(self.gen_seed, record.index, k) for k in range(self.num_images_per_prompt)]
@@ -123,7 +130,7 @@ def detect(
         scores: detectors beside those of every run: `all`, or names out of `DETECTORS` with commas.
         early_exit: stop after so many steps: no images, no masks.
         store_maps: keep end-token and padding attention of every layer in the observation.
-        **sampling: num_images_per_prompt, num_inference_steps, guidance_scale, gen_seed, batch_size.
+        **sampling: num_images_per_prompt, num_inference_steps, guidance_scale, gen_seed, batch_size, grad_batch_size.
 
     Returns:
         One `DetectedPrompt` per prompt, in order.
@@ -132,6 +139,7 @@ def detect(
         InputError: if a detector is unknown, or needs what this call does not have, or an image is not finite.
     """
     records, how = as_records(prompts), Sampling(**sampling)
+    pipe.grad_batch_size = how.grad_batch_size
     whole, is_blind = early_exit is None, look_at_first_step(pipe, how.num_inference_steps)
     refuse_blind_exit(is_blind, early_exit)
     abilities = Abilities(
@@ -204,7 +212,7 @@ def mitigate(
         use_mask: weigh magnitudes with the bright-ending mask, for methods with the variant "be".
         pr_mask: re-anchor only where the mask is bright, for methods with the variant "prmask".
         target_loss: magnitude at which methods that optimise the starting noise stop.
-        **sampling: num_images_per_prompt, num_inference_steps, guidance_scale, gen_seed, batch_size.
+        **sampling: num_images_per_prompt, num_inference_steps, guidance_scale, gen_seed, batch_size, grad_batch_size.
 
     Returns:
         One `MitigatedPrompt` per prompt, in order.
@@ -215,6 +223,7 @@ def mitigate(
     """
     records, how, record_of_method = as_records(prompts), Sampling(**sampling), check_method(method, strength or 0)
     strength = preset_strength(record_of_method) if strength is None else strength
+    pipe.grad_batch_size = how.grad_batch_size
     for wanted, variant in ((use_mask, "be"), (pr_mask, "prmask")):
         if wanted and variant not in record_of_method.variants:
             raise InputError(f"{method} has no variant {variant}; use it without")

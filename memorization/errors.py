@@ -6,6 +6,8 @@ import sys
 from collections.abc import Iterator
 from typing import NoReturn
 
+from tqdm import tqdm
+
 WRITE_ERRORS = frozenset(
     (
         errno.EACCES,
@@ -48,6 +50,11 @@ def fail(message: str, code: int = 2) -> NoReturn:
     """End the program with a message on one line of standard error."""
     print("error: " + " ".join(message.split()), file=sys.stderr)
     raise SystemExit(code)
+
+
+def warn(message: str) -> None:
+    """Say something on one line of standard error, above the progress bar where there is one."""
+    tqdm.write("warning: " + " ".join(message.split()), file=sys.stderr)
 
 
 @contextlib.contextmanager

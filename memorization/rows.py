@@ -1,5 +1,6 @@
 """The schema of a row: what its columns must be, in rows that a run goes on with and in those that are read back."""
 
+import math
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -10,6 +11,7 @@ from memorization.seeds import is_whole
 
 AGAIN = "run the script again"
 MOTION_NORMS = ("latent_norm", "update_norm", "x0_norm")
+OF_PICTURES = {"pixel_similarity"}  # of prompts that have training images alone
 NOT_SCORES = {"index", "seeds", "uncond_noise_norm", *MOTION_NORMS}  # lists with an entry per image, but no score
 
 
@@ -86,6 +88,19 @@ def find_fault(row: Mapping, needed: Sequence[str]) -> str | None:
     return next((name for name in needed if name not in row), None)
 
 
+def not_finite(row: Mapping) -> str | None:
+    """Name of the first column that holds NaN or infinity, which JSON does not have; None where all are numbers."""
+    return next((name for name, value in row.items() if holds_no_number(value)), None)
+
+
+def holds_no_number(value: object) -> bool:
+    if isinstance(value, Mapping):
+        return any(map(holds_no_number, value.values()))
+    if isinstance(value, list | tuple):
+        return any(map(holds_no_number, value))
+    return isinstance(value, float) and not math.isfinite(value)
+
+
 def check_row(path: object, number: int, row: object) -> dict:
     """A row that was read back from line `number` of a file, when it is one.
 
@@ -130,7 +145,7 @@ def check_counts(path: object, rows: Sequence[Mapping]) -> None:
     if len(counts) > 1:
         told = " and ".join(f"{n} (prompt {index})" for n, index in sorted(counts.items()))
         raise InputError(f"{path}: unequal numbers of images: {told}; make the run again with --overwrite")
-    for name in score_names(rows[0]):
+    for name in [n for n in score_names(rows[0]) if n not in OF_PICTURES]:
         stepped = isinstance(rows[0][name][0], list)
         other = next((r for r in rows if not is_score(r.get(name)) or isinstance(r[name][0], list) != stepped), None)
         if other is not None:

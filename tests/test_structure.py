@@ -10,7 +10,7 @@ import pytest
 from memorization.bundled import ROOT
 
 SCRIPTS = ("detect_mem", "inference_mem", "eval_mem")
-CORE = ("local_sd_pipeline", "attn_utils", "noise_norms", "optim_utils")
+CORE = ("local_sd_pipeline", "attn_utils", "noise_norms", "optim_utils", "gradients")
 # What each room of memorization/ may import, besides itself. The root's core is one room, its scripts another.
 GROUND = {"errors", "seeds", "bundled", "identity", "tables", "registry", "released"}
 MAY_IMPORT = {
@@ -52,7 +52,7 @@ PLUG_IN_FOLDERS = {"detectors": {"base"}, "mitigations": {"base", "batch", "pert
 
 
 def find_modules() -> dict[str, Path]:
-    """The seven modules of the root and all of memorization/, by their names."""
+    """The eight modules of the root and all of memorization/, by their names."""
     paths = [*ROOT.glob("*.py"), *(ROOT / "memorization").rglob("*.py")]
     return {".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): p for p in paths}
 
@@ -84,7 +84,7 @@ def room_of(name: str) -> str:
     return "core" if name in CORE else name.removeprefix("memorization.").split(".")[0]
 
 
-def test_the_root_holds_seven_modules():
+def test_the_root_holds_eight_modules():
     assert {p.stem for p in ROOT.glob("*.py")} == {*SCRIPTS, *CORE}
 
 

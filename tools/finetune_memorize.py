@@ -31,6 +31,7 @@ from memorization.bundled import GROUND_TRUTH, MODEL
 from memorization.data.prompts import load_prompts
 from memorization.data.sources import whole_words
 from memorization.errors import InputError, exit_on_input_error, input_errors
+from memorization.files.pixels import read_pixels
 from memorization.files.whole import make_folder
 from memorization.models.stable_diffusion import load_pipeline
 from memorization.runs.arguments import HelpFormatter
@@ -79,8 +80,7 @@ class Captioned(Dataset):
 
     def __getitem__(self, k: int) -> dict[str, torch.Tensor]:
         path, caption = self.items[k]
-        with Image.open(path) as image:
-            pixels = torch.from_numpy(np.array(image.convert("RGB").resize((self.size, self.size))))
+        pixels = torch.from_numpy(np.array(Image.fromarray(read_pixels(path)).resize((self.size, self.size))))
         if random.random() < self.random_words:
             caption = " ".join(random.choice(self.vocabulary) for _ in range(NUM_RANDOM_WORDS))
         if random.random() < NEGATIVE_SHARE:

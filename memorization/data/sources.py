@@ -7,8 +7,9 @@ from itertools import count
 from pathlib import Path
 
 from memorization.bundled import PLANTED, ROOT, bundled_name
-from memorization.errors import InputError, first_line
-from memorization.files.json_lines import decode_line, numbered_lines
+from memorization.data.tables import prompt_rows
+from memorization.errors import InputError, first_line, warn
+from memorization.files.pixels import is_picture, picture_named
 from memorization.files.whole import read_text
 from memorization.seeds import LARGEST_INDEX
 
@@ -25,7 +26,9 @@ HOW_TO_GET = (
     "(prompts, groundtruth) fetches it to this path. "
     "planted/planted_memorized.jsonl and planted/planted_mem_groundtruth come with the code"
 )
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+FILES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")  # of prompts
+WANTED = f"a file ({', '.join(FILES)}), a folder, `random` or a hub id"
+MAX_TOLD = 3  # files that a message names
 
 RandomPrompt = Callable[[random.Random], str]
 
@@ -44,10 +47,10 @@ def read_rows(
     if path is None:
         return hub_rows(dataset, dataset, end, prompt_key)
     if path.is_file():
-        return jsonl_rows(path)
+        return prompt_rows(path, prompt_key)
     if path.name.endswith("groundtruth"):
-        return ground_truth_rows(path)
-    if any(path.glob("*.txt")):
+        return ground_truth_rows(path, prompt_key)
+    if any(map(is_text, path.glob("*"))):
         return pair_rows(path)
     return hub_rows(str(path), dataset, end, prompt_key)
 
@@ -61,89 +64,83 @@ def find_path(dataset: str) -> Path | None:
         InputError: if there is none and the name can be no hub id.
     """
     if not dataset:
-        raise InputError("--dataset is empty; give a .jsonl, a folder, `random` or a hub id")
+        raise InputError(f"--dataset is empty; give {WANTED}")
     for path in (Path(dataset), ROOT / dataset, PLANTED / str(bundled_name(dataset)), ROOT / "examples" / dataset):
         if path.exists():
             return path
     name = Path(dataset).name
     if name in NOT_SHIPPED:
         raise InputError(f"{dataset} is not here: {NOT_SHIPPED[name]}; {HOW_TO_GET}")
-    if dataset.endswith((".jsonl", "groundtruth")) or dataset.count("/") != 1 or dataset.startswith((".", "/")):
-        raise InputError(f"data set {dataset} does not exist; give a .jsonl, a folder, `random` or a hub id")
+    looks_local = dataset.endswith((*FILES, "groundtruth")) or dataset.startswith((".", "/"))
+    if looks_local or dataset.count("/") != 1:
+        raise InputError(f"data set {dataset} does not exist; give {WANTED}")
     return None
 
 
-def jsonl_rows(path: Path) -> Iterator[dict]:
-    """Rows of a .jsonl file; blank lines are left out.
+def ground_truth_rows(folder: Path, prompt_key: str | None = None) -> Iterator[dict]:
+    """Rows of a NAME_groundtruth folder with reference images and, where there are any, masks.
+
+    A prompt whose picture could not be had, as of a dead link, has none.
 
     Raises:
-        InputError: if the file is empty or a line is no row, naming file and line.
+        InputError: if there is no prompt file, none of the prompts has a picture, or a prompt's files are none.
     """
-    position = 0
-    for number, line in numbered_lines(path):
-        if line.strip():
-            row = decode_line(path, number, line)
-            yield {"index": position, **check_row(f"{path}, line {number}", row)}
-            position += 1
-    if not position:
-        raise InputError(f"{path} is empty; expected one JSON object a line with a caption")
-
-
-def check_row(where: str, row: object) -> dict:
-    """A row with its text under `caption`, when its fields are of their types."""
-    if not isinstance(row, dict):
-        raise InputError(f"{where}: expected a JSON object")
-    broken = next((k for k, v in row.items() if isinstance(v, str) and not is_unicode(v)), None)
-    if broken is not None:
-        raise InputError(f"{where}: {broken} holds half a surrogate pair, as \\ud800; write it whole")
-    caption = row.get("caption", row.get("prompt"))
-    if not isinstance(caption, str):
-        raise InputError(f"{where}: no text under the key caption (keys: {', '.join(row) or 'none'})")
-    index = row.get("index", 0)
-    if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index <= LARGEST_INDEX:
-        raise InputError(f"{where}: index {index!r} is not a whole number from 0 to {LARGEST_INDEX}")
-    for key, expected, told in (
-        ("is_memorized", bool, "true or false"),
-        ("kind", str, "text"),
-        ("url", str, "text"),
-    ):
-        if not isinstance(row.get(key), expected | None):
-            raise InputError(f"{where}: {key} {row[key]!r} is neither {told} nor null")
-    return {**row, "caption": caption}
-
-
-def is_unicode(text: str) -> bool:
-    """Whether a text can be written as UTF-8: JSON can spell half a surrogate pair, which is no character."""
-    return not any("\ud800" <= character <= "\udfff" for character in text)
-
-
-def ground_truth_rows(folder: Path) -> Iterator[dict]:
-    """Rows of a NAME_groundtruth folder with reference images and, where there are any, masks."""
     names = (f"{folder.name}_repeated_withss.jsonl", f"{folder.name}_repeated.jsonl", f"{folder.name}.jsonl")
     files = [folder / name for name in names if (folder / name).is_file()]
     if not files:
         raise InputError(f"{folder} has none of {', '.join(names)}")
     if not (folder / "gt_images").is_dir():
         raise InputError(f"{folder} has no folder gt_images with the training images, gt_images/INDEX/*.png")
-    for row in jsonl_rows(files[0]):
-        files_of_row = (folder / "gt_images" / str(row["index"])).glob("*")
-        images = sorted(p for p in files_of_row if p.suffix.lower() in IMAGE_SUFFIXES)
-        if not images:
-            raise InputError(f"{folder} has no images in gt_images/{row['index']}")
-        mask = folder / "gt_masks" / f"{row['index']}.png"
-        yield {**row, "reference_images": tuple(images), "mask_path": mask if mask.is_file() else None}
+    rows = list(prompt_rows(files[0], prompt_key))
+    images = [pictures_in(folder / "gt_images" / str(row["index"])) for row in rows]
+    if not any(images):
+        raise InputError(f"{folder} has no images in gt_images/{rows[0]['index']}, nor of any other prompt")
+    for row, some in zip(rows, images, strict=True):
+        mask = picture_named(folder / "gt_masks", row["index"])
+        yield {**row, "reference_images": some, "mask_path": mask}
+
+
+def pictures_in(folder: Path) -> tuple[Path, ...]:
+    """The pictures in a folder, sorted; none where it is empty or not there.
+
+    Raises:
+        InputError: if it holds files, none of which is a picture.
+    """
+    files = sorted(p for p in folder.glob("*") if not p.name.startswith("."))
+    pictures = tuple(p for p in files if is_picture(p))
+    if files and not pictures:
+        held = ", ".join(p.name for p in files[:MAX_TOLD])
+        raise InputError(f"{folder} holds no picture that Pillow reads, but {held}; convert them, or leave it empty")
+    return pictures
 
 
 def pair_rows(folder: Path) -> Iterator[dict]:
-    """Rows of a folder of images with a text file each."""
-    for position, text in enumerate(sorted(folder.glob("*.txt"))):
-        images = tuple(p for p in (text.with_suffix(s) for s in IMAGE_SUFFIXES) if p.is_file())
-        if not images:
-            raise InputError(f"{text} has no image of the same name beside it (.jpg, .jpeg or .png)")
+    """Rows of a folder of images with a text file each; a text without one is left out.
+
+    Raises:
+        InputError: if none of the texts has a picture.
+    """
+    texts = [p for p in sorted(folder.glob("*")) if is_text(p)]
+    images: dict[str, tuple[Path, ...]] = {}
+    for path in sorted(folder.glob("*")):
+        if is_picture(path):
+            images[path.stem] = (*images.get(path.stem, ()), path)
+    lacking = [p for p in texts if p.stem not in images]
+    if len(lacking) == len(texts):
+        raise InputError(f"{texts[0]} has no image of the same name beside it, nor has any other .txt there")
+    if lacking:
+        warn(f"{len(lacking)} of {len(texts)} texts have no image of their name and are left out, as {lacking[0]}")
+    for position, text in enumerate(texts):
         index = int(text.stem) if text.stem.isdecimal() else position
         if index > LARGEST_INDEX:
             raise InputError(f"{text} is numbered above {LARGEST_INDEX}; give it a shorter name")
-        yield {"caption": read_text(text).strip(), "index": index, "reference_images": images}
+        if text.stem in images:
+            yield {"caption": read_text(text).strip(), "index": index, "reference_images": images[text.stem]}
+
+
+def is_text(path: Path) -> bool:
+    """Whether a file is a text that may be a caption; hidden files, such as macOS writes beside each, are none."""
+    return path.suffix.lower() == ".txt" and not path.name.startswith(".")
 
 
 def random_rows(random_prompt: RandomPrompt, seed: int) -> Iterator[dict]:

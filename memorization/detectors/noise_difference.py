@@ -1,4 +1,4 @@
-"""D: how hard the prompt steers the prediction; and the same with the first step's own map as a mask."""
+"""D: how hard the prompt steers the prediction; the same at the last step; and with the first step's map as a mask."""
 
 import torch
 
@@ -23,10 +23,21 @@ def noise_diff_norm(trace: Trace) -> dict[str, torch.Tensor]:
     return {"text_noise_norm": norms_from_maps(trace.maps)}
 
 
+@detector("score_diff", keys={"score_diff": "score_diff"}, source="Kim and Lee, ICML 2026")
+def score_diff(trace: Trace) -> dict[str, torch.Tensor]:
+    """Mean over positions of the squared difference of the scores at the last step, summed over channels.
+
+    Kim and Lee (ICML 2026), with the unconditional score as the baseline: s = -eps / sqrt(1 - alphas_cumprod). The map
+    that the mean is taken of is their free map for localisation. Costs nothing beyond the generation.
+    """
+    variance = (1 - trace.pipe.scheduler.alphas_cumprod[trace.last.timestep]).float()
+    return {"score_diff": trace.diff_maps[-1].mean((1, 2)) / variance}
+
+
 @detector(
     "noise_diff_map",
     keys={"text_noise_norm_early_masked": "LD with noise_diff_map"},
-    source="Kim and Lee, ICML 2026; as a mask ours",
+    source="ours",
     steps=1,
 )
 def early_masked_norm(trace: Trace) -> dict[str, torch.Tensor]:

@@ -1,10 +1,17 @@
 """Token significance: which token of the prompt D hangs on."""
 
+from functools import partial
+from typing import TYPE_CHECKING
+
 import torch
 
+from gradients import in_chunks
 from memorization.detectors.base import detector
 from memorization.trace import FIRST_STEPS, Trace, token_groups
 from noise_norms import noise_diff_norm
+
+if TYPE_CHECKING:
+    from local_sd_pipeline import DenoiseStep
 
 GROUPS = ("bos", "words", "end", "padding")
 
@@ -37,11 +44,18 @@ def token_gradients(trace: Trace) -> torch.Tensor:
     pipe, first = trace.pipe, [trace.steps[k] for k in sorted(trace.steps) if k < FIRST_STEPS]
     total = torch.zeros(trace.embeds[1].shape[:2], device=trace.embeds[1].device)
     for step in first:
-        with torch.enable_grad():
-            text = trace.embeds[1].detach().requires_grad_()
-            output = pipe.predict_noise(step.latents, step.timestep, (text,)).outputs[0]
-            magnitude = noise_diff_norm(step.prediction.noise_scale * (output - step.prediction.outputs[0]))
-            (gradient,) = torch.autograd.grad(magnitude.sum(), text)
-        pipe.num_unet_gradients += len(text)
-        total = total + gradient.float().norm(dim=2) / len(first)
+        gradients = in_chunks(pipe, step.latents, 1, partial(token_gradient, trace, step))
+        pipe.num_unet_gradients += len(gradients)
+        total = total + gradients.float().norm(dim=2) / len(first)
     return total
+
+
+def token_gradient(trace: Trace, step: "DenoiseStep", some: slice) -> torch.Tensor:
+    """Gradient of some images' D at a step with respect to their conditional embedding, (images, tokens, dim)."""
+    prediction = step.prediction
+    with torch.enable_grad():
+        text = trace.embeds[1][some].detach().requires_grad_()
+        output = trace.pipe.predict_noise(step.latents[some], step.timestep, (text,)).outputs[0]
+        magnitude = noise_diff_norm(prediction.noise_scale * (output - prediction.outputs[0][some]))
+        # A norm has no gradient at 0, where the empty prompt is: 0 here, as at its minimum.
+        return torch.autograd.grad(magnitude[magnitude > 0].sum(), text)[0]

@@ -35,6 +35,7 @@ from memorization.evaluation.statistics import (
     with_interval,
 )
 from memorization.files.maps import DIFF_MAPS, load_maps
+from memorization.files.pixels import picture_named
 from memorization.finished_runs import Run
 from memorization.tables import Table
 
@@ -94,10 +95,11 @@ def true_masks(run: Run, dataset: str | None = None, mask_folder: str | Path | N
     if mask_folder is not None:
         if not Path(mask_folder).is_dir():
             raise InputError(f"mask folder {mask_folder} does not exist; give a folder of INDEX.png")
-        paths = {row["index"]: Path(mask_folder) / f"{row['index']}.png" for row in run.rows}
-        paths = {index: path for index, path in paths.items() if path.is_file()}
+        named = {row["index"]: picture_named(Path(mask_folder), row["index"]) for row in run.rows}
+        paths = {index: path for index, path in named.items() if path is not None}
     else:
-        records = load_prompts(dataset or run.settings["dataset"])
+        prompt_key = run.settings.get("prompt_key") if dataset is None else None
+        records = load_prompts(dataset or run.settings["dataset"], prompt_key=prompt_key)
         paths = {r.index: r.mask_path for r in records if r.mask_path is not None}
     masks = {row["index"]: read_mask(paths[row["index"]]) for row in run.rows if row["index"] in paths}
     if not masks:

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from memorization.data.pictures import check_pictures
 from memorization.data.prompts import PromptRecord, load_prompts
-from memorization.errors import InputError
+from memorization.errors import InputError, warn
 from memorization.evaluation.plain_colours import without_plain_colours
 from memorization.evaluation.statistics import (
     USUAL,
@@ -30,29 +31,40 @@ ALL = "all"  # prompts of every kind together
 
 
 def load_references(run: Run, dataset: str | None = None) -> dict[int, PromptRecord]:
-    """Records with training images by prompt index, for every row of a run.
+    """Records with training images by prompt index, for the rows of a run; prompts without are left out.
 
     Args:
         dataset: that has them; the run's own by default.
 
     Raises:
-        InputError: if a prompt has no training images, or is another one in the data set.
+        InputError: if no prompt has training images, or one is another in the data set.
     """
     name = dataset or run.settings["dataset"]
-    records = {r.index: r for r in load_prompts(name, clean_prompts=run.settings.get("clean_prompts", True))}
+    prompt_key = run.settings.get("prompt_key") if dataset is None else None
+    clean_prompts = run.settings.get("clean_prompts", True)
+    records = {r.index: r for r in load_prompts(name, prompt_key=prompt_key, clean_prompts=clean_prompts)}
+    found = {}
     for row in run.rows:
         record = records.get(row["index"])
-        if record is None or not record.reference_images:
-            raise InputError(f"{name} has no training images of prompt {row['index']}; give --dataset *_groundtruth")
-        if record.prompt != row["prompt"]:
+        if record is not None and record.prompt != row["prompt"]:
             raise InputError(f"{name} has another prompt at index {row['index']} than {run.path}; give its --dataset")
-    return records
+        if record is not None and record.reference_images:
+            found[record.index] = record
+    if not found:
+        first = run.rows[0]["index"]
+        raise InputError(f"{name} has no training images of prompt {first}, nor of another; give a *_groundtruth")
+    return found
 
 
 def measure_runs(runs: Sequence[Run], evaluators: Evaluators, dataset: str | None = None) -> dict[str, list[Any]]:
     """Measures of every prompt by run key, for runs of the same prompts; see `measure_run`."""
     records = load_references(runs[0], dataset)
-    return {run.key: measure_run(run, run.rows, evaluators, records) for run in runs}
+    rows = {run.key: [row for row in run.rows if row["index"] in records] for run in runs}
+    lacking = len(runs[0].rows) - len(rows[runs[0].key])
+    if lacking:
+        warn(f"{lacking} of {len(runs[0].rows)} prompts of {runs[0].path} have no training image and are left out")
+    check_pictures(records.values())
+    return {run.key: measure_run(run, rows[run.key], evaluators, records) for run in runs}
 
 
 def evaluate_mitigation(

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from memorization.errors import InputError
+from memorization.files.pixels import read_pixels
 
 try:
     import fcntl
@@ -88,14 +89,18 @@ def write_text(path: Path | str, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def read_text(path: Path) -> str:
-    """Text of a file, without the byte order mark that some editors put first.
+def read_text(path: Path, newline: str | None = None) -> str:
+    r"""Text of a file, without the byte order mark that some editors put first.
+
+    Args:
+        newline: as of `open`: None makes every line end "\n", "" leaves them as they are.
 
     Raises:
         InputError: if it cannot be read or is not UTF-8.
     """
     try:
-        return path.read_text(encoding="utf-8-sig")
+        with path.open(encoding="utf-8-sig", newline=newline) as file:
+            return file.read()
     except UnicodeDecodeError as error:
         where = f"{error.reason} at byte {error.start}"
         raise InputError(f"{path} is not UTF-8 text: {where}") from error
@@ -115,11 +120,7 @@ def read_png(path: Path) -> np.ndarray:
     Raises:
         InputError: if it is missing or damaged.
     """
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image)
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow raises all three on damaged files
-        raise InputError(f"{path} is not a readable image; {WAY_OUT}") from error
+    return read_pixels(path, remedy=WAY_OUT)
 
 
 def replace_link(path: Path, name: Path) -> Path:

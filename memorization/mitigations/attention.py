@@ -61,8 +61,7 @@ def other_padding(
 @torch.no_grad()
 def encode_padded(pipe: "LocalStableDiffusionPipeline", prompt: str, padding: str) -> torch.Tensor:
     """Text features of a prompt with another word behind its end token, (1, tokens, dim)."""
-    length = pipe.tokenizer.model_max_length
-    ids = pipe.tokenizer(prompt, truncation=True, max_length=length).input_ids
+    length, ids = pipe.tokenizer.model_max_length, pipe.token_ids(prompt)
     (word,) = pipe.tokenizer(padding).input_ids[1:-1][:1]
     padded = torch.tensor([ids + [word] * (length - len(ids))], device=pipe.device)
     return pipe.text_encoder(padded)[0].to(pipe.unet.dtype)

@@ -95,7 +95,8 @@ def strips_figure(runs: Sequence[Run], records: Mapping[int, PromptRecord], num_
     Args:
         records: with training images, by prompt index.
     """
-    rows = [runs[0].rows[k] for k in np.linspace(0, len(runs[0].rows) - 1, num_prompts).astype(int)]
+    shown = [row for row in runs[0].rows if row["index"] in records]
+    rows = [shown[k] for k in np.linspace(0, len(shown) - 1, num_prompts).astype(int)]
     figure, axes = grid(len(rows), len(runs) + 1, 1.25, 1.4)
     for line, row in zip(axes, rows, strict=True):
         show(line[0], read_image(records[row["index"]].reference_images[0]))

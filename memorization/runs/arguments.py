@@ -90,6 +90,11 @@ def add_sampling_options(add: Callable[..., object]) -> None:
     add("--guidance_scale", type=finite_float, default=7.5, help="of classifier-free guidance")
     add("--num_inference_steps", type=positive_int, default=50, help="DDIM steps")
     add("--batch_size", type=positive_int, default=16, help="images per UNet call, of several prompts")
+    add(
+        "--grad_batch_size",
+        type=positive_int,
+        help="images that a gradient is taken of at a time, by default as many as fit into memory",
+    )
 
 
 def arguments_of(parser: argparse.ArgumentParser, options: Mapping[str, object]) -> argparse.Namespace:

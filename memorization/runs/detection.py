@@ -207,6 +207,8 @@ class DetectionOutput:
         if not self.settings.store_attn_npz:
             return None
         records = self.session.records
+        if self.settings.store_all_tokens and self.session.faulty:
+            return None  # that layout is by position, and one is missing
         with input_errors():
             if self.settings.store_all_tokens:
                 save_whole_tokens(self.files.masks, [self.files.whole_attention(r.index) for r in records])

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
+from memorization.data.pictures import check_pictures
 from memorization.data.prompts import PromptRecord
-from memorization.errors import InputError
+from memorization.errors import InputError, warn
 from memorization.evaluation.mitigation_summary import MEASURES, mitigation_summary
 from memorization.evaluation.plain_colours import without_plain_colours
 from memorization.files.embeddings import read_embeddings
@@ -50,7 +50,7 @@ class PromptGroups:
         self.settings, self.session, self.pipe = settings, session, session.pipe
         refuse_blind_method(session.is_blind and measures_first_step(settings.kept), settings.label)
         if session.is_blind and session.processes.is_main:
-            tqdm.write(f"warning: magnitude_before and magnitude_after are of the first step, which {BY_CONSTRUCTION}")
+            warn(f"magnitude_before and magnitude_after are of the first step, which {BY_CONSTRUCTION}")
         self.masks = SharedMasks(session, settings.attn_scores) if settings.uses_masks else None
         self.given: dict[int, torch.Tensor] = {}
         if settings.prompt_embeds is not None:
@@ -114,24 +114,34 @@ class MitigationOutput:
     def __init__(self, settings: MitigationSettings, session: Session, groups: PromptGroups):
         """
         Raises:
-            InputError: if an evaluator that was asked for cannot be had; so that it shows before the work.
+            InputError: if an evaluator that was asked for cannot be had, or a training image is damaged; so that it
+                shows before the work.
         """
         self.settings, self.session, self.groups, self.files = settings, session, groups, settings.files
-        self.evaluators = self.open_evaluators() if session.processes.is_main else Evaluators()
+        self.evaluators = Evaluators()
+        if session.processes.is_main:
+            self.check_references()
+            self.evaluators = self.open_evaluators()
+
+    def check_references(self) -> None:
+        """Look at all training images that will be compared with, and say how many prompts have none."""
+        wanted, records = self.settings.evaluators, self.session.records
+        lacking = [r.index for r in records if not r.reference_images]
+        if wanted.sscd is not None and len(lacking) == len(records):
+            raise InputError(f"--sscd needs training images: {self.session.settings.dataset} has none")
+        if lacking and len(lacking) < len(records):
+            told = f"{len(lacking)} of {len(records)} prompts have no training image, the first is prompt {lacking[0]}"
+            warn(f"{told}; they are generated, and left out where images are compared with one")
+        check_pictures(r for r in records if wanted.sscd is not None or not self.session.is_finished(r))
 
     def open_evaluators(self) -> Evaluators:
         wanted = replace(self.settings.evaluators, device=str(self.session.pipe.device))
         wanted.refuse_missing_files()
-        if wanted.sscd is not None:
-            lacking = next((r for r in self.session.records if not r.reference_images), None)
-            if lacking is not None:
-                dataset = self.session.settings.dataset
-                raise InputError(f"--sscd needs training images: {dataset} has none of prompt {lacking.index}")
         clip = None
         try:
             clip = wanted.open_clip()
         except InputError as error:  # the documented commands name a model of gigabytes: no reason to stop
-            tqdm.write(f"warning: no CLIP similarity: {error}")
+            warn(f"no CLIP similarity: {error}")
         return Evaluators(wanted.open_descriptor(), clip)
 
     def write_group(self, group: Group, prompts: Sequence[str], mitigated: Mitigated) -> None:
@@ -202,7 +212,8 @@ class MitigationOutput:
             (run,) = without_plain_colours([read_run(self.files.rows)])
             measured = measure_run(run, [r for r in run.rows if r["index"] in records], self.evaluators, records)
             write_text(self.files.similarity, "".join(json.dumps(plain(m)) + "\n" for m in measured))
-            found = {n: float(np.mean([np.mean(m[n]) for m in measured])) for n in SIMILARITIES if n in measured[0]}
+            by_name = {n: [np.mean(m[n]) for m in measured if n in m] for n in SIMILARITIES}
+            found = {n: float(np.mean(values)) for n, values in by_name.items() if values}
             means = {n: v for n, v in found.items() if np.isfinite(v)}
             self.session.track({f"mean_{n}": v for n, v in means.items()})
             print(format_table([SIMILARITIES[n] for n in means], [list(means.values())]))

@@ -15,14 +15,14 @@ from tqdm import tqdm
 from attn_utils import down_cross_layers
 from memorization.data.prompts import PromptRecord, load_prompts
 from memorization.data.sources import whole_words
-from memorization.errors import InputError, input_errors
+from memorization.errors import InputError, input_errors, warn
 from memorization.files.json_lines import ResultsFile
 from memorization.files.layout import RunFiles
 from memorization.files.whole import FolderLock, make_folder
 from memorization.models.stable_diffusion import load_pipeline
 from memorization.observation import Inputs, make_inputs
 from memorization.ordinary import random_prompt
-from memorization.rows import find_fault
+from memorization.rows import find_fault, not_finite
 from memorization.runs.contents import model_contents, run_contents, warn_of_former_rows
 from memorization.runs.first_step import look_at_first_step
 from memorization.runs.images import RunImages
@@ -68,6 +68,7 @@ class Session:
         layers: cross-attention layers that bright-ending masks are read from.
         contents: of the model, the prompts and the files that were given, and the scheduler's values.
         is_blind: whether the first step shows nothing of the prompt, as under zero terminal SNR.
+        faulty: column of NaN or infinity by index of a prompt that has no row for it.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class Session:
         """
         self.settings, self.processes, self.files = settings, processes, files
         self.started, self.num_finished = time.time(), 0
+        self.faulty: dict[int, str] = {}
         self.lock: FolderLock | None = None
         self.tracking: Tracking | None = None
         self.writer: BackgroundWriter | None = None
@@ -104,6 +106,7 @@ class Session:
                 early = None if settings.dataset == "random" else self.load_records()
                 with input_errors():
                     self.pipe = pipe or self.load_model()
+                    self.pipe.grad_batch_size = settings.grad_batch_size
                     self.layers = down_cross_layers(self.pipe.unet)
                     self.latent_size = self.pipe.initial_latents([0], settings.image_length).shape[-2:]
                 self.is_blind = look_at_first_step(self.pipe, settings.num_inference_steps, warn=processes.is_main)
@@ -193,8 +196,10 @@ class Session:
 
     @cached_property
     def images(self) -> RunImages:
-        keys = [(r.index, seed) for r in self.records for seed in self.seeds(r)]
-        return RunImages(self.files, keys, self.settings.store_img_png, self.settings.store_img_npz)
+        return RunImages(self.files, self.image_keys(), self.settings.store_img_png, self.settings.store_img_npz)
+
+    def image_keys(self) -> list[tuple[int, int]]:
+        return [(r.index, seed) for r in self.records for seed in self.seeds(r)]
 
     def groups(self, name: str) -> Iterator[Group]:
         """This process's groups of prompts that share UNet calls, under a progress bar; what is finished is left out.
@@ -229,8 +234,11 @@ class Session:
         return record.index in self.results.done
 
     def add_rows(self, rows: Sequence[Mapping]) -> None:
-        """Append the rows of finished prompts; with --with_tracking log their means and the pace as well."""
-        new = [row for row in rows if row["index"] not in self.results.done]
+        """Append the rows of finished prompts; with --with_tracking log their means and the pace as well.
+
+        A row that holds NaN is left out and named: one prompt does not stop the others.
+        """
+        new = [row for row in rows if row["index"] not in self.results.done and not self.is_faulty(row)]
         before = len(self.results.done)
         self.results.add(*new)
         self.num_finished += len(new)
@@ -240,6 +248,13 @@ class Session:
             self.track({"index": row["index"], "prompts_per_second": pace, **means}, step)
         if self.bar is not None:
             self.bar.update(len(rows))
+
+    def is_faulty(self, row: Mapping) -> bool:
+        column = not_finite(row)
+        if column is not None:
+            self.faulty[row["index"]] = column
+            warn(f"prompt {row['index']}: {column} is NaN or infinite; it gets no row, the others go on")
+        return column is not None
 
     def write_beside(self, job: Callable[..., object], *args: object) -> None:
         """Do what can be done while the next batch is computed.
@@ -258,17 +273,43 @@ class Session:
     def finish_rows(self) -> bool:
         """Merge the rows of all processes; False for a process that has nothing more to do.
 
+        Prompts that gave NaN are left out of what follows.
+
         Raises:
-            InputError: if rows of another process are not to be seen, as on a slow network file system.
+            InputError: if rows of another process are not to be seen, as on a slow network file system, or every
+                prompt gave NaN.
         """
         self.processes.wait()
         if not self.processes.is_main:
             return False
         self.results.merge()
-        missing = next((r.index for r in self.records if r.index not in self.results.done), None)
+        lacking = [r.index for r in self.records if r.index not in self.results.done]
+        missing = next((index for index in lacking if index not in self.faulty), None)
         if missing is not None:
-            raise InputError(f"{self.results.path} lacks prompt {missing}; the same command again goes on")
+            raise InputError(
+                f"{self.results.path} lacks prompt {missing}, of another process, which has warned above or was ended; "
+                "the same command again goes on"
+            )
+        if len(lacking) == len(self.records):
+            self.refuse_faulty()
+        self.records = [r for r in self.records if r.index not in self.faulty]
+        self.images.keys = self.image_keys()
         return True
+
+    def refuse_faulty(self) -> None:
+        """At the end of a run, when all that could be done is done.
+
+        Raises:
+            InputError: if prompts have no row, because they gave NaN.
+        """
+        if self.faulty:
+            index, column = next(iter(self.faulty.items()))
+            count = len(self.faulty)
+            raise InputError(
+                f"{count} {'prompt has' if count == 1 else 'prompts have'} no row, as {column} of prompt {index} is "
+                "NaN or infinite; use --dtype float32, or smaller values of --guidance_scale and the strengths, or "
+                "leave the prompt out; the others are finished and kept"
+            )
 
     def rows(self) -> Iterator[dict]:
         """Yield this run's rows in the order of its prompts, after `finish_rows`."""

@@ -54,6 +54,7 @@ class RunSettings:
     guidance_scale: float = 7.5
     num_inference_steps: int = 50
     batch_size: int = 16
+    grad_batch_size: int | None = None
     store_img_npz: bool = True
     store_img_png: bool = True
 

@@ -4,6 +4,7 @@ Copy descriptors and CLIP models are loaded once, called with lists of images, a
 what has to stand beside each of their numbers.
 """
 
+import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +29,27 @@ SSCD_PREPROCESSING = {
 BATCH = 32  # images per call of a copy descriptor
 LONGEST_REASON = 200  # characters
 WEIGHTS = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")  # suffixes of files
+PROBE_SIZES = ((288, 320), (288, 320), (320, 288))  # height and width of the pictures that a model is tried on
+
+
+def probe_pictures() -> list[np.ndarray]:
+    """Pictures of noise, uint8 (height, width, 3), two of one size and one of another."""
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in PROBE_SIZES]
+
+
+def refuse_other_outputs(what: str, values: object, count: int) -> None:
+    """
+    Raises:
+        ValueError: if what a model gave for so many pictures is no matrix of finite numbers, with a row for each.
+    """
+    if not isinstance(values, torch.Tensor):
+        raise ValueError(f"{what} gives a {type(values).__name__}, not a tensor with a row per picture")
+    if values.dim() != 2 or len(values) != count or not values.shape[1] or not values.is_floating_point():
+        shape = f"{values.dtype} of shape {tuple(values.shape)}".removeprefix("torch.")
+        raise ValueError(f"{what} gives {shape} for {count} pictures, not a row of floating-point numbers for each")
+    if not values.isfinite().all():
+        raise ValueError(f"{what} gives NaN or infinite numbers")
 
 
 def sscd_transform(name: str) -> transforms.Compose:
@@ -62,7 +84,8 @@ class CopyDescriptor:
             preprocessing: one of `SSCD_PREPROCESSING`; part of the metric.
 
         Raises:
-            ValueError: one line, if the file is missing or no TorchScript, or the preprocessing unknown.
+            ValueError: one line, if the file is missing, no TorchScript, or does not give a matrix for pictures that it
+                is tried on, or the preprocessing is unknown.
         """
         self.transform = sscd_transform(preprocessing)
         path = find_bundled(path)
@@ -72,20 +95,41 @@ class CopyDescriptor:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", FutureWarning)  # TorchScript is old, and what SSCD comes as
                 self.model = torch.jit.load(str(path), map_location=device).eval()
-        except (RuntimeError, ValueError) as error:
+        except Exception as error:  # what torch raises differs by the file
             raise ValueError(f"{path} is not a TorchScript file; SSCD's are called *.torchscript.pt") from error
-        self.device = device
+        self.device, self.name = device, f"copy descriptor {path}"
         self.description = f"{Path(path).name} (sha256 {hash_of(path)}), preprocessing {preprocessing}"
+        self(probe_pictures())
+
+    def describe(self, batch: torch.Tensor) -> torch.Tensor:
+        """Descriptors of a batch, float32 (images, dim).
+
+        Raises:
+            ValueError: one line, if the model gives anything else or fails.
+        """
+        try:
+            values = self.model(batch.to(self.device))
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:  # TorchScript's traceback has the reason at its end
+            told = str(error).strip().splitlines()[-1][:LONGEST_REASON]
+            raise ValueError(f"{self.name} fails on pictures of shape {tuple(batch.shape)}: {told}") from error
+        refuse_other_outputs(self.name, values, len(batch))
+        return values.float()
 
     @torch.no_grad()
     def __call__(self, images: Sequence[np.ndarray]) -> torch.Tensor:
-        """Unit descriptors, float32 (images, dim), of uint8 arrays (height, width, 3)."""
+        """Unit descriptors, float32 (images, dim), of uint8 arrays (height, width, 3).
+
+        Raises:
+            ValueError: one line, if the model gives anything else.
+        """
         parts = []
         for start in range(0, len(images), BATCH):
             # Training images differ in size, and `official_288` leaves them so: no common batch then.
             batch = [self.transform(Image.fromarray(i)) for i in images[start : start + BATCH]]
             stacked = [torch.stack(batch)] if len({b.shape for b in batch}) == 1 else [b[None] for b in batch]
-            parts += [self.model(b.to(self.device)).float() for b in stacked]
+            parts += [self.describe(b) for b in stacked]
         return torch.nn.functional.normalize(torch.cat(parts), dim=1)
 
 
@@ -121,7 +165,7 @@ class ClipSimilarity:
             pretrained: tag of its weights, or a local checkpoint; not used with a folder.
 
         Raises:
-            ValueError: one line, if the model or its weights cannot be had.
+            ValueError: one line, if the model or its weights cannot be had, or it does not give a number per image.
         """
         import open_clip
 
@@ -145,6 +189,19 @@ class ClipSimilarity:
             raise ValueError(f"cannot load {model}{of}: {reason}") from error
         self.description = folder.name if pretrained is None else f"{model} {pretrained}"
         self.model.eval()
+        self.try_out()
+
+    def try_out(self) -> None:
+        """
+        Raises:
+            ValueError: if the model fails on a picture and a prompt, or its number for them is none.
+        """
+        try:
+            (found,) = self(np.stack(probe_pictures()[:1]), "a photo")
+        except Exception as error:  # of a model that is of another kind
+            raise ValueError(f"{self.description} is no CLIP model: {first_line(error)}") from error
+        if not math.isfinite(found):
+            raise ValueError(f"CLIP model {self.description} gives NaN for a picture")
 
     @torch.no_grad()
     def __call__(self, images: np.ndarray, prompt: str) -> list[float]:
@@ -173,6 +230,13 @@ class PerceptualDistance:
             told = "pip install lpips, which fetches its weights once"
             raise ValueError(f"no LPIPS: {first_line(error)}; {told}") from error
         self.device = device
+        pictures = probe_pictures()
+        try:
+            (found,) = self(np.stack(pictures[:1]), pictures[1:])
+        except Exception as error:  # of another version of the package
+            raise ValueError(f"LPIPS fails on a picture: {first_line(error)}") from error
+        if not math.isfinite(found):
+            raise ValueError("LPIPS gives NaN for a picture; install lpips again")
 
     @torch.no_grad()
     def __call__(self, images: np.ndarray, references: Sequence[np.ndarray]) -> list[float]:

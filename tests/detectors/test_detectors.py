@@ -2,18 +2,27 @@
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from attn_utils import TokenShares
 from helpers.pipelines import make_pipeline
+from local_sd_pipeline import DenoiseStep, NoisePrediction
 from memorization.detectors.anisotropy import anisotropy
-from memorization.detectors.attention import attention_entropy
-from memorization.detectors.curvature import curvature_diff, curvature_gradient, hessian_map, score_change, sharpness
+from memorization.detectors.attention import (
+    attention_concentration,
+    attention_entropy,
+    attention_entropy_layer,
+    attention_entropy_padding,
+)
+from memorization.detectors.curvature_diff import curvature_diff, curvature_gradient
+from memorization.detectors.hessian_map import hessian_map
 from memorization.detectors.images import tiled_distance
 from memorization.detectors.motion import motion_norms, motion_zscores
 from memorization.detectors.noise_difference import early_masked_norm
+from memorization.detectors.sharpness import sharpness
 from memorization.detectors.tokens import token_gradients, token_significance
 from memorization.trace import Calibration, Trace
 
@@ -94,21 +103,19 @@ def test_hessian_map_of_an_image_does_not_depend_on_its_neighbours(trace):
     torch.testing.assert_close(both[1:], hessian_map(alone, 2), rtol=1e-6, atol=1e-9)
 
 
-def test_score_change_and_anisotropy_by_hand(trace):
-    found, (x0, x1, x2) = score_change(trace), (trace.steps[k] for k in (0, 1, 2))
-    noise = [score(trace, s.latents, s.timestep, 1)[1] for s in (x0, x1, x2)]
-    for name, a, b in (("score_change_1", noise[0], noise[1]), ("score_change_2", noise[1], noise[2])):
-        torch.testing.assert_close(found[name].double(), (b - a).flatten(1).norm(dim=1) ** 2, rtol=1e-3, atol=1e-8)
-    timesteps = trace.pipe.scheduler.timesteps
-    u, c = (score(trace, x0.latents, int(timesteps[-3]), b)[1] for b in (0, 1))
-    cosine = ((c - u) * u).sum(1) / (c - u).norm(dim=1) / u.norm(dim=1)
-    norm = (
-        (score(trace, x0.latents, x0.timestep, 1)[1] - score(trace, x0.latents, x0.timestep, 0)[1])
-        .flatten(1)
-        .norm(dim=1)
-    )
-    expected = norm + 2 * cosine.mean((1, 2))
-    torch.testing.assert_close(anisotropy(trace)["anisotropy"].double(), expected, rtol=1e-3, atol=1e-5)
+@pytest.mark.parametrize(
+    ("width", "size", "gamma"), [(768, 64, 2.0), (768, 16, 0.5), (1024, 96, 0.1), (1024, 48, 0.05)]
+)
+def test_gamma_of_anisotropy_is_the_released_one_at_its_own_size_and_follows_the_latent(width, size, gamma):
+    """A model whose predictions are the text features' first number: D is known, and the cosine is 1."""
+    latents, embeds = torch.zeros(1, 4, size, size), (torch.ones(1, 2, width), torch.full((1, 2, width), 3.0))
+    outputs = tuple(e[:, :1, :1, None].expand_as(latents) for e in embeds)
+    prediction = NoisePrediction(outputs, latents, torch.tensor(1.0), torch.tensor(0.0))
+    scheduler = make_pipeline(latent=8).scheduler
+    pipe = SimpleNamespace(scheduler=scheduler, predict_noise=lambda *args: prediction)
+    step = DenoiseStep(0, 981, latents, prediction, latents, latents)
+    found = anisotropy(Trace(pipe, embeds, None, [0], 50, {0: step}))
+    assert found["anisotropy"].item() == pytest.approx(2 * (4 * size * size) ** 0.5 + gamma, abs=1e-4)
 
 
 def test_token_gradients_equal_finite_differences(trace):
@@ -150,19 +157,31 @@ def shares(maps):
 
 
 def test_attention_entropy_by_hand():
-    """Two layers, four tokens, the end token at 2; steps 0 and 4 of 5, the last fifth being step 4."""
-    layers = {"a": torch.tensor([[0.7, 0.1, 0.1, 0.1]]), "b": torch.tensor([[0.5, 0.1, 0.2, 0.2]])}
-    late = {"a": torch.tensor([[0.25, 0.25, 0.25, 0.25]]), "b": torch.tensor([[0.25, 0.25, 0.25, 0.25]])}
+    """Two layers, four tokens, the end token at 2; steps 0 and 4 of 5, the last fifth being step 4.
+
+    The padding's entropy falls by 0.2: the released rule takes that off, the paper's adds it.
+    """
+    layers = {"a": torch.tensor([[0.25, 0.25, 0.25, 0.25]]), "b": torch.tensor([[0.25, 0.25, 0.25, 0.25]])}
+    late = {"a": torch.tensor([[0.7, 0.1, 0.1, 0.1]]), "b": torch.tensor([[0.5, 0.1, 0.2, 0.2]])}
     trace = Trace(None, None, torch.tensor([2]), [0], 5, token_shares={0: shares(layers), 4: shares(late)})
-    found = {k: v.item() for k, v in attention_entropy(trace).items()}
+    found = {k: v.item() for k, v in (attention_entropy(trace) | attention_entropy_padding(trace)).items()}
 
     def e(*shares):
         return -sum(a * math.log(a) for a in shares)
 
-    first = e(0.15, 0.15)
-    assert found["attention_entropy"] == pytest.approx(e(*[0.25] * 4) + abs(e(0.25, 0.25) - first))
-    assert found["attention_entropy_layer"] == pytest.approx(-e(0.5, 0.1, 0.2, 0.2))
-    assert found["attention_entropy_padding"] == pytest.approx(0, abs=1e-6)
+    grown = e(0.15, 0.15) - e(0.25, 0.25)
+    assert grown < -0.1
+    assert found["attention_entropy"] == pytest.approx(e(0.6, 0.1, 0.15, 0.15) + grown)
+    assert found["attention_entropy_absolute"] == pytest.approx(e(0.6, 0.1, 0.15, 0.15) - grown)
+    assert found["attention_entropy_padding"] == pytest.approx(e(0.15, 0.15) - e(0.6, 0.1))
+
+
+def test_attention_entropy_of_a_layer_is_the_fourth_s_and_high_where_attention_is_even():
+    even, sharp = torch.full((1, 4), 0.25), torch.tensor([[0.97, 0.01, 0.01, 0.01]])
+    layers = {name: even if name == "fourth" else sharp for name in ("first", "second", "third", "fourth", "fifth")}
+    trace = Trace(None, None, torch.tensor([2]), [0], 5, token_shares={0: shares(layers)})
+    assert attention_entropy_layer(trace)["attention_entropy_layer"].item() == pytest.approx(math.log(4))
+    assert attention_concentration(trace)["attention_concentration"].item() == pytest.approx(-math.log(4))
 
 
 def test_early_masked_norm_weighs_the_first_step_with_its_own_map():
@@ -184,3 +203,6 @@ def test_motion_zscores_need_both_at_the_same_step():
     calibration = Calibration(dict.fromkeys(names, torch.zeros(3)), dict.fromkeys(names, torch.ones(3)))
     norms = {"update_norm": torch.tensor([[5.0, 1, 4]]), "x0_norm": torch.tensor([[0.0, 9, 3]])}
     assert motion_zscores(norms, calibration).tolist() == [3]
+    below = {name: -values for name, values in norms.items()}
+    assert motion_zscores(below, calibration).tolist() == [-4]
+    assert motion_zscores(below, calibration, absolute=True).tolist() == [3]

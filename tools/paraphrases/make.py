@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from memorization.data.prompts import clean_prompt, make_record, refuse_repeated_indices
-from memorization.data.sources import jsonl_rows
+from memorization.data.tables import prompt_rows
 from memorization.errors import InputError, exit_on_input_error, first_line
 from memorization.files.json_lines import ResultsFile
 from memorization.runs.arguments import HelpFormatter
@@ -113,7 +113,7 @@ def read_rows(path: Path, overwrite_captions: bool) -> list[Row]:
         InputError: for a caption without words, a repeated index, or paraphrases that are already there.
     """
     rows = []
-    for row in jsonl_rows(path):
+    for row in prompt_rows(path):
         where = f"{path}, index {row['index']}"
         if not fold(row["caption"]):
             raise InputError(f"{where}: the caption {row['caption']!r} has no words to paraphrase")
