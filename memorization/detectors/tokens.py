@@ -58,4 +58,5 @@ def token_gradient(trace: Trace, step: "DenoiseStep", some: slice) -> torch.Tens
         output = trace.pipe.predict_noise(step.latents[some], step.timestep, (text,)).outputs[0]
         magnitude = noise_diff_norm(prediction.noise_scale * (output - prediction.outputs[0][some]))
         # A norm has no gradient at 0, where the empty prompt is: 0 here, as at its minimum.
-        return torch.autograd.grad(magnitude[magnitude > 0].sum(), text)[0]
+        gradient = torch.autograd.grad(magnitude.sum(), text)[0]
+        return gradient.where((magnitude > 0).view(-1, 1, 1), gradient.new_zeros(()))

@@ -29,7 +29,7 @@ def test_detection_says_that_the_first_step_is_blind(zero_snr, tmp_path, capsys)
     detect_mem.main(["--dataset", PROMPTS, *COMMON, "--output_dir", str(tmp_path)], zero_snr)
     row = json.loads((tmp_path / "det_outputs" / "test_ours.jsonl").read_text())
     assert row["text_noise_norm"][0][0] == 0 and row["text_noise_norm"][0][1] > 0
-    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning")]
+    told = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
     assert len(told) == 1 and "D(1) is 0 for every prompt by construction" in told[0]
 
 
@@ -59,10 +59,11 @@ def test_what_looks_at_a_blind_step_is_refused_before_the_work(zero_snr, tmp_pat
 def test_what_does_not_look_at_it_runs(zero_snr, tmp_path, capsys):
     argv = ["--dataset", TRUTH, *COMMON, "--output_dir", str(tmp_path), "--prompt_aug_style", "rand_word_add"]
     inference_mem.main(argv, zero_snr)
-    assert "magnitude_before and magnitude_after are of the first step, which is 0" in capsys.readouterr().out
-    detect_mem.main(["--dataset", PROMPTS, *COMMON, "--output_dir", str(tmp_path), "--scores", "all"], zero_snr)
-    row = json.loads((tmp_path / "det_outputs" / "test_ours.jsonl").read_text())
-    assert "sharpness" not in row and "attention_entropy" in row
+    assert "magnitude_before and magnitude_after are of the first step, which is 0" in capsys.readouterr().err
+    scores = ["--scores", "broken_memories,token_significance"]
+    detect_mem.main(["--dataset", PROMPTS, *COMMON, "--output_dir", str(tmp_path), *scores], zero_snr)
+    row = json.loads((tmp_path / "det_outputs" / "test_ours.jsonl").read_text())  # all of it finite, or there is no row
+    assert row["x0_norm"][0][0] > 0 and row["token_significance_words"][0] > 0
 
 
 def test_the_functions_refuse_the_same(zero_snr, pipe):
@@ -82,7 +83,7 @@ def test_the_functions_refuse_the_same(zero_snr, pipe):
 @pytest.mark.parametrize(("num_steps", "first"), [(1, 1), (5, 801), (10, None), (999, None), (600, 600)])
 def test_a_first_step_that_is_not_noisy_is_said(loaded, capsys, num_steps, first):
     assert look_at_first_step(loaded, num_steps) is False
-    out = capsys.readouterr().out
+    out = capsys.readouterr().err
     assert (f"start at timestep {first} of 1000, which is far from noise" in out) == (first is not None)
     assert out.count("warning") == (first is not None)
 

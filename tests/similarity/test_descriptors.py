@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from helpers.eval_runs import quarters, write_descriptor
-from memorization.similarity.descriptors import CopyDescriptor, PerceptualDistance, sscd_transform
+from memorization.bundled import PLANTED
+from memorization.similarity.descriptors import ClipSimilarity, CopyDescriptor, PerceptualDistance, sscd_transform
 from memorization.similarity.pixels import copy_similarity, seed_diversity
 
 
@@ -32,3 +34,27 @@ def test_lpips_says_what_is_missing():
     except ImportError:
         with pytest.raises(ValueError, match="pip install lpips"):
             PerceptualDistance()
+
+
+@pytest.mark.parametrize(
+    ("model", "pretrained", "message"),
+    [
+        ("nowhere/clip", "x", "--reference_model nowhere/clip does not exist"),
+        ("local-dir:nowhere", None, "--reference_model nowhere does not exist"),
+        ("./clip.pt", "x", "does not exist; give the name of an open_clip model"),
+        (str(PLANTED / "planted_prompts.jsonl"), "x", "is a file; give the name"),
+        ("ViT-B-32", "nowhere/weights", "--reference_model_pretrain nowhere/weights does not exist"),
+        ("ViT-B-32", "weights.pt", "--reference_model_pretrain weights.pt does not exist"),
+    ],
+)
+def test_a_clip_model_by_a_path_that_is_not_there_is_named(model, pretrained, message):
+    with pytest.raises(ValueError, match=message):
+        ClipSimilarity(model, pretrained, "cpu")
+
+
+def test_a_descriptor_says_its_content(tmp_path):
+    one, other = (write_descriptor(folder) for folder in (tmp_path, tmp_path))
+    same = CopyDescriptor(one).description
+    assert CopyDescriptor(other).description == same and "sha256 " in same
+    torch.jit.load(str(one)).save(str(other), {"note": "of another training"})
+    assert CopyDescriptor(other).description != same
