@@ -53,8 +53,8 @@ def test_a_clip_model_by_a_path_that_is_not_there_is_named(model, pretrained, me
 
 
 def test_a_descriptor_says_its_content(tmp_path):
-    one, other = (write_descriptor(folder) for folder in (tmp_path, tmp_path))
-    same = CopyDescriptor(one).description
-    assert CopyDescriptor(other).description == same and "sha256 " in same
-    torch.jit.load(str(one)).save(str(other), {"note": "of another training"})
-    assert CopyDescriptor(other).description != same
+    path = write_descriptor(tmp_path)
+    before = CopyDescriptor(path).description
+    assert CopyDescriptor(path).description == before and "sha256 " in before
+    torch.jit.save(torch.jit.load(str(path)), str(path), _extra_files={"note": "of another training"})
+    assert CopyDescriptor(path).description != before
