@@ -8,8 +8,9 @@ call; the other branches and all layers that are not edited keep the processors 
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -230,7 +231,7 @@ def record_cross_attention(unet: "UNet2DConditionModel", store: CrossAttentionSt
 
 @dataclass(frozen=True)
 class CrossAttentionEdit:
-    """Changes to one branch's cross-attention. Every part is optional.
+    """Changes to one branch's cross-attention. Every part is optional; several branches take an edit each.
 
     Attributes:
         num_branches: branches of the UNet call.
@@ -238,8 +239,7 @@ class CrossAttentionEdit:
         layers: names of the layers; None for all.
         hidden: tokens that get no attention, bool (images, tokens).
         scale_begin: factor of the begin token's logit (Ren et al.).
-        spikes: (threshold, factor): logits of tokens whose largest attention in `spikes_from`, another branch, has
-            a z-score above the threshold are multiplied by the factor; the begin token, always bright, is let be.
+        spikes: (threshold, factor): in each head, logits of `spiking_tokens` are multiplied by the factor.
         values: by layer, what the value vectors are multiplied with, (images, channels).
     """
 
@@ -249,35 +249,35 @@ class CrossAttentionEdit:
     hidden: torch.Tensor | None = None
     scale_begin: float = 1.0
     spikes: tuple[float, float] | None = None
-    spikes_from: int = 2
     values: Mapping[str, torch.Tensor] | None = None
 
-    def change_logits(self, logits: Mapping[int, torch.Tensor]) -> torch.Tensor:
-        """Logits by branch, (images, heads, positions, tokens), of those that are needed; returns those of `branch`."""
-        changed = logits[self.branch]
+    def change_logits(self, logits: torch.Tensor) -> torch.Tensor:
+        """Logits of `branch` as the edit has them, (images, heads, positions, tokens)."""
         if self.scale_begin != 1:
-            changed = torch.cat([changed[..., :1] * self.scale_begin, changed[..., 1:]], -1)
+            logits = torch.cat([logits[..., :1] * self.scale_begin, logits[..., 1:]], -1)
         if self.spikes is not None:
             threshold, factor = self.spikes
-            spiking = spiking_tokens(logits[self.spikes_from].softmax(-1), threshold)
-            changed = torch.where(spiking[:, None, None], changed * factor, changed)
+            logits = torch.where(spiking_tokens(logits, threshold)[:, :, None], logits * factor, logits)
         if self.hidden is not None:
-            changed = changed.masked_fill(self.hidden[:, None, None], HIDDEN_LOGIT)
-        return changed
+            logits = logits.masked_fill(self.hidden[:, None, None], HIDDEN_LOGIT)
+        return logits
 
 
-def spiking_tokens(probs: torch.Tensor, threshold: float) -> torch.Tensor:
-    """Tokens whose largest attention over positions, averaged over heads, has a z-score above the threshold.
+def spiking_tokens(logits: torch.Tensor, threshold: float) -> torch.Tensor:
+    """Tokens whose largest logit over positions has a z-score above the threshold, head by head.
+
+    GUARD (Zhao et al., ICML 2026), as released: mean and standard deviation (unbiased, 1e-6 added) over all tokens but
+    the begin token, which never spikes.
 
     Args:
-        probs: (images, heads, positions, tokens).
+        logits: scaled products of queries and keys, (images, heads, positions, tokens).
 
     Returns:
-        bool (images, tokens); False for the begin token, which does not enter the statistics either.
+        bool (images, heads, tokens).
     """
-    peaks = probs.amax(2).mean(1)[:, 1:]
-    z = (peaks - peaks.mean(1, keepdim=True)) / peaks.std(1, keepdim=True).clamp(min=1e-12)
-    return torch.cat([torch.zeros_like(z[:, :1], dtype=torch.bool), z > threshold], 1)
+    peaks = logits.amax(2)[..., 1:]
+    z = (peaks - peaks.mean(-1, keepdim=True)) / (peaks.std(-1, keepdim=True) + 1e-6)
+    return torch.cat([torch.zeros_like(z[..., :1], dtype=torch.bool), z > threshold], -1)
 
 
 class EditedProcessor:
@@ -294,13 +294,11 @@ class EditedProcessor:
 
     def edited(self, attn, hidden_states: torch.Tensor, encoder_hidden_states: torch.Tensor) -> torch.Tensor:
         edit = self.edit
-        states, tokens = (x.chunk(edit.num_branches) for x in (hidden_states, encoder_hidden_states))
-        needed = {edit.branch, edit.spikes_from} if edit.spikes is not None else {edit.branch}
-        logits = {b: raw_logits(attn, states[b], tokens[b]) for b in needed}
-        value = attn.to_v(tokens[edit.branch])
+        states, tokens = (x.chunk(edit.num_branches)[edit.branch] for x in (hidden_states, encoder_hidden_states))
+        value = attn.to_v(tokens)
         if edit.values is not None and self.name in edit.values:
             value = value * edit.values[self.name][:, None].to(value)
-        probs = edit.change_logits(logits).softmax(-1).to(value.dtype)
+        probs = edit.change_logits(raw_logits(attn, states, tokens)).softmax(-1).to(value.dtype)
         out = probs @ value.unflatten(2, (attn.heads, -1)).transpose(1, 2)
         return attn.to_out[1](attn.to_out[0](out.transpose(1, 2).flatten(2)))
 
@@ -312,7 +310,11 @@ def raw_logits(attn, hidden_states: torch.Tensor, encoder_hidden_states: torch.T
     return attn.scale * query @ key.transpose(2, 3)
 
 
-def edit_cross_attention(unet: "UNet2DConditionModel", edit: CrossAttentionEdit) -> AbstractContextManager:
-    """Context manager that applies an edit; the processors are restored on exit."""
-    layers = edit.layers or cross_attention_layers(unet)
-    return wrapped_processors(unet, layers, lambda inner, name: EditedProcessor(inner, name, edit))
+@contextmanager
+def edit_cross_attention(unet: "UNet2DConditionModel", *edits: CrossAttentionEdit) -> Iterator[None]:
+    """Apply edits, each to its branch, for the duration of the block; the processors are restored on exit."""
+    with ExitStack() as stack:
+        for edit in edits:
+            layers = edit.layers or cross_attention_layers(unet)
+            stack.enter_context(wrapped_processors(unet, layers, partial(EditedProcessor, edit=edit)))
+        yield

@@ -142,7 +142,17 @@ def add_measuring(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--masks", type=Path, help="bright-ending masks for LS, instead of attn_data/mit_attn_scores.npz"
     )
+    add_quality(parser)
     add_device(parser)
+
+
+def add_quality(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("quality").add_argument
+    text = "plain generation of ordinary prompts, or a folder of pictures, instead of plain generation among the runs"
+    add("--quality_reference", type=Path, metavar="RUN_OR_FOLDER", help=text)
+    add("--quality_model", help="open_clip model of CMMD, instead of --reference_model; its authors' is ViT-L-14-336")
+    add("--quality_model_pretrain", default="openai", help="its weights: tag or file")
+    add("--fid", action=Switch, default=False, help="FID and KID as well, from the package torchmetrics")
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:

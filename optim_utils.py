@@ -295,14 +295,19 @@ def relative_mask(mask: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
     return mask / mask.amax((1, 2, 3), keepdim=True).clamp(min=torch.finfo(mask.dtype).tiny)
 
 
-def add_embedding_noise(prompt_embeds: torch.Tensor, scale: float, seeds: Sequence[int]) -> torch.Tensor:
-    """Gaussian noise on the prompt embedding (GNI; Somepalli et al., NeurIPS 2023).
+def add_embedding_noise(
+    branches: Sequence[torch.Tensor], scale: float, seeds: Sequence[int]
+) -> tuple[torch.Tensor, ...]:
+    """Gaussian noise on the text embeddings of all branches (GNI; Somepalli et al., NeurIPS 2023).
 
     Args:
-        prompt_embeds: shape (images, tokens, dim).
+        branches: embeddings by branch, each (images, tokens, dim); the noise is independent between them.
         scale: standard deviation, in the embedding's units.
-        seeds: one integer per image; the noise of an image depends on its seed alone.
+        seeds: one integer per image, not the one of its starting noise; the noise of an image depends on it alone.
+
+    Returns:
+        The branches with their noise, each (images, tokens, dim).
     """
-    shape = prompt_embeds.shape[1:]
-    noise = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(s)) for s in seeds])
-    return prompt_embeds + scale * noise.to(prompt_embeds)
+    shape = (len(branches), *branches[0].shape[1:])
+    noise = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(s)) for s in seeds], 1)
+    return tuple(b + scale * n.to(b) for b, n in zip(branches, noise, strict=True))

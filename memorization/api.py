@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from attn_utils import cross_attention_layers, down_cross_layers
 from memorization.data.prompts import PromptRecord
-from memorization.data.sources import whole_words
+from memorization.data.sources import token_texts
 from memorization.errors import InputError
 from memorization.mitigations.base import MITIGATIONS, Mitigation, run_mitigation
 from memorization.mitigations.batch import ImageBatch, Mitigated, MitigationOptions
@@ -247,12 +247,15 @@ def mitigate(
 def check_method(name: str, strength: float) -> Mitigation:
     """
     Raises:
-        InputError: if there is no such method, or the strength is beyond its bound.
+        InputError: if there is no such method, or the strength is beyond its bound, or no whole number where it has to
+            be one.
     """
     method = MITIGATIONS.get_known(name, "mitigate()")
     if strength < 0 or (method.largest is not None and strength > method.largest):
         bound = "" if method.largest is None else f" to {method.largest:g}"
         raise InputError(f"strength of {name} is {method.knob}, from 0{bound}, not {strength}")
+    if method.whole and strength != round(strength):
+        raise InputError(f"strength of {name} is a whole number ({method.knob}), not {strength}")
     return method
 
 
@@ -268,8 +271,8 @@ def image_batch(
     count, seeds = how.num_images_per_prompt, [how.seeds(r) for r in group]
     prompts = [r.prompt for r in group]
     if method.rewrite is not None and strength:
-        words = whole_words(pipe.tokenizer)
-        prompts = [method.rewrite(p, round(strength), s[0], words) for p, s in zip(prompts, seeds, strict=True)]
+        texts = token_texts(pipe.tokenizer)
+        prompts = [method.rewrite(p, round(strength), s[0], texts) for p, s in zip(prompts, seeds, strict=True)]
     encoded = [pipe.encode([p, *r.alternatives]) for p, r in zip(prompts, group, strict=True)]
     inputs = make_inputs(pipe, prompts, seeds)
     mask = None

@@ -2,15 +2,16 @@
 
 from memorization.detectors.base import Detector, in_order_of_cost
 from memorization.mitigations.base import MITIGATIONS, Mitigation
+from memorization.released import released_text
 from memorization.tables import Table
 
-HEADERS = ["name", "what", "cost", "source", "knob"]
+HEADERS = ["name", "what", "cost", "source", "knob", "released"]
 EXAMPLE_STEPS = 50
 
 
 def detector_table() -> Table:
     """What `--scores` takes, the cheapest first."""
-    rows = [[d.name, d.what, detector_cost(d), d.source, ""] for d in in_order_of_cost()]
+    rows = [[d.name, d.what, detector_cost(d), d.source, "", released_text(d.released)] for d in in_order_of_cost()]
     note = "Cost: what a score takes per image alone, a generation being 2 evaluations per step; higher = memorized."
     return Table("Detectors", HEADERS, rows, note)
 
@@ -30,7 +31,7 @@ def detector_cost(detector: Detector) -> str:
 def mitigation_table() -> Table:
     """What `--method` takes, by what it works on."""
     methods = sorted(MITIGATIONS.values(), key=lambda m: (m.reads, m.name))
-    rows = [[m.name, m.what, mitigation_cost(m), m.source, knob_text(m)] for m in methods]
+    rows = [[m.name, m.what, mitigation_cost(m), m.source, knob_text(m), released_text(m.released)] for m in methods]
     note = (
         "Cost: evaluations per image beyond a plain generation, at most, at the strongest of the sweep and "
         f"{EXAMPLE_STEPS} steps."

@@ -8,6 +8,7 @@ import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 
 from attn_utils import down_cross_layers
+from helpers.pipelines import make_pipeline
 from local_sd_pipeline import LocalStableDiffusionPipeline
 from memorization.models.stable_diffusion import load_pipeline
 from memorization.observation import Recorded, observe
@@ -86,6 +87,39 @@ def test_end_token_of_short_and_long_prompts(pipe):
     assert pipe.truncated_text("the golden owl mug") == ""
     kept = pipe.tokenizer.model_max_length - 2
     assert pipe.truncated_text(long).split() == long.split()[kept:]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "place"),
+    [
+        ("a red <|endoftext|> owl", 3),
+        ("<|endoftext|>", 1),
+        ("a <cat> here", None),
+        ("<cat> and <dog> " * 30, None),
+        ("golden owl " * 60, None),
+        ("", 1),
+        ("   ", 1),
+    ],
+)
+def test_the_end_token_is_the_first_of_the_ids_that_are_encoded(prompt, place):
+    """Read off what the text encoder is given: with tokens of several vectors, and with the end token spelled out."""
+    pipe, seen = make_pipeline(), []
+    pipe.tokenizer.add_tokens(["<cat>", "<cat>_1", "<cat>_2", "<dog>"])
+    pipe.text_encoder.resize_token_embeddings(len(pipe.tokenizer))
+    encoder = pipe.text_encoder.forward
+    pipe.text_encoder.forward = lambda ids, **how: (seen.append(ids), encoder(ids, **how))[1]
+    pipe.encode([prompt])
+    ids = seen[-1][0].tolist()
+    assert len(ids) == 77 and pipe.end_token(prompt) == ids.index(pipe.tokenizer.eos_token_id)
+    assert place is None or pipe.end_token(prompt) == place
+    assert ids[: len(pipe.token_ids(prompt))] == pipe.token_ids(prompt)
+
+
+def test_a_prompt_of_many_vectors_says_what_is_cut_off():
+    pipe = make_pipeline()
+    pipe.tokenizer.add_tokens(["<cat>", "<cat>_1"])
+    assert pipe.truncated_text("<cat> " * 37) == ""
+    assert pipe.truncated_text("<cat> " * 40 + "owl").endswith("owl")
 
 
 def test_unet_id_takes_the_place_of_the_models_own(pipe, model_folder, tmp_path):

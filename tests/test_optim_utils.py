@@ -1,18 +1,13 @@
 """Mitigations decide per image, cost what they should, and follow the published formulas."""
 
-import random
-
 import pytest
 import torch
 
 from local_sd_pipeline import NoisePrediction
-from memorization.data.sources import whole_words
 from memorization.mitigations.batch import ImageBatch, MitigationOptions
-from memorization.mitigations.perturb import AUGMENTATIONS, augment_prompt
 from memorization.mitigations.prompt_search import search_prompt
 from optim_utils import (
     PromptReanchoring,
-    add_embedding_noise,
     choose_candidate,
     first_timestep,
     optimize_prompt_embeds,
@@ -187,7 +182,6 @@ METHODS = {
     "prss": dict(l_target_ss=0.01, l_target_pr=0.01, mag_thres_pr=0.5),
     "pe+pr, masked": dict(optim_target_loss=0.01, l_target_pr=0.01, mag_thres_pr=0.5, use_mask=True, pr_mask=True),
     "ss+pe": dict(l_target_ss=0.01, optim_target_loss=0.01, use_mask=True),
-    "gni": dict(rand_noise_lam=0.1),
 }
 
 
@@ -212,19 +206,3 @@ def test_pr_makes_three_branch_evaluations_a_step_and_plain_generation_two(pipe,
     assert evals(pipe, lambda: mitigated(pipe, setting, one)) == 5 * 2
     assert evals(pipe, lambda: mitigated(pipe, setting, one, **METHODS["prss"])) == (1 + 4) + 5 * 3
     assert evals(pipe, lambda: mitigated(pipe, setting, one, **METHODS["pe"])) == (1 + 10) + 5 * 2
-
-
-def test_perturbations(pipe, setting):
-    prompt = "the golden owl mug"
-    vocabulary = whole_words(pipe.tokenizer)
-    for style in AUGMENTATIONS:
-        augmented = augment_prompt(prompt, style, 3, 0, vocabulary)
-        assert augmented == augment_prompt(prompt, style, 3, 0, vocabulary)
-        assert len(augmented.split()) == 7 and not set(prompt.split()) - set(augmented.split())
-    assert set(augment_prompt(prompt, "rand_word_repeat", 3, 0).split()) == set(prompt.split())
-    assert augment_prompt(prompt, "rand_word_add", 0, 0) == prompt
-    assert random.Random(0).choice(vocabulary) in vocabulary and "golden" in vocabulary
-    embeds = setting["candidates"][:1].expand(3, -1, -1)
-    noisy = add_embedding_noise(embeds, 0.5, SEEDS)
-    assert torch.equal(noisy[1:2], add_embedding_noise(embeds[:1], 0.5, SEEDS[1:2]))
-    assert abs((noisy - embeds).std().item() - 0.5) < 0.03

@@ -48,7 +48,7 @@ MAY_IMPORT["api"] = {"runs", *MAY_IMPORT["runs"]}
 MAY_IMPORT["scripts"] = {"api", "catalogue", "report", *MAY_IMPORT["api"]}
 MAY_IMPORT["memorization"] = set()  # its names are loaded when they are used
 WITHOUT_DIFFUSERS = ("memorization", "memorization.scores", "memorization.finished_runs", "eval_mem")
-PLUG_IN_FOLDERS = {"detectors": {"base"}, "mitigations": {"base", "batch", "perturb"}}
+PLUG_IN_FOLDERS = {"detectors": {"base"}, "mitigations": {"base", "batch", "local_minimum", "perturb", "spikes"}}
 
 
 def find_modules() -> dict[str, Path]:

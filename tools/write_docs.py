@@ -24,11 +24,13 @@ from memorization.detectors.base import in_order_of_cost
 from memorization.errors import exit_on_input_error
 from memorization.files.whole import write_text
 from memorization.mitigations.base import MITIGATIONS
+from memorization.released import SD1, SD2, values_text
 from memorization.runs.arguments import HelpFormatter, Switch
 from memorization.tables import Table, format_table
 
 PLACE = re.compile(r"(?P<start><!-- table (?P<name>\w+) -->\n)(?P<table>.*?)(?P<end><!-- end -->)", re.DOTALL)
 COMMAND = "python -m tools.write_docs"
+FAMILIES = (SD1, SD2)
 
 
 def pages() -> list[Path]:
@@ -60,6 +62,13 @@ def sources() -> str:
             names.setdefault(source, ([], []))[k].append(f"`{record.name}`")
     rows = [[source, *(", ".join(cell) for cell in cells)] for source, cells in names.items()]
     return format_table(["from", "detectors: `--scores`", "mitigations: `--method`"], rows)
+
+
+def released() -> str:
+    """Hyper-parameters that methods were released with, by family of models."""
+    records = [*in_order_of_cost(), *sorted(MITIGATIONS.values(), key=lambda m: (m.reads, m.name))]
+    rows = [[f"`{r.name}`", *(values_text(r.released.get(f, {})) for f in FAMILIES)] for r in records if r.released]
+    return format_table(["name", *FAMILIES], rows)
 
 
 # Command lines
@@ -122,6 +131,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "detectors": lambda: registry_table(detector_table(), ("name", "what", "cost", "source")),
     "score_keys": score_keys,
     "mitigations": lambda: registry_table(mitigation_table(), ("name", "what", "knob", "cost", "source")),
+    "released": released,
     "options_detect_mem": partial(option_tables, detect_mem),
     "options_inference_mem": partial(option_tables, inference_mem),
     "options_eval_mem": partial(option_tables, eval_mem),

@@ -185,3 +185,15 @@ def whole_words(tokenizer) -> list[str]:
     vocabulary: Mapping[str, int] = tokenizer.get_vocab()
     pieces = (t.removesuffix("</w>") for t in vocabulary if t.endswith("</w>"))
     return sorted(p for p in pieces if p.isalpha() and p.isascii() and len(p) > 2)
+
+
+def token_texts(tokenizer, largest: int = 49_400) -> list[str]:
+    """The text of each of a tokenizer's first tokens, in order of their ids, without begin and end token.
+
+    Args:
+        tokenizer: of transformers.
+        largest: how many there are at most; CLIP's own has 49,408, a smaller one is taken whole.
+    """
+    special = {tokenizer.bos_token_id, tokenizer.eos_token_id}
+    ids = [i for i in sorted(tokenizer.get_vocab().values())[:largest] if i not in special]
+    return tokenizer.batch_decode([[i] for i in ids])

@@ -8,7 +8,7 @@ import torch
 from gradients import in_chunks
 from memorization.detectors.base import detector
 from memorization.trace import FIRST_STEPS, Trace, token_groups
-from noise_norms import noise_diff_norm
+from noise_norms import noise_diff_map
 
 if TYPE_CHECKING:
     from local_sd_pipeline import DenoiseStep
@@ -56,7 +56,6 @@ def token_gradient(trace: Trace, step: "DenoiseStep", some: slice) -> torch.Tens
     with torch.enable_grad():
         text = trace.embeds[1][some].detach().requires_grad_()
         output = trace.pipe.predict_noise(step.latents[some], step.timestep, (text,)).outputs[0]
-        magnitude = noise_diff_norm(prediction.noise_scale * (output - prediction.outputs[0][some]))
+        squares = noise_diff_map(prediction.noise_scale * (output - prediction.outputs[0][some])).sum((1, 2))
         # A norm has no gradient at 0, where the empty prompt is: 0 here, as at its minimum.
-        gradient = torch.autograd.grad(magnitude.sum(), text)[0]
-        return gradient.where((magnitude > 0).view(-1, 1, 1), gradient.new_zeros(()))
+        return torch.autograd.grad(squares[squares > 0].sqrt().sum(), text)[0]

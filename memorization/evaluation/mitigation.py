@@ -1,8 +1,9 @@
 """Mitigation evaluated from images: does it remove the copy, and is the image still what was asked for?
 
-Privacy is similarity to the training images (SSCD, LS, S, pixels), utility similarity to the prompt (CLIP).
-All runs must be of the same prompts and seeds, so that every comparison is of the same noise under two
-methods, and intervals come from resampling prompts for all runs together.
+Privacy is similarity to the training images (SSCD, LS, S, pixels), utility similarity to the prompt (CLIP), quality
+likeness to ordinary generations (see `evaluation.quality`). All runs must be of the same prompts and seeds, so that
+every comparison is of the same noise under two methods, and intervals come from resampling prompts for all runs
+together.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,6 +15,14 @@ from memorization.data.pictures import check_pictures
 from memorization.data.prompts import PromptRecord, load_prompts
 from memorization.errors import InputError, warn
 from memorization.evaluation.plain_colours import without_plain_colours
+from memorization.evaluation.quality import (
+    PLAIN_NUMBERS,
+    Quality,
+    add_quality,
+    find_reference,
+    measure_quality,
+    quality_table,
+)
 from memorization.evaluation.statistics import (
     USUAL,
     BootstrapSettings,
@@ -69,21 +78,26 @@ def measure_runs(runs: Sequence[Run], evaluators: Evaluators, dataset: str | Non
 
 def evaluate_mitigation(
     runs: Sequence[Run], evaluators: Evaluators, dataset: str | None = None, bootstrap: BootstrapSettings = USUAL
-) -> tuple[list[Result], dict[str, list[Any]]]:
+) -> tuple[list[Result], dict[str, list[Any]], Quality | None]:
     """Measure every run and summarise it.
 
     Returns:
-        (one result per run and kind of prompt, per-prompt measures of `measure_run` by run key).
+        (one result per run and kind of prompt, per-prompt measures of `measure_run` by run key, and what the images
+        look like beside ordinary ones, None where there are none).
 
     Raises:
         InputError: if runs cannot be compared, a prompt has no training images, or all have an image of one colour.
     """
     check_comparable(runs)
     runs = without_plain_colours(by_strength(runs))
+    reference = find_reference(runs, evaluators.quality_reference)
     measured = measure_runs(runs, evaluators, dataset)
+    quality = None if reference is None else measure_quality(runs, measured, evaluators, reference)
     results = [row for run in runs for row in summarize(run, measured[run.key], bootstrap)]
+    if quality is not None:
+        add_quality(results, measured, quality, bootstrap)
     add_areas(results, measured, bootstrap)
-    return results, measured
+    return results, measured, quality
 
 
 def summarize(run: Run, measured: Sequence[PromptMeasures], bootstrap: BootstrapSettings = USUAL) -> list[Result]:
@@ -95,7 +109,7 @@ def summarize(run: Run, measured: Sequence[PromptMeasures], bootstrap: Bootstrap
     results = []
     for kind, some in {**groups, ALL: measured}.items():
         counts = {"kind": kind, "prompts": len(some), "images": len(some[0]["pixel"])}
-        results.append(head | counts | summarize_measures(some, MEASURES, bootstrap))
+        results.append(head | counts | summarize_measures(some, [*MEASURES, *PLAIN_NUMBERS], bootstrap))
     return results
 
 
@@ -110,11 +124,12 @@ def summarize_measures(
     return found
 
 
-def mitigation_tables(results: Sequence[Result], measured: Measured) -> list[Table]:
-    """For each kind of prompt every run, then each against PE at equal utility."""
+def mitigation_tables(results: Sequence[Result], measured: Measured, quality: Quality | None = None) -> list[Table]:
+    """For each kind of prompt every run, then their quality, then each against PE at equal utility."""
     tables = []
     for kind in dict.fromkeys(r["kind"] for r in results):
-        tables.append(kind_table([r for r in results if r["kind"] == kind]))
+        rows = [r for r in results if r["kind"] == kind]
+        tables += [kind_table(rows)] + ([] if quality is None else [quality_table(rows, quality)])
         tables += tradeoff_tables(results, measured, kind)
     return tables
 

@@ -25,7 +25,7 @@ from memorization.finished_runs import PLAIN
 from memorization.tables import Table
 
 REFERENCE = "pe"
-PRIVACY, UTILITY = "sscd", "clip"
+PRIVACY, UTILITY, QUALITY = "sscd", "clip", "cmmd"
 GRID = 200  # utilities that the area is summed over
 LEAST_UTILITY = 0.5  # of plain generation's, where they begin
 
@@ -50,11 +50,21 @@ def tradeoff_tables(results: Sequence[Result], measured: Measured, kind: str) ->
     for r in rows:
         if r["run"] in compared:
             numbers = (r[UTILITY], r[PRIVACY], *compared[r["run"]])
-            cells.append([r["method"], f"{r['strength']:g}", *map(interval_text, numbers)])
+            cells.append([named(r), f"{r['strength']:g}", *map(interval_text, numbers), *quality_cells(r)])
     headers = ["method", "strength", "CLIP", "SSCD", f"SSCD of {reference} at that CLIP", "difference"]
+    headers += ["CMMD"] if QUALITY in rows[0] else []
     note = f"Below 0: more private than {reference} at equal utility. A dash: {reference} has no such CLIP."
     tables = [Table(f"{kind}, against {reference} at equal utility", headers, cells, note)]
     return tables + ([area_table(rows, kind, reference)] if "area" in rows[-1] else [])
+
+
+def named(result: Result) -> str:
+    """A run's method, and whether its images are ruined: what SSCD and CLIP do not see."""
+    return f"{result['method']} (ruined)" if result.get("ruined") else result["method"]
+
+
+def quality_cells(result: Result) -> list[str]:
+    return [interval_text(result[QUALITY])] if QUALITY in result else []
 
 
 def are_complete(rows: Sequence[Result]) -> bool:
@@ -65,7 +75,9 @@ def are_complete(rows: Sequence[Result]) -> bool:
 def area_table(rows: Sequence[Result], kind: str, reference: str) -> Table:
     """`Table` of `tradeoff_areas`, one line per method."""
     by_method = {r["method"]: r for r in rows if "area" in r}
-    cells = [[m, interval_text(r["area"]), interval_text(r["area_difference"])] for m, r in by_method.items()]
+    ruined = {r["method"] for r in rows if r.get("ruined")}
+    told = {m: f"{m} (with ruined strengths)" if m in ruined else m for m in by_method}
+    cells = [[told[m], interval_text(r["area"]), interval_text(r["area_difference"])] for m, r in by_method.items()]
     headers = ["method", "area under the trade-off curve", f"less that of {reference}"]
     note = (
         "The area is the lowest SSCD that any strength of the method, or none, has at a CLIP or more, averaged over "

@@ -4,7 +4,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from memorization.errors import InputError, first_line
 
@@ -68,20 +68,22 @@ def read_pixels(path: Path, mode: str = "RGB", background: int = WHITE, remedy: 
     """
     end = f"; {remedy}" if remedy else ""
     try:
-        with Image.open(path) as image:
+        # Not by its name: Pillow 13 maps a plain TIFF with an orientation into memory at the wrong size.
+        with path.open("rb") as file, Image.open(file) as image:
             refuse_several(image)
             image.load()
             return np.array(flat(upright(eight_bits(image), image), background).convert(mode))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise InputError(f"{path} has more pixels than are read safely; make it smaller{end}") from error
     except Exception as error:  # Pillow raises a dozen kinds on damaged files
-        raise InputError(f"{path} is not a readable image ({reason(error, path)}){end}") from error
+        raise InputError(f"{path} is not a readable image ({reason(error)}){end}") from error
 
 
-def reason(error: Exception, path: Path) -> str:
-    """What an error says, without the path, which Pillow adds."""
-    told = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
-    return told.replace(f" {str(path)!r}", "")
+def reason(error: Exception) -> str:
+    """What an error says, without the path."""
+    if isinstance(error, UnidentifiedImageError):
+        return "no format that Pillow knows"
+    return error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
 
 
 def refuse_several(image: Image.Image) -> None:

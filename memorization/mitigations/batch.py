@@ -1,7 +1,6 @@
 """A batch of images on its way through a mitigation, and the one generation that all mitigations end in."""
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -23,7 +22,6 @@ class MitigationOptions:
             optimise the starting noise.
         l_target_ss: SS looks for a prompt at or below this magnitude.
         l_target_pr, mag_thres_pr: PR re-anchors above the first, fully from the second.
-        rand_noise_lam: GNI, scale of Gaussian noise on the prompt embedding.
         use_mask: magnitudes at the first step are weighted by the bright-ending mask.
         pr_mask: PR acts only where the mask is bright.
         ordinary_text: embeddings of prompts that are not memorized, (prompts, tokens, dim), for methods that compare
@@ -38,7 +36,6 @@ class MitigationOptions:
     l_target_ss: float | None = None
     l_target_pr: float | None = None
     mag_thres_pr: float | None = None
-    rand_noise_lam: float | None = None
     use_mask: bool = False
     pr_mask: bool = False
     ordinary_text: torch.Tensor | None = None
@@ -99,6 +96,11 @@ class ImageBatch:
     def embeds(self, choice: Sequence[int] | None = None) -> torch.Tensor:
         """Embedding of each image's prompt, or of the chosen candidate, (images, tokens, dim)."""
         return torch.stack([c[k] for c, k in zip(self.candidates, choice or [0] * len(self), strict=True)])
+
+    def padding(self) -> torch.Tensor:
+        """Which tokens are behind the prompt's end token, bool (images, tokens)."""
+        place = torch.arange(self.candidates[0].shape[1], device=self.latents.device)
+        return place[None] > torch.tensor(self.end_tokens, device=place.device)[:, None]
 
     def negatives(self, count: int | None = None) -> torch.Tensor:
         """The empty prompt's embedding, once per image."""
@@ -164,7 +166,7 @@ def denoise_with(
     latents: torch.Tensor | None = None,
     text: torch.Tensor | None = None,
     guidance: "Guidance | None" = None,
-    edit: CrossAttentionEdit | None = None,
+    edits: Sequence[CrossAttentionEdit] = (),
     with_original: bool = False,
     branches: Sequence[torch.Tensor] | None = None,
     measured: int = 1,
@@ -176,7 +178,7 @@ def denoise_with(
         latents: other starting noise.
         text: other prompt embeddings, (images, tokens, dim).
         guidance: another guidance than classifier-free guidance at `options.guidance_scale`.
-        edit: of the cross-attention of one branch.
+        edits: of the cross-attention, each of one branch.
         with_original: have the unchanged prompt as a branch behind the changed one.
         branches: text features of all branches, in place of `text` and the original.
         measured: branch whose magnitude at the first step is taken.
@@ -194,7 +196,7 @@ def denoise_with(
         if step.index == 0:
             first.append(noise_diff_norm(step.prediction.diff(measured, 0), mask))
 
-    with nullcontext() if edit is None else edit_cross_attention(pipe.unet, edit):
+    with edit_cross_attention(pipe.unet, *edits):
         final = pipe.generate(
             images.latents if latents is None else latents,
             tuple(branches),
@@ -242,35 +244,26 @@ def plain_generation(pipe: "LocalStableDiffusionPipeline", options: MitigationOp
 
 @dataclass
 class DelayedGuidance:
-    """No guidance in the first steps, ordinary classifier-free guidance after (Jain et al., CVPR 2025).
+    """Another guidance scale in the first steps, the ordinary one after.
 
-    Without guidance the unconditional prediction is followed. The transition is after a fixed number of steps, or
-    `dynamic`: for each image where its D_t has its first local minimum, and after that number at the latest.
+    At 0, the scale of the first steps follows the unconditional prediction, at 1 the conditional one.
 
     Attributes:
+        num_steps: the first so many.
         index: of the latest step.
-        before: D_t of the step before, (images,).
-        guided: which images are guided from now on, bool (images,).
     """
 
     guidance_scale: float
     num_steps: int
-    dynamic: bool = False
+    first_scale: float = 0.0
     index: int = -1
-    before: torch.Tensor | None = None
-    guided: torch.Tensor | None = None
 
     def __call__(self, prediction: "NoisePrediction") -> torch.Tensor:
         self.index += 1
-        ordinary = prediction.guided(self.guidance_scale)
-        if self.index >= self.num_steps:
-            return ordinary
-        uncond = prediction.outputs[0]
-        if not self.dynamic:
-            return uncond
-        magnitude = noise_diff_norm(prediction.diff())
-        # D_t rises again: the step before was the minimum. Once guided, an image stays so.
-        risen = magnitude < 0 if self.before is None else magnitude > self.before
-        self.guided = risen if self.guided is None else self.guided | risen
-        self.before = magnitude
-        return ordinary.where(self.guided.view(-1, 1, 1, 1), uncond)
+        return prediction.guided(self.first_scale if self.index < self.num_steps else self.guidance_scale)
+
+
+def steps_above(pipe: "LocalStableDiffusionPipeline", options: MitigationOptions, timestep: float) -> int:
+    """How many of the steps are noisier than a timestep; one that is exactly there does not count."""
+    pipe.scheduler.set_timesteps(options.num_inference_steps)
+    return sum(t > timestep for t in pipe.scheduler.timesteps.tolist())

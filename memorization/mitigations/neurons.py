@@ -35,7 +35,7 @@ def neurons_off(
     count = max(1, round(strength * everything.shape[1]))
     threshold = everything.topk(count, dim=1).values[:, -1:]
     values = {name: (z < threshold).float() for name, z in scores.items()}
-    return always_acting(pipe, options, images, edit=CrossAttentionEdit(layers=tuple(scores), values=values))
+    return always_acting(pipe, options, images, edits=[CrossAttentionEdit(layers=tuple(scores), values=values)])
 
 
 def value_zscores(

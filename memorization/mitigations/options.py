@@ -32,10 +32,10 @@ def flags_of_method(settings: Settings) -> dict[str, object]:
     refuse_flags_beside(method, settings)
     if method.largest is not None and strength > method.largest:
         raise InputError(f"--strength of {name} is {method.knob}, {method.largest:g} at most")
+    if method.whole and strength != round(strength):
+        raise InputError(f"--strength of {name} is a whole number ({method.knob})")
     if method.flags is None:
         return {"strength": strength}
-    if strength and method.whole and strength != round(strength):
-        raise InputError(f"--strength of {name} is a whole number of words")
     off: dict[str, object] = {"method": None, "strength": None}
     return off | method.flags(strength) if strength else off
 

@@ -1,51 +1,43 @@
-"""Random prompt perturbations of Somepalli et al. (NeurIPS 2023): numbers, words, repeated words.
+"""Random prompt perturbations of Somepalli et al. (NeurIPS 2023): shared by the methods that add words.
 
-Each style takes the words of a prompt and a `random.Random` and gives them with one more word.
+As in the released code, a prompt's words are what lies between single spaces, and every place is as likely as another.
 """
 
 import random
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
 
 from memorization.mitigations.base import Flags, mitigation
-from memorization.mitigations.batch import ImageBatch, Mitigated, MitigationOptions, plain_generation
+from memorization.released import SD1, SD2
 
-if TYPE_CHECKING:
-    from local_sd_pipeline import LocalStableDiffusionPipeline
-
-LARGEST_NUMBER = 1_000_000
-SOMEPALLI = "Somepalli et al., NeurIPS 2023"
+NUMBERS = 100_000  # that are drawn from, 0 being the smallest
+RELEASED = {"strength": 4}
 SWEEP = (1, 2, 3, 4, 6)
-KNOB = "number of words"
 
 Words = Sequence[str]
+Draw = Callable[[Words, random.Random, Words], str]
 
 
-def rand_numb_add(words: Words, rng: random.Random, vocabulary: Words) -> list[str]:
-    """RNA: a random number at a random place."""
-    return insert(words, str(rng.randrange(LARGEST_NUMBER)), rng)
+def random_number(words: Words, rng: random.Random, vocabulary: Words) -> str:
+    """A number below 100,000."""
+    return str(rng.randrange(NUMBERS))
 
 
-def rand_word_add(words: Words, rng: random.Random, vocabulary: Words) -> list[str]:
-    """RT: a random word of the tokenizer at a random place."""
-    return insert(words, rng.choice(vocabulary), rng)
+def random_token(words: Words, rng: random.Random, vocabulary: Words) -> str:
+    """The text of one of the tokenizer's tokens, a whole word or not."""
+    return rng.choice(vocabulary)
 
 
-def rand_word_repeat(words: Words, rng: random.Random, vocabulary: Words) -> list[str]:
-    """CWR: one of the caption's own words again at a random place."""
-    return insert(words, rng.choice(words), rng) if words else list(words)
+def own_word(words: Words, rng: random.Random, vocabulary: Words) -> str:
+    """One of the caption's own words, as likely at the last draw as at the first."""
+    return rng.choice(words)
 
 
-def insert(words: Words, word: str, rng: random.Random) -> list[str]:
-    at = rng.randrange(len(words) + 1)
-    return [*words[:at], word, *words[at:]]
-
-
-AUGMENTATIONS: dict[str, Callable[[Words, random.Random, Words], list[str]]] = {
-    "rand_numb_add": rand_numb_add,
-    "rand_word_add": rand_word_add,
-    "rand_word_repeat": rand_word_repeat,
+# What a style adds: from the original words, a generator and the texts of the tokenizer's tokens.
+AUGMENTATIONS: dict[str, Draw] = {
+    "rand_numb_add": random_number,
+    "rand_word_add": random_token,
+    "rand_word_repeat": own_word,
 }
 
 
@@ -57,23 +49,28 @@ def augment_prompt(prompt: str, style: str, repeat_num: int, seed: int, vocabula
         style: name of the augmentation.
         repeat_num: how many words are added; 0 returns the prompt.
         seed: what the perturbation depends on.
-        vocabulary: words to draw from, for rand_word_add.
+        vocabulary: texts of the tokenizer's tokens to draw from, for rand_word_add.
 
     Raises:
         ValueError: for an unknown style.
     """
     if style not in AUGMENTATIONS:
         raise ValueError(f"unknown prompt augmentation {style!r}; choose one of {', '.join(AUGMENTATIONS)}")
-    if repeat_num == 0:
-        return prompt
-    rng, words = random.Random(seed), prompt.split()
+    rng, original = random.Random(seed), prompt.split(" ")
     for _ in range(repeat_num):
-        words = AUGMENTATIONS[style](words, rng, vocabulary)
-    return " ".join(words)
+        prompt = insert(prompt, AUGMENTATIONS[style](original, rng, vocabulary), rng)
+    return prompt
+
+
+def insert(prompt: str, word: str, rng: random.Random) -> str:
+    """The prompt with a word at a random place."""
+    words = prompt.split(" ")
+    at = rng.randrange(len(words) + 1)
+    return " ".join([*words[:at], word, *words[at:]])
 
 
 def rewriting(style: str) -> Callable[[str, int, int, Words], str]:
-    """The rewriting of a prompt in one style, from (prompt, number of words, seed, vocabulary)."""
+    """The rewriting of a prompt in one style, from (prompt, number of words, seed, texts of tokens)."""
     return lambda prompt, number, seed, vocabulary: augment_prompt(prompt, style, number, seed, vocabulary)
 
 
@@ -85,44 +82,12 @@ def adding_words(name: str, style: str) -> Callable:
     """`@mitigation` for a style: all of them differ in the word that they add."""
     return mitigation(
         name,
-        knob=KNOB,
-        source=SOMEPALLI,
+        knob="number of words",
+        source="Somepalli et al., NeurIPS 2023",
         sweep=SWEEP,
         reads="words",
         whole=True,
         flags=partial(flags_of, style),
         rewrite=rewriting(style),
+        released={SD1: RELEASED, SD2: RELEASED},
     )
-
-
-@adding_words("rna", "rand_numb_add")
-def random_numbers(
-    pipe: "LocalStableDiffusionPipeline", options: MitigationOptions, images: ImageBatch, strength: float
-) -> Mitigated:
-    """Adds random numbers to the prompt.
-
-    The batch holds the changed prompts already.
-    """
-    return plain_generation(pipe, options, images)
-
-
-@adding_words("rt", "rand_word_add")
-def random_words(
-    pipe: "LocalStableDiffusionPipeline", options: MitigationOptions, images: ImageBatch, strength: float
-) -> Mitigated:
-    """Adds random words to the prompt.
-
-    The batch holds the changed prompts already.
-    """
-    return plain_generation(pipe, options, images)
-
-
-@adding_words("cwr", "rand_word_repeat")
-def repeated_words(
-    pipe: "LocalStableDiffusionPipeline", options: MitigationOptions, images: ImageBatch, strength: float
-) -> Mitigated:
-    """Repeats words of the prompt.
-
-    The batch holds the changed prompts already.
-    """
-    return plain_generation(pipe, options, images)

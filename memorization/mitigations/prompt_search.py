@@ -1,4 +1,4 @@
-"""Other embeddings at the first step: PE, SS, PR and their combinations, and noise on the embedding.
+"""Other embeddings at the first step: PE, SS, PR and their combinations.
 
 Each image takes its own way: one that is not triggered is generated plainly with two branches, one
 that is re-anchored with three.
@@ -14,7 +14,6 @@ from memorization.mitigations.base import Flags, mitigation
 from memorization.mitigations.batch import ImageBatch, Mitigated, MitigationOptions, denoise_with
 from optim_utils import (
     PromptReanchoring,
-    add_embedding_noise,
     first_timestep,
     optimize_prompt_embeds,
     predict_uncond,
@@ -39,10 +38,6 @@ def flags_of_ss(target: float) -> Flags:
 
 def flags_of_prss(target: float) -> Flags:
     return {"l_target_ss": target, "l_target_pr": target, "mag_thres_pr": 2 * target}
-
-
-def flags_of_gni(scale: float) -> Flags:
-    return {"rand_noise_lam": scale}
 
 
 @mitigation(
@@ -99,21 +94,6 @@ def search_and_reanchoring(
     return search_prompt(pipe, replace(options, **flags_of_prss(strength)), images)
 
 
-@mitigation(
-    "gni",
-    knob="scale of the noise",
-    source="Somepalli et al., NeurIPS 2023",
-    sweep=(0.1, 0.2, 0.3, 0.6, 1),
-    bundled_sweep=(0.3, 0.6, 1, 1.5, 2),
-    flags=flags_of_gni,
-)
-def embedding_noise(
-    pipe: "LocalStableDiffusionPipeline", options: MitigationOptions, images: ImageBatch, strength: float
-) -> Mitigated:
-    """Adds Gaussian noise to the prompt embedding."""
-    return search_prompt(pipe, replace(options, **flags_of_gni(strength)), images)
-
-
 @dataclass(frozen=True)
 class ModifiedPrompt:
     """What becomes of the prompts of a batch before it is generated.
@@ -166,9 +146,6 @@ def modify_prompt(
 ) -> ModifiedPrompt:
     """The embeddings to generate with, and what was measured on the way."""
     unchanged = ModifiedPrompt(images.embeds(), [False] * len(images), [0] * len(images))
-    if options.rand_noise_lam is not None:
-        noisy = add_embedding_noise(unchanged.embeds, options.rand_noise_lam, images.seeds)
-        return replace(unchanged, embeds=noisy)
     if options.l_target_ss is None and options.optim_target_loss is None:
         return unchanged
     t = first_timestep(pipe, options.num_inference_steps)

@@ -184,18 +184,18 @@ def mitigation_section(
     Raises:
         InputError: if runs cannot be compared, or images are missing.
     """
-    results, measured = evaluate_mitigation(runs, evaluators, dataset, bootstrap)
+    results, measured, quality = evaluate_mitigation(runs, evaluators, dataset, bootstrap)
     lines = [{"run": run, **row} for run, rows in measured.items() for row in rows]
     draw = partial(strips_figure, strongest_runs(runs), load_references(runs[0], dataset))
     figures = [Figure("strips", draw, "The same seeds under every method at its strongest.")]
     if evaluators.descriptor is not None and evaluators.clip is not None:
-        caption = "Privacy against utility; bars are 95 % intervals."
+        caption = "Privacy against utility and against quality; bars are 95 % intervals, crosses ruined images."
         figures.insert(0, Figure("tradeoff", partial(tradeoff_figure, results), caption))
     return Section(
         topic="mitigation",
         title="Mitigation",
         text=f"{INTERVALS}. {evaluators.describe()}.",
-        tables=mitigation_tables(results, measured),
+        tables=mitigation_tables(results, measured, quality),
         figures=figures,
         results=results,
         notes=[INTERVALS, evaluators.describe(), made_from(runs)],

@@ -35,6 +35,7 @@ from memorization.similarity.measure import Evaluators, measure_run
 from memorization.similarity.pixels import similarity_to_references
 from memorization.tables import format_table, plain
 
+NOISE = "gni"  # the method behind --rand_noise_lam, which combines with other words
 COLUMNS = ("kind", "triggered", "unet_evals_per_image", "magnitude_before", "magnitude_after")  # read back
 
 
@@ -75,7 +76,7 @@ class PromptGroups:
         if style is None:
             return record.prompt
         seed = self.session.seeds(record)[0]
-        return augment_prompt(record.prompt, style, self.settings.repeat_num, seed, self.session.random_words)
+        return augment_prompt(record.prompt, style, self.settings.repeat_num, seed, self.session.token_texts)
 
     def encode(self, prompt: str, record: PromptRecord) -> tuple[torch.Tensor, torch.Tensor]:
         """Features of a prompt and its alternatives, and of the empty prompt; --prompt_embeds replaces the first."""
@@ -103,6 +104,8 @@ class PromptGroups:
     def generate(self, images: ImageBatch) -> Mitigated:
         """Images of one batch under the run's mitigation."""
         method, strength = self.settings.method, self.settings.strength
+        if self.settings.rand_noise_lam is not None:
+            method, strength = NOISE, self.settings.rand_noise_lam
         if method is None or strength is None:
             return search_prompt(self.pipe, self.options, images)
         return run_mitigation(self.pipe, self.options, images, method, strength)

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from attn_utils import down_cross_layers
 from memorization.data.prompts import PromptRecord, load_prompts
-from memorization.data.sources import whole_words
+from memorization.data.sources import token_texts, whole_words
 from memorization.errors import InputError, input_errors, warn
 from memorization.files.json_lines import ResultsFile
 from memorization.files.layout import RunFiles
@@ -22,7 +22,7 @@ from memorization.files.whole import FolderLock, make_folder
 from memorization.models.stable_diffusion import load_pipeline
 from memorization.observation import Inputs, make_inputs
 from memorization.ordinary import random_prompt
-from memorization.rows import find_fault, not_finite
+from memorization.rows import find_fault, not_finite, told_of_faulty
 from memorization.runs.contents import model_contents, run_contents, warn_of_former_rows
 from memorization.runs.first_step import look_at_first_step
 from memorization.runs.images import RunImages
@@ -119,6 +119,11 @@ class Session:
     def random_words(self) -> list[str]:
         """What random prompts are made of."""
         return whole_words(self.pipe.tokenizer)
+
+    @cached_property
+    def token_texts(self) -> list[str]:
+        """What is added to prompts at random."""
+        return token_texts(self.pipe.tokenizer)
 
     def open_results(self, method_settings: Mapping[str, object], columns: Sequence[str]) -> ResultsFile:
         chosen = self.settings.identity | dict(method_settings) | {"dtype": str(self.pipe.unet.dtype)} | self.contents
@@ -288,13 +293,7 @@ class Session:
             InputError: if prompts have no row, because they gave NaN.
         """
         if self.faulty:
-            index, column = next(iter(self.faulty.items()))
-            count = len(self.faulty)
-            raise InputError(
-                f"{count} {'prompt has' if count == 1 else 'prompts have'} no row, as {column} of prompt {index} is "
-                "NaN or infinite; use --dtype float32, or smaller values of --guidance_scale and the strengths, or "
-                "leave the prompt out; the others are finished and kept"
-            )
+            raise InputError(told_of_faulty(self.faulty))
 
     def rows(self) -> Iterator[dict]:
         """Yield this run's rows in the order of its prompts, after `finish_rows`."""

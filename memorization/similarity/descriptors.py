@@ -206,10 +206,14 @@ class ClipSimilarity:
     @torch.no_grad()
     def __call__(self, images: np.ndarray, prompt: str) -> list[float]:
         """List of similarities in [-1, 1] of uint8 images (images, height, width, 3) to the prompt."""
-        batch = torch.stack([self.preprocess(Image.fromarray(i)) for i in images]).to(self.device)
-        image = self.model.encode_image(batch, normalize=True)
         text = self.model.encode_text(self.tokenizer([prompt]).to(self.device), normalize=True)
-        return (image @ text.T)[:, 0].tolist()
+        return (self.features(images) @ text.float().T)[:, 0].tolist()
+
+    @torch.no_grad()
+    def features(self, images: np.ndarray) -> torch.Tensor:
+        """Unit features of uint8 images (images, height, width, 3), float32 (images, dim)."""
+        batch = torch.stack([self.preprocess(Image.fromarray(i)) for i in images]).to(self.device)
+        return self.model.encode_image(batch, normalize=True).float()
 
 
 class PerceptualDistance:

@@ -19,6 +19,7 @@ from memorization.similarity.descriptors import (
     PerceptualDistance,
     refuse_missing_clip,
 )
+from memorization.similarity.inception import InceptionDistances
 from memorization.similarity.pixels import (
     COPY_SIMILARITY,
     LOCAL_COPY,
@@ -60,6 +61,10 @@ class EvaluatorSettings:
     reference_model: str | None = None
     reference_model_pretrain: str = "laion2b_s12b_b42k"
     lpips: bool = False
+    quality_reference: Path | str | None = None
+    quality_model: str | None = None
+    quality_model_pretrain: str = "openai"
+    fid: bool = False
     device: str = "cpu"
 
     @property
@@ -105,15 +110,42 @@ class EvaluatorSettings:
         with input_errors():
             return PerceptualDistance(self.device)
 
+    def open_quality_clip(self) -> ClipSimilarity | None:
+        """
+        Raises:
+            InputError: if the model or its weights cannot be had.
+        """
+        if self.quality_model is None:
+            return None
+        with input_errors():
+            return ClipSimilarity(self.quality_model, self.quality_model_pretrain, self.device)
+
+    def open_inception(self) -> InceptionDistances | None:
+        """
+        Raises:
+            InputError: if the package torchmetrics or the weights of Inception are not there.
+        """
+        if not self.fid:
+            return None
+        with input_errors():
+            return InceptionDistances(self.device)
+
 
 @dataclass(frozen=True)
 class Evaluators:
-    """What images are measured with; None leaves the measure out. `masks` are for LS: (index, seed) to array."""
+    """What images are measured with; None leaves the measure out. `masks` are for LS: (index, seed) to array.
+
+    Quality is measured against `quality_reference`, a result file or a folder, by default plain generation among the
+    runs; CMMD's features are those of `quality_clip`, or else of `clip`.
+    """
 
     descriptor: CopyDescriptor | None = None
     clip: ClipSimilarity | None = None
     perceptual: PerceptualDistance | None = None
     masks: Mapping[tuple[int, int], np.ndarray] = field(default_factory=dict)
+    quality_reference: Path | None = None
+    quality_clip: ClipSimilarity | None = None
+    inception: InceptionDistances | None = None
 
     def describe(self) -> str:
         """What has to stand beside the numbers."""
@@ -134,7 +166,15 @@ def open_evaluators(
     Raises:
         InputError: if one of them cannot be had.
     """
-    return Evaluators(settings.open_descriptor(), settings.open_clip(), settings.open_perceptual(), masks or {})
+    return Evaluators(
+        settings.open_descriptor(),
+        settings.open_clip(),
+        settings.open_perceptual(),
+        masks or {},
+        None if settings.quality_reference is None else Path(settings.quality_reference),
+        settings.open_quality_clip(),
+        settings.open_inception(),
+    )
 
 
 def measure_run(

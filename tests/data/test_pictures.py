@@ -129,6 +129,15 @@ def test_a_picture_is_turned_as_its_exif_says(tmp_path, suffix, orientation):
     assert corner.mean() > 250
 
 
+@pytest.mark.parametrize("how", [{}, {"compression": "tiff_lzw"}])
+@pytest.mark.parametrize("dtype", ["u1", "<u2"])
+def test_a_tiff_is_turned_once(tmp_path, dtype, how):
+    wide_picture = GREY.reshape(8, 32)
+    values = wide_picture if dtype == "u1" else wide(wide_picture, dtype)
+    path = saved(tmp_path / "a.tif", Image.fromarray(values), tiffinfo={ORIENTATION: ROTATED}, **how)
+    assert (read_image(path)[..., 0] == np.rot90(wide_picture, -1)).all()
+
+
 @pytest.mark.parametrize(("values", "told"), [(GREY.astype("float32") / 255, "floating"), (GREY.astype("int32"), "32")])
 def test_numbers_whose_white_is_not_known_are_refused(tmp_path, values, told):
     with pytest.raises(InputError, match=rf"a.tif is not a readable image \(it holds {told}.*save it with 8 or 16"):

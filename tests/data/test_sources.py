@@ -128,3 +128,48 @@ def test_documented_data_sets_are_found_where_they_are_fetched_to(tmp_path, monk
     for given in (name, f"examples/{name}"):
         assert find_path(given) == tmp_path / "examples" / name
     assert tmp_path != ROOT
+
+
+def ground_truth(folder, names_by_index):
+    """A folder NAME_groundtruth with these files for each prompt; hidden ones and texts hold no picture."""
+    rows = [{"caption": f"p{index}", "index": index} for index in names_by_index]
+    write(folder / f"{folder.name}.jsonl", "\n".join(map(json.dumps, rows)))
+    (folder / "gt_images").mkdir()
+    for index, names in names_by_index.items():
+        for name in names:
+            path = folder / "gt_images" / str(index) / name
+            if name.startswith(".") or name.endswith((".txt", ".heic")):
+                write(path, "no picture")
+            else:
+                picture(path)
+    return str(folder)
+
+
+def test_a_prompt_whose_picture_is_gone_has_none(tmp_path):
+    names = {0: ["0.WEBP", "._0.WEBP", "notes.txt"], 1: [], 2: [".DS_Store"], 3: ["a.bmp", "b.TIFF"]}
+    records = load_prompts(ground_truth(tmp_path / "x_groundtruth", names))
+    assert [[p.name for p in r.reference_images] for r in records] == [["0.WEBP"], [], [], ["a.bmp", "b.TIFF"]]
+    assert all(read_image(p).any() for r in records for p in r.reference_images)
+
+
+def test_files_that_are_no_pictures_are_named(tmp_path):
+    names = {0: ["0.png"], 1: ["0.heic", "0.txt"]}
+    with pytest.raises(InputError, match=r"gt_images/1 holds no picture that Pillow reads, but 0.heic, 0.txt; convert"):
+        load_prompts(ground_truth(tmp_path / "x_groundtruth", names))
+
+
+def test_masks_of_any_suffix(tmp_path):
+    folder = ground_truth(tmp_path / "x_groundtruth", {5: ["0.png"]})
+    mask = picture(Path(folder) / "gt_masks" / "5.TIFF")
+    picture(Path(folder) / "gt_masks" / "55.png")
+    assert load_prompts(folder)[0].mask_path == mask
+
+
+def test_pairs_of_any_suffix_and_texts_that_are_no_captions(tmp_path, capsys):
+    for name in ("1.WebP", "02.BMP", "x.tif"):
+        picture(tmp_path / name)
+    for name in ("1.txt", "02.TXT", "x.txt", "README.txt", "._1.txt"):
+        write(tmp_path / name, f"caption of {name}\n")
+    expected = [(2, "caption of 02.TXT"), (1, "caption of 1.txt"), (3, "caption of x.txt")]
+    assert [(r.index, r.prompt) for r in load_prompts(str(tmp_path))] == expected
+    assert "1 of 4 texts have no image of their name and are left out" in capsys.readouterr().err

@@ -101,7 +101,8 @@ def test_an_image_stops_at_its_target_and_is_then_plain(pipe, name):
 @pytest.mark.parametrize("name", MITIGATIONS)
 def test_its_record_says_what_tables_need(name):
     method = MITIGATIONS[name]
-    assert method.what and "|" not in method.what + method.knob and method.source and len(method.sweep) == 5
+    assert method.what and "|" not in method.what + method.knob and method.source
+    assert len(method.sweep) == (1 if method.largest == 1 and method.whole else 5)  # some have no knob
     assert method.stronger in ("more", "less")
     for sweep in filter(None, (method.sweep, method.bundled_sweep)):
         assert list(sweep) == sorted(sweep, reverse=method.stronger == "less")

@@ -1,4 +1,4 @@
-"""Mitigations by hand: edits of attention, guidance, starting noise; and `--method` on the command line."""
+"""Mitigations by hand: edits of attention, starting noise; and `--method` on the command line."""
 
 import json
 from functools import partial
@@ -9,15 +9,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import inference_mem
-from attn_utils import CrossAttentionEdit, edit_cross_attention, spiking_tokens
+from attn_utils import CrossAttentionEdit, edit_cross_attention
 from helpers.scale_runs import COMMON
-from local_sd_pipeline import NoisePrediction
 from memorization.bundled import PLANTED
 from memorization.data.prompts import load_prompts
 from memorization.embedding_search import search_embedding
 from memorization.mitigations import start_noise
-from memorization.mitigations.attention import RepellingGuidance, encode_padded
-from memorization.mitigations.batch import DelayedGuidance, ImageBatch
+from memorization.mitigations.batch import ImageBatch
 from tools import search_embeddings
 
 PROMPTS, SEEDS, STEPS = ["the golden owl mug", "a large red circle on the left"], [1, 2, 3], 4
@@ -31,12 +29,9 @@ def images(pipe):
     return ImageBatch(pipe.initial_latents(SEEDS), SEEDS, list(text.split(1)), negative[:1], None, prompts, ends)
 
 
-def prediction_of(pipe, images, edit=None, text=None, branches=2):
-    embeds = (images.negatives(3), images.embeds() if text is None else text, images.embeds())[:branches]
-    if edit is None:
-        return pipe.predict_noise(images.latents, 500, embeds)
-    with edit_cross_attention(pipe.unet, edit):
-        return pipe.predict_noise(images.latents, 500, embeds)
+def prediction_of(pipe, images, *edits):
+    with edit_cross_attention(pipe.unet, *edits):
+        return pipe.predict_noise(images.latents, 500, (images.negatives(3), images.embeds()))
 
 
 @torch.no_grad()
@@ -54,10 +49,14 @@ def test_hidden_padding_is_as_if_it_were_not_there(pipe, images):
     """The two images of one prompt against a UNet call whose text ends with the end token."""
     rows, end = [0, 2], images.end_tokens[0]
     hidden = torch.arange(77)[None] > torch.tensor(images.end_tokens)[:, None]
-    found = prediction_of(pipe, images, CrossAttentionEdit(hidden=hidden)).outputs[1][rows]
-    short = images.embeds()[rows, : end + 1]
-    expected = pipe.predict_noise(images.latents[rows], 500, (short, short)).outputs[1]
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    short = (images.negatives(2)[:, : end + 1], images.embeds()[rows, : end + 1])
+    expected = pipe.predict_noise(images.latents[rows], 500, short).outputs
+    for branches in ((1,), (0, 1)):
+        edits = [CrossAttentionEdit(branch=b, hidden=hidden) for b in branches]
+        found = prediction_of(pipe, images, *edits).outputs
+        for branch in (0, 1):
+            same = torch.allclose(found[branch][rows], expected[branch], rtol=1e-4, atol=1e-5)
+            assert same == (branch in branches)
 
 
 @torch.no_grad()
@@ -78,38 +77,6 @@ def test_scaled_begin_logits_equal_a_key_that_is_scaled(pipe, images):
     for hook in hooks:
         hook.remove()
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
-
-
-def test_spikes_by_hand():
-    probs = torch.tensor([[0.9, 0.02, 0.02, 0.05, 0.01], [0.2, 0.02, 0.7, 0.05, 0.03]])[None, None]
-    assert spiking_tokens(probs, 0.1).tolist() == [[False, False, True, False, False]]
-
-
-def predictions(magnitudes):
-    """One prediction a step for two images, whose noise differences have these norms."""
-    direction = torch.ones(2, 1, 2, 2) / 2
-    for pair in magnitudes:
-        uncond = torch.randn(2, 1, 2, 2, generator=torch.Generator().manual_seed(0))
-        text = uncond + torch.tensor(pair).view(2, 1, 1, 1) * direction
-        yield NoisePrediction((uncond, text), uncond, torch.tensor(1.0), torch.tensor(0.0))
-
-
-def test_delayed_guidance_waits_for_its_step_or_for_the_first_local_minimum_of_each_image():
-    steps = [(5.0, 5.0), (3.0, 6.0), (4.0, 7.0), (2.0, 1.0)]
-    fixed, dynamic = DelayedGuidance(7.5, 2), DelayedGuidance(7.5, 3, dynamic=True)
-    for index, prediction in enumerate(predictions(steps)):
-        guided, uncond = prediction.guided(7.5), prediction.outputs[0]
-        assert torch.equal(fixed(prediction), uncond if index < 2 else guided)
-        found = dynamic(prediction)
-        for image, starts in ((0, 2), (1, 1)):  # it rises again at these steps, and stays guided
-            assert torch.equal(found[image], (uncond if index < starts else guided)[image])
-
-
-def test_repelling_guidance_by_hand():
-    u, e, o = torch.zeros(1, 1, 2, 2), torch.ones(1, 1, 2, 2), torch.full((1, 1, 2, 2), 2.0)
-    guidance = RepellingGuidance(7.5, 2.0, 4)
-    found = [guidance(NoisePrediction((u, e, o), u, None, None)).mean().item() for _ in range(4)]
-    assert found == pytest.approx([7.5 - 4, 7.5 - 4 * 0.853553, 7.5 - 2, 7.5 - 4 * 0.146447], abs=1e-4)
 
 
 def test_sail_lowers_its_loss_and_an_image_stops_at_its_target(pipe, images):
@@ -140,13 +107,6 @@ def test_leaving_the_basin_by_hand(pipe, images):
     torch.testing.assert_close(start_noise.leave_basin(pipe, images.latents, 900, embeds, 2), x)
 
 
-def test_other_padding_leaves_the_prompt_alone(pipe):
-    plain, other = pipe.encode([PROMPTS[0]])[0], encode_padded(pipe, PROMPTS[0], "!")
-    end = pipe.end_token(PROMPTS[0])
-    torch.testing.assert_close(other[:, : end + 1], plain[:, : end + 1])
-    assert not torch.allclose(other[:, end + 1 :], plain[:, end + 1 :])
-
-
 @pytest.fixture
 def infer(tmp_path, model_folder, loaded):
     """Run inference_mem.py on the tiny model; gives its row of two prompts and the images."""
@@ -163,7 +123,7 @@ def infer(tmp_path, model_folder, loaded):
 
 def test_methods_are_chosen_by_name_and_strength(infer):
     _, plain = infer("plain")
-    for name, strength in (("neuron_off", 0.2), ("sail", 1), ("attention_attenuate", 2)):
+    for name, strength in (("neuron_off", 0.2), ("sail", 1), ("guard", 2)):
         rows, images = infer(name, "--method", name, "--strength", strength)
         assert rows[0]["method"] == name and not np.array_equal(images, plain)
         assert np.array_equal(infer(f"{name}_0", "--method", name, "--strength", 0)[1], plain)
@@ -186,11 +146,12 @@ def test_methods_are_chosen_by_name_and_strength(infer):
             ["--method", "cfg_delay", "--strength", "0.2", "--optim_target_loss", "1"],
             "does not combine with --optim_target_loss",
         ),
-        (["--method", "rt", "--strength", "1.5"], "whole number of words"),
+        (["--method", "rt", "--strength", "1.5"], "--strength of rt is a whole number (number of words)"),
         (
             ["--method", "padding_fix", "--strength", "1", "--prompt_embeds", "e"],
             "which --prompt_embeds takes the place of",
         ),
+        (["--method", "cfg_delay_dynamic", "--strength", "0.6"], "a whole number (none published: 1 is as released)"),
         (["--method", "rna", "--strength", "1", "--prompt_embeds", "e"], "which --prompt_embeds takes the place of"),
     ],
 )

@@ -1,0 +1,33 @@
+"""GUARD without the projection."""
+
+from typing import TYPE_CHECKING
+
+from memorization.mitigations.base import mitigation
+from memorization.mitigations.batch import ImageBatch, Mitigated, MitigationOptions
+from memorization.mitigations.spikes import FACTOR, GUARD, THRESHOLD, guarded
+from memorization.released import SD1, SD2
+
+if TYPE_CHECKING:
+    from local_sd_pipeline import LocalStableDiffusionPipeline
+
+RELEASED = {"strength": 2, "threshold": THRESHOLD, "factor": FACTOR, "guidance scale": 7.5}
+
+
+@mitigation(
+    "guard_unprojected",
+    knob="weight of the repulsion from the original",
+    source=GUARD,
+    largest=10,
+    sweep=(0.5, 1, 2, 4, 8),
+    cost=lambda weight, steps: steps,
+    reads="attention",
+    released={SD1: RELEASED, SD2: RELEASED},
+)
+def guard_unprojected(
+    pipe: "LocalStableDiffusionPipeline", options: MitigationOptions, images: ImageBatch, strength: float
+) -> Mitigated:
+    """Attenuates tokens with spiking attention and repels from the original prediction.
+
+    `guard` with the projection off: what the released code computes with `orthogonalize_neighbors=False`.
+    """
+    return guarded(pipe, options, images, strength, project=False)
