@@ -11,13 +11,11 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from tqdm import tqdm
-
 from attn_utils import cross_attention_layers
 from local_sd_pipeline import LocalStableDiffusionPipeline
 from memorization.bundled import PLANTED
 from memorization.catalogue import detector_table
-from memorization.errors import exit_on_input_error, input_errors
+from memorization.errors import exit_on_input_error, input_errors, warn
 from memorization.finished_runs import Run, read_run
 from memorization.observation import Recorded, observe_batches
 from memorization.plugins import load_named_plugins
@@ -70,10 +68,10 @@ def detect_prompts(settings: DetectionSettings, session: Session) -> None:
 
     # What is measured, and at which layers.
     refuse_blind_exit(session.is_blind, settings.early_exit)
-    if session.is_blind and session.processes.is_main:
-        tqdm.write(f"warning: D(1) {BY_CONSTRUCTION}; look at more steps, as T=10")
     abilities, own_settings = settings.abilities(session.is_blind), session.results.settings
     chosen = choose_detectors(settings.scores, abilities, settings.calibration, own_settings)
+    if session.is_blind and session.processes.is_main:
+        warn(f"D(1) {BY_CONSTRUCTION}; look at more steps, as T=10")
     given = None if settings.attn_scores is None else GivenMasks(session, settings.attn_scores, MASK_REMEDY)
     recorded = Recorded(
         layers=session.layers if settings.early_exit is None else (),  # what ends early has no last step

@@ -15,6 +15,7 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 
 from attn_utils import CrossAttentionStore, record_cross_attention
+from decoding import decode_finite
 
 GUIDANCE_SCALE = 7.5  # of Stable Diffusion
 
@@ -90,14 +91,6 @@ class Source:
     model_id: str
     unet_id: str | None = None  # of a UNet that is not the model's own
     former_scheduler: bool = True  # whether DDIM has the values that it had before other classes were read right
-
-
-class NotFiniteError(ValueError):
-    """An image that holds NaN or infinity; `position` is its place in the batch."""
-
-    def __init__(self, position: int, what: str):
-        super().__init__(f"image {position} of the batch: {what}")
-        self.position, self.what = position, what
 
 
 class LocalStableDiffusionPipeline(StableDiffusionPipeline):
@@ -250,24 +243,9 @@ class LocalStableDiffusionPipeline(StableDiffusionPipeline):
         return np.concatenate([self.decode_one(x, k) for k, x in enumerate(latents.split(1))])
 
     def decode_one(self, latents: torch.Tensor, position: int = 0) -> np.ndarray:
-        if not latents.isfinite().all():
-            raise NotFiniteError(position, "its latents are NaN or infinite")
-        image = self.vae.decode(latents / self.vae.config.scaling_factor, return_dict=False)[0]
-        if not image.isfinite().all() and self.vae.dtype != torch.float32:
-            image = self.decoded_in_float32(latents)
-        if not image.isfinite().all():
-            raise NotFiniteError(position, "the VAE gives NaN or infinity for it, in float32 too")
+        image = decode_finite(self.vae, latents, position)
         image = self.image_processor.postprocess(image, output_type="np")
         return (image * 255).round().astype("uint8")
-
-    def decoded_in_float32(self, latents: torch.Tensor) -> torch.Tensor:
-        """A decoder whose activations overflow in half precision; its weights come back as they were."""
-        dtype = self.vae.dtype
-        self.vae.to(torch.float32)
-        try:
-            return self.vae.decode(latents.float() / self.vae.config.scaling_factor, return_dict=False)[0]
-        finally:
-            self.vae.to(dtype)
 
     @property
     def native_length(self) -> int:

@@ -1,14 +1,15 @@
 """What a run is tied to: the content of models, data sets and files, wherever they lie, rather than their paths.
 
 Contents are hashes of what decides the numbers. A file is read once: its hash is kept in a cache under its path, size,
-times and inode. The cache lies in $MEMORIZATION_CACHE, else in `memorization` of $XDG_CACHE_HOME or ~/.cache; where
-that cannot be written, files are read again each time.
+times and inode; a large file of the hub's cache is named by its hash already. The cache lies in $MEMORIZATION_CACHE,
+else in `memorization` of $XDG_CACHE_HOME or ~/.cache; where that cannot be written, files are read again each time.
 """
 
 import contextlib
 import hashlib
 import json
 import os
+import re
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -63,6 +64,8 @@ class FileHashes:
             OSError: if it cannot be read.
         """
         real = os.path.realpath(path)
+        if path.name != "config.json" and is_blob(real):
+            return os.path.basename(real)
         stamp = stamp_of(real)
         kept = self.known.get(f"{real}:{path.name}")  # a blob of the hub has no name of its own
         if kept is not None and kept[:-1] == stamp:
@@ -85,6 +88,12 @@ class FileHashes:
             temporary = self.cache.with_name(f"{self.cache.name}.{os.getpid()}.tmp")
             temporary.write_text(text, encoding="utf-8")
             os.replace(temporary, self.cache)
+
+
+def is_blob(real: str) -> bool:
+    """Whether a path is of a large file in the hub's cache, which is named by its SHA-256."""
+    folder, name = os.path.split(real)
+    return os.path.basename(folder) == "blobs" and re.fullmatch("[0-9a-f]{64}", name) is not None
 
 
 def read_cache(path: Path) -> dict[str, list]:

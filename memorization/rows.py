@@ -171,3 +171,14 @@ def flattened(values: Iterable) -> Iterable:
             yield from value
         else:
             yield value
+
+
+def told_of_faulty(faulty: Mapping[int, str]) -> str:
+    """What the end of a run says of prompts without a row: by index, what of them is NaN or infinite."""
+    index, column = next(iter(faulty.items()))
+    count = len(faulty)
+    return (
+        f"{count} {'prompt has' if count == 1 else 'prompts have'} no row, as {column} of prompt {index} is NaN or "
+        "infinite; use --dtype float32, or smaller values of --guidance_scale and the strengths, or leave the prompt "
+        "out; the others are finished and kept"
+    )

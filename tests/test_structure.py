@@ -10,7 +10,7 @@ import pytest
 from memorization.bundled import ROOT
 
 SCRIPTS = ("detect_mem", "inference_mem", "eval_mem")
-CORE = ("local_sd_pipeline", "attn_utils", "noise_norms", "optim_utils", "gradients")
+CORE = ("local_sd_pipeline", "attn_utils", "noise_norms", "optim_utils", "gradients", "decoding")
 # What each room of memorization/ may import, besides itself. The root's core is one room, its scripts another.
 GROUND = {"errors", "seeds", "bundled", "identity", "tables", "registry", "released"}
 MAY_IMPORT = {

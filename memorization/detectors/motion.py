@@ -25,7 +25,10 @@ def motion_norms(pipe: "LocalStableDiffusionPipeline", step: "DenoiseStep") -> d
     predicted noise, so that v-prediction models are right.
     """
     a = pipe.scheduler.alphas_cumprod[step.timestep]
-    x0 = (step.latents - (1 - a).sqrt() * step.prediction.as_noise(step.noise_pred)) / a.sqrt()
+    if a > 0:
+        x0 = (step.latents - (1 - a).sqrt() * step.prediction.as_noise(step.noise_pred)) / a.sqrt()
+    else:  # zero terminal SNR: x_t has no x_0 in it, and the model's own output says it, as -v or as x_0
+        x0 = -step.noise_pred if pipe.scheduler.config.prediction_type == "v_prediction" else step.noise_pred
     moved = (step.latents, step.next_latents - step.latents, x0)
     return {name: x.float().flatten(1).norm(dim=1) for name, x in zip(NORMS, moved, strict=True)}
 

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
-from memorization.errors import InputError
+from memorization.errors import InputError, warn
 from memorization.files.whole import read_png
 from memorization.finished_runs import Run
 
@@ -29,7 +28,7 @@ def without_plain_colours(runs: Sequence[Run]) -> list[Run]:
         found = [(row["index"], path) for row in run.rows for path in plain_images(run, row)]
         if found:
             left_out |= {index for index, _ in found}
-            tqdm.write(f"warning: {told(run, [path for _, path in found])}: their prompts are left out of all runs")
+            warn(f"{told(run, [path for _, path in found])}: their prompts are left out of all runs")
     if left_out and all(row["index"] in left_out for row in runs[0].rows):
         raise InputError(
             f"every prompt of {runs[0].path} has an image of one colour, as a decoder that overflows leaves: there is "

@@ -4,10 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tqdm import tqdm
-
 from memorization.data.contents import dataset_content
-from memorization.errors import InputError
+from memorization.errors import InputError, warn
 from memorization.files.json_lines import ResultsFile
 from memorization.files.whole import WAY_OUT
 from memorization.identity import CONTENT, SCHEDULER, content_of_given, lacks_contents, names_of
@@ -55,4 +53,4 @@ def warn_of_former_rows(results: ResultsFile, pipe: "LocalStableDiffusionPipelin
     former = f"{results.path} was made before runs kept what their model holds"
     if pipe.loaded_from is not None and not pipe.loaded_from.former_scheduler:
         raise InputError(f"{former}, and its scheduler gave other values then; {WAY_OUT}")
-    tqdm.write(f"warning: {former}: it goes on, but whether the model and the files have changed is not known")
+    warn(f"{former}: it goes on, but whether the model and the files have changed is not known")

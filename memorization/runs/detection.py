@@ -19,7 +19,7 @@ from memorization.files.original_masks import save_whole_tokens
 from memorization.files.whole import replacing, write_text
 from memorization.observation import Observation
 from memorization.runs.chosen_detectors import Abilities, ChosenDetectors
-from memorization.runs.images import decode_images
+from memorization.runs.images import decode_or_leave_out
 from memorization.runs.session import Group, Session
 from memorization.runs.settings import RunSettings, from_arguments, kept
 from memorization.scores import label
@@ -139,9 +139,10 @@ class DetectionOutput:
         rows = []
         for record, one in zip(group, observed.split(self.settings.run.num_images_per_prompt), strict=True):
             if not self.session.is_finished(record):
-                seeds = self.session.seeds(record)
                 needs_images = self.session.images.are_wanted or self.chosen.compare_images
-                images = decode_images(self.session.pipe, one.latents, record.index, seeds) if needs_images else None
+                images = decode_or_leave_out(self.session, record, one.latents) if needs_images else None
+                if needs_images and images is None:
+                    continue
                 self.write_files(record, one, images, evals)
                 rows.append(self.make_row(record, one, images, evals))
         self.session.add_rows(rows)

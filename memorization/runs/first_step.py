@@ -2,9 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from tqdm import tqdm
-
-from memorization.errors import InputError, input_errors
+from memorization.errors import InputError, input_errors, warn
 from memorization.models.schedulers import is_blind_at_first, told_of_first_step
 
 if TYPE_CHECKING:
@@ -13,11 +11,11 @@ if TYPE_CHECKING:
 BY_CONSTRUCTION = "is 0 for every prompt by construction: this model starts from pure noise (zero terminal SNR)"
 
 
-def look_at_first_step(pipe: "LocalStableDiffusionPipeline", num_inference_steps: int, warn: bool = True) -> bool:
+def look_at_first_step(pipe: "LocalStableDiffusionPipeline", num_inference_steps: int, say: bool = True) -> bool:
     """Whether the first step is blind: its noise difference 0 whatever the prompt; see `is_blind_at_first`.
 
     Args:
-        warn: say in one line when the first step is far from the noisiest.
+        say: whether to warn in one line when the first step is far from the noisiest.
 
     Raises:
         InputError: if the model has no such number of steps.
@@ -25,8 +23,8 @@ def look_at_first_step(pipe: "LocalStableDiffusionPipeline", num_inference_steps
     with input_errors():
         is_blind = is_blind_at_first(pipe.scheduler, num_inference_steps)
         told = told_of_first_step(pipe.scheduler, num_inference_steps)
-    if told is not None and warn:
-        tqdm.write(f"warning: {told}")
+    if told is not None and say:
+        warn(f"{told}")
     return is_blind
 
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from local_sd_pipeline import NotFiniteError
+from decoding import NotFiniteError
+from memorization.data.prompts import PromptRecord
 from memorization.errors import InputError
 from memorization.files.layout import RunFiles
 from memorization.files.npz import Streamed, array_shape, write_npz
@@ -15,6 +16,7 @@ from memorization.files.whole import WAY_OUT, read_png, save_png
 
 if TYPE_CHECKING:
     from local_sd_pipeline import LocalStableDiffusionPipeline
+    from memorization.runs.session import Session
 
 
 def decode_images(
@@ -33,6 +35,15 @@ def decode_images(
             f"the image of prompt {index} at seed {seeds[error.position]} cannot be made: {error.what}; use {half}"
             "smaller values of --guidance_scale and the strengths"
         ) from error
+
+
+def decode_or_leave_out(session: "Session", record: PromptRecord, latents: torch.Tensor) -> np.ndarray | None:
+    """Images of one prompt of a run; None where one is not finite, which is said, and the prompt gets no row."""
+    try:
+        return decode_images(session.pipe, latents, record.index, session.seeds(record))
+    except InputError as error:
+        session.leave_out(record.index, "the image", str(error))
+        return None
 
 
 class RunImages:

@@ -26,7 +26,7 @@ from memorization.mitigations.perturb import augment_prompt
 from memorization.mitigations.prompt_search import search_prompt
 from memorization.ordinary import ordinary_text
 from memorization.runs.first_step import BY_CONSTRUCTION, refuse_blind_method
-from memorization.runs.images import decode_images
+from memorization.runs.images import decode_or_leave_out
 from memorization.runs.masks import SharedMasks
 from memorization.runs.mitigation_settings import MitigationSettings
 from memorization.runs.session import Group, Session
@@ -156,7 +156,9 @@ class MitigationOutput:
         count, rows = self.session.settings.num_images_per_prompt, []
         for record, prompt, one in zip(group, prompts[::count], mitigated.split(count), strict=True):
             if not self.session.is_finished(record):
-                images = decode_images(self.session.pipe, one.latents, record.index, self.session.seeds(record))
+                images = decode_or_leave_out(self.session, record, one.latents)
+                if images is None:
+                    continue
                 if self.session.images.are_wanted:
                     self.session.images.save(record.index, self.session.seeds(record), images)
                 rows.append(self.make_row(record, prompt, one, images))

@@ -7,7 +7,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from random import Random
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import torch
 from tqdm import tqdm
@@ -22,11 +22,11 @@ from memorization.files.whole import FolderLock, make_folder
 from memorization.models.stable_diffusion import load_pipeline
 from memorization.observation import Inputs, make_inputs
 from memorization.ordinary import random_prompt
-from memorization.rows import find_fault, not_finite
+from memorization.rows import find_fault, not_finite, told_of_faulty
 from memorization.runs.contents import model_contents, run_contents, warn_of_former_rows
 from memorization.runs.first_step import look_at_first_step
 from memorization.runs.images import RunImages
-from memorization.runs.settings import ORIGINAL_SEEDS, RunSettings
+from memorization.runs.settings import ORIGINAL_SEEDS, RunSettings, ScriptSettings
 from memorization.runs.tracking import Tracking
 from memorization.runs.workers import BackgroundWriter, Processes
 from memorization.seeds import image_seed
@@ -37,27 +37,10 @@ if TYPE_CHECKING:
 Group = Sequence[PromptRecord]
 
 
-class ScriptSettings(Protocol):
-    """What the settings of both scripts have."""
-
-    @property
-    def run(self) -> RunSettings: ...
-
-    @property
-    def files(self) -> RunFiles: ...
-
-    @property
-    def kept(self) -> dict[str, object]: ...
-
-    @property
-    def given_files(self) -> dict[str, Path | None]: ...
-
-
 class Session:
     """Everything a script opens before its loop. A context manager: leaving it lets go of the run's name.
 
     Attributes:
-        settings: `RunSettings`.
         processes: this process's place among several.
         files: where the run's files lie.
         pipe: the loaded pipeline.
@@ -109,7 +92,7 @@ class Session:
                     self.pipe.grad_batch_size = settings.grad_batch_size
                     self.layers = down_cross_layers(self.pipe.unet)
                     self.latent_size = self.pipe.initial_latents([0], settings.image_length).shape[-2:]
-                self.is_blind = look_at_first_step(self.pipe, settings.num_inference_steps, warn=processes.is_main)
+                self.is_blind = look_at_first_step(self.pipe, settings.num_inference_steps, say=processes.is_main)
                 self.records = early or self.load_records()
                 self.contents = run_contents(self.pipe, pipe is not None, settings.dataset, given_files)
                 self.lock = FolderLock(files.images) if processes.is_main else None
@@ -255,11 +238,13 @@ class Session:
             self.bar.update(len(rows))
 
     def is_faulty(self, row: Mapping) -> bool:
-        column = not_finite(row)
-        if column is not None:
-            self.faulty[row["index"]] = column
-            warn(f"prompt {row['index']}: {column} is NaN or infinite; it gets no row, the others go on")
+        if (column := not_finite(row)) is not None:
+            self.leave_out(row["index"], column, f"prompt {row['index']}: {column} is NaN or infinite")
         return column is not None
+
+    def leave_out(self, index: int, column: str, told: str) -> None:
+        self.faulty[index] = column
+        warn(f"{told}; it gets no row, the others go on")
 
     def write_beside(self, job: Callable[..., object], *args: object) -> None:
         """Do what can be done while the next batch is computed.
@@ -308,13 +293,7 @@ class Session:
             InputError: if prompts have no row, because they gave NaN.
         """
         if self.faulty:
-            index, column = next(iter(self.faulty.items()))
-            count = len(self.faulty)
-            raise InputError(
-                f"{count} {'prompt has' if count == 1 else 'prompts have'} no row, as {column} of prompt {index} is "
-                "NaN or infinite; use --dtype float32, or smaller values of --guidance_scale and the strengths, or "
-                "leave the prompt out; the others are finished and kept"
-            )
+            raise InputError(told_of_faulty(self.faulty))
 
     def rows(self) -> Iterator[dict]:
         """Yield this run's rows in the order of its prompts, after `finish_rows`."""
@@ -335,6 +314,6 @@ def open_session(
         InputError: one line per fault in what the user gave.
     """
     with Processes(settings.run.device) as processes:
-        given = settings.given_files
-        with Session(settings.run, processes, settings.files, settings.kept, columns, pipe, given) as session:
+        s, given = settings, settings.given_files
+        with Session(s.run, processes, s.files, s.kept, columns, pipe, given) as session:
             yield session

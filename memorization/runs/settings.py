@@ -4,9 +4,10 @@ import argparse
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from memorization.bundled import bundled_name
+from memorization.files.layout import RunFiles
 
 IDENTITY = (
     "dataset",
@@ -70,6 +71,22 @@ class RunSettings:
         names = ("model_id", "unet_id", "guidance_scale", "num_inference_steps", "image_length")
         identity = self.identity
         return {name: identity[name] for name in names} | {"layers": layers, "seed_mode": self.seed_mode + joint}
+
+
+class ScriptSettings(Protocol):
+    """What the settings of both scripts have."""
+
+    @property
+    def run(self) -> RunSettings: ...
+
+    @property
+    def files(self) -> RunFiles: ...
+
+    @property
+    def kept(self) -> dict[str, object]: ...
+
+    @property
+    def given_files(self) -> dict[str, Path | None]: ...
 
 
 SettingsClass = TypeVar("SettingsClass")

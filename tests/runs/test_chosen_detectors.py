@@ -82,3 +82,24 @@ def test_scores_that_a_run_cannot_give_are_refused(detect, capsys, options, mess
     with pytest.raises(SystemExit) as stop:
         detect("x", *options)
     assert stop.value.code == 2 and message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--guidance_scale", "3"], "guidance_scale 7.5, this run's is 3.0"),
+        (["--num_inference_steps", "4"], "num_inference_steps 5, this run's is 4"),
+        (["--image_length", "48"], "image_length None, this run's is 48"),
+        (["--early_exit", "3", "--run_version", "baseline"], "early_exit None, this run's is 3"),
+    ],
+)
+def test_a_calibration_that_was_made_otherwise_is_refused(detect, tmp_path, loaded, capsys, options, message):
+    detect("ordinary", "--scores", "broken_memories")
+    path, before = tmp_path / "det_outputs" / "ordinary_ours.jsonl", loaded.num_unet_evals
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        detect("other", "--scores", "broken_memories", "--calibration", path, *options)
+    told = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert stop.value.code == 2 and len(told) == 1 and f"--calibration {path} was made with" in told[0]
+    assert loaded.num_unet_evals == before
+    assert message in told[0]

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from helpers.eval_runs import quarters, write_descriptor
-from memorization.bundled import CLIP
+from memorization.bundled import CLIP, PLANTED
 from memorization.similarity.descriptors import ClipSimilarity, CopyDescriptor, PerceptualDistance, sscd_transform
 from memorization.similarity.pixels import copy_similarity, seed_diversity
 
@@ -38,6 +38,30 @@ def test_lpips_says_what_is_missing():
     except ImportError:
         with pytest.raises(ValueError, match="pip install lpips"):
             PerceptualDistance()
+
+
+@pytest.mark.parametrize(
+    ("model", "pretrained", "message"),
+    [
+        ("nowhere/clip", "x", "--reference_model nowhere/clip does not exist"),
+        ("local-dir:nowhere", None, "--reference_model nowhere does not exist"),
+        ("./clip.pt", "x", "does not exist; give the name of an open_clip model"),
+        (str(PLANTED / "planted_prompts.jsonl"), "x", "is a file; give the name"),
+        ("ViT-B-32", "nowhere/weights", "--reference_model_pretrain nowhere/weights does not exist"),
+        ("ViT-B-32", "weights.pt", "--reference_model_pretrain weights.pt does not exist"),
+    ],
+)
+def test_a_clip_model_by_a_path_that_is_not_there_is_named(model, pretrained, message):
+    with pytest.raises(ValueError, match=message):
+        ClipSimilarity(model, pretrained, "cpu")
+
+
+def test_a_descriptor_says_its_content(tmp_path):
+    path = write_descriptor(tmp_path)
+    before = CopyDescriptor(path).description
+    assert CopyDescriptor(path).description == before and "sha256 " in before
+    torch.jit.save(torch.jit.load(str(path)), str(path), _extra_files={"note": "of another training"})
+    assert CopyDescriptor(path).description != before
 
 
 class Odd(torch.nn.Module):
