@@ -106,9 +106,9 @@ def are_settings(settings: Mapping) -> bool:
     return all(settings.get(name) is None or is_number(settings[name]) for name in NUMBERS)
 
 
-def differing_setting(settings: Mapping, others: Mapping) -> str | None:
-    """The first setting that decides every number and is not the same in both; None where all are."""
-    return next((n for n in MODEL_SETTINGS if not same_setting(settings.get(n), others.get(n))), None)
+def differing_setting(settings: Mapping, others: Mapping, names: Sequence[str] = MODEL_SETTINGS) -> str | None:
+    """The first of some settings that is not the same in both; by default of those that decide every number."""
+    return next((n for n in names if not same_setting(settings.get(n), others.get(n))), None)
 
 
 def check_same_model(runs: Sequence[Run], what: str = "compared") -> None:
