@@ -14,7 +14,8 @@ import numpy as np
 from memorization.errors import InputError
 from memorization.evaluation.mitigation import ALL, measure_runs
 from memorization.evaluation.plain_colours import without_plain_colours
-from memorization.evaluation.statistics import USUAL, BootstrapSettings, Result, interval_text, mean_interval
+from memorization.evaluation.shares import share_measure
+from memorization.evaluation.statistics import Result, interval_text
 from memorization.evaluation.tradeoff import PromptMeasures
 from memorization.finished_runs import PLAIN, Run, by_strength, check_comparable, method_of, strength_of
 from memorization.similarity.measure import Evaluators
@@ -57,7 +58,6 @@ def evaluate_audit(
     control: Sequence[Run],
     evaluators: Evaluators,
     dataset: str | None = None,
-    bootstrap: BootstrapSettings = USUAL,
 ) -> list[Result]:
     """Share of hidden memories that come back, one result per audited run and then per control.
 
@@ -83,23 +83,18 @@ def evaluate_audit(
     evaluators = replace(evaluators, clip=None)  # only copies count
     before, after = (measure_runs(runs, evaluators, dataset) for runs in (counterparts, audited))
     results = [
-        compare(run, before[counterpart.key], after[run.key], bootstrap)
+        compare(run, before[counterpart.key], after[run.key])
         for counterpart, run in zip(counterparts, audited, strict=True)
     ]
     if control:
         check_comparable(control)
         control = without_plain_colours(control)
         found = measure_runs(control, evaluators)
-        results += [compare(run, None, found[run.key], bootstrap) for run in control]
+        results += [compare(run, None, found[run.key]) for run in control]
     return results
 
 
-def compare(
-    run: Run,
-    before: Sequence[PromptMeasures] | None,
-    after: Sequence[PromptMeasures],
-    bootstrap: BootstrapSettings = USUAL,
-) -> Result:
+def compare(run: Run, before: Sequence[PromptMeasures] | None, after: Sequence[PromptMeasures]) -> Result:
     """Result of a run from embeddings; without a run from the prompts themselves it is a control."""
     now = np.array([m["copied"] for m in after])
     was = np.full(now.shape, np.nan) if before is None else np.array([m["copied"] for m in before])
@@ -107,7 +102,7 @@ def compare(
     values = {"hidden": 1 - was, "copied": now, "returned": np.where(was == 0, now, np.nan)}  # of what was hidden
     method = method_of(run) if before is not None else f"{method_of(run)}, {CONTROL}"
     head = {"run": run.key, "method": method, "strength": strength_of(run), "prompts": len(now)}
-    return head | {name: mean_interval(v.ravel(), prompts, bootstrap) for name, v in values.items()}
+    return head | {name: share_measure(v.ravel(), prompts) for name, v in values.items()}
 
 
 def audit_tables(results: Sequence[Result]) -> list[Table]:

@@ -210,6 +210,26 @@ def device_name(text: str) -> str:
     return text
 
 
+def horizon(text: str) -> int | None:
+    """T as a whole number from 1 on, or None for `all`."""
+    return None if text == "all" else positive_int(text)
+
+
+def rate(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return value
+
+
+def add_decision_options(add: Callable[..., object]) -> None:
+    """By which controls, at which rate and by which score prompts are decided."""
+    add("--controls", type=Path, metavar="ROWS", help="finished run of prompts that are not memorized, to compare with")
+    add("--fdr", type=rate, default=0.05, help="false discovery rate: share of false ones among those called memorized")
+    add("--score", default="D", help="score that --controls decides by: a label of tables, as D or LD, or a row's key")
+    add("--horizon", type=horizon, default=1, help="its T: a number or all")
+
+
 def natural_float(text: str) -> float:
     value = float(text)
     if not 0 <= value < float("inf"):

@@ -17,7 +17,7 @@ def test_audit_counts_what_was_hidden_and_came_back(tmp_path):
     before = write_mitigation(root, "own", "pe", 1.0, own)
     after = write_mitigation(root, "audit", "pe", 1.0, found, prompt_embeds="found")
     never = write_mitigation(root, "control", "none", None, [mixed(i, 0) for i in range(4)], prompt_embeds="other")
-    options = {"audited": after, "sscd": descriptor, "replicates": 50}
+    options = {"audited": after, "sscd": descriptor}
     section = evaluate("audit", before, control=never, **options)
     section.save(tmp_path / "e")
     result, control = json.loads((tmp_path / "e" / "audit.json").read_text())
