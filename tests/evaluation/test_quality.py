@@ -95,7 +95,7 @@ def test_ruined_pictures_are_seen_where_privacy_and_prompt_do_not_see_them(runs,
     assert prss["cmmd_released"] > prss["cmmd"]["value"] and prss["quality_reference"] == "ord_none"
     assert {r["kind"] for r in section.results if r["ruined"]} == {"verbatim", "template", "all"}
     text = section.markdown()
-    assert "all, quality against ord_none (80 images)" in text and "CMMD: features of mean colours" in text
+    assert "all, quality against ord_none (80 images)" in text and "CMMD: features of mean colours, interval by" in text
     assert "CMMD of fewer than 300 images has a wide interval" in text and "whose images are the copies" not in text
     assert "| prss (ruined) " in text and "| ruined |" in text
     section.save(tmp_path / "e")
