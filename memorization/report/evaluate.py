@@ -44,7 +44,8 @@ def evaluate(topic: str, runs: Runs, **options: Any) -> Section:
             detection: nonmem, num_images=(None,), horizons=(1, 10, None), where None is all;
             decisions: controls, fdr=0.05, score="D", horizon=1, where None is all;
             localisation: dataset with true masks, or masks, a folder of INDEX.png;
-            mitigation: dataset with training images, masks, a file for LS, lpips=False;
+            mitigation: dataset with training images, masks, a file for LS, lpips=False; quality_reference, a run or
+                folder of ordinary images, quality_model and quality_model_pretrain for CMMD, fid=False;
             audit: audited, control, dataset;
             mitigation, damage and audit: sscd, a path, sscd_preprocessing="wen", reference_model for CLIP,
             reference_model_pretrain, device="cpu".
