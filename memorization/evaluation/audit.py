@@ -4,6 +4,9 @@ As in Finding DoRI (ICML 2026): embeddings that bring the training image back ar
 (`tools/search_embeddings.py`), and images are made from them under the mitigation. A memory that was hidden and
 comes back was not removed. The control is the same search for pictures that were never trained on: what it brings
 back too is no sign of memory.
+
+Methods that search paraphrases are left out: whoever is handed an embedding does not learn the prompt that it stands
+for, and paraphrases of it would hide the memory by construction.
 """
 
 from collections.abc import Sequence
@@ -67,8 +70,10 @@ def evaluate_audit(
         control: runs from embeddings that were searched for pictures never trained on.
 
     Raises:
-        InputError: if runs cannot be compared, one has no counterpart, or there is no copy descriptor.
+        InputError: if runs cannot be compared, one has no counterpart or searches paraphrases, or there is no copy
+            descriptor.
     """
+    refuse_paraphrases([*audited, *control])
     if evaluators.descriptor is None:
         raise InputError("an audit looks for copies: give a copy descriptor by --sscd")
     pairs = {(method_of(run), strength_of(run)): run for run in own}
@@ -92,6 +97,19 @@ def evaluate_audit(
         found = measure_runs(control, evaluators)
         results += [compare(run, None, found[run.key]) for run in control]
     return results
+
+
+def refuse_paraphrases(runs: Sequence[Run]) -> None:
+    """
+    Raises:
+        InputError: if a run from embeddings searched among paraphrases of the prompt.
+    """
+    knowing = next((run for run in runs if run.settings.get("l_target_ss") is not None), None)
+    if knowing is not None:
+        raise InputError(
+            f"{knowing.path} searched paraphrases of the prompt, which whoever is given an embedding does not know: an "
+            "audit of SS or PRSS says nothing; leave it out"
+        )
 
 
 def compare(run: Run, before: Sequence[PromptMeasures] | None, after: Sequence[PromptMeasures]) -> Result:

@@ -27,6 +27,19 @@ def test_audit_counts_what_was_hidden_and_came_back(tmp_path):
         evaluate("audit", never, **options)
 
 
+@pytest.mark.parametrize("method", ["ss", "prss"])
+def test_a_defender_who_knows_the_prompt_is_no_audit(tmp_path, method):
+    """Paraphrases are of the true prompt, which whoever is given an embedding does not know."""
+    root, descriptor = write_ground_truth(tmp_path), write_descriptor(tmp_path)
+    rows = [mixed(i, 0) for i in range(4)]
+    flags = {"optim_target_loss": None, "l_target_ss": 1.0, "prompt_embeds": "found"}
+    flags |= {"l_target_pr": 3.0, "mag_thres_pr": 5.0} if method == "prss" else {}
+    own = write_mitigation(root, "own", method, None, rows, **flags | {"prompt_embeds": None})
+    audited = write_mitigation(root, "audit", method, None, rows, **flags)
+    with pytest.raises(InputError, match="searched paraphrases of the prompt"):
+        evaluate("audit", own, audited=audited, sscd=descriptor, replicates=50)
+
+
 def test_the_weakest_strength_that_hides_is_chosen():
     runs = (("none", 0, 1.0), ("pe", 3, 0.5), ("pe", 2, 0.1), ("pe", 1, 0.0), ("gni", 1, 0.9), ("gni", 2, 0.8))
     results = [
