@@ -13,7 +13,7 @@ from experiments.runs import Entry
 from memorization.bundled import ROOT
 from memorization.evaluation.audit import hiding_strengths
 from memorization.evaluation.statistics import interval_text
-from memorization.mitigations.base import MITIGATIONS, PLAIN
+from memorization.mitigations.base import PLAIN
 from memorization.scores import MAGNITUDE, horizon_text, score_cost
 from memorization.tables import format_table, parse_results
 

@@ -115,7 +115,7 @@ def find_neurons(
     effect = NeuronEffect(pipe, text, shape)
     if not effect.is_memorized:
         return PromptNeurons([[] for _ in effect.layers], pipe.num_unet_evals - before, False)
-    threshold, neurons = target, [[] for _ in effect.layers]
+    threshold = target
     for neurons in candidate_neurons(pipe, ordinary, text):
         similarity = effect.similarity(neurons)
         if not similarity > target:

@@ -6,7 +6,7 @@ evaluation. The layers are those of the down and mid blocks, in their order: sev
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 CHUNK = 64  # captions at a time
 
 
-def value_layers(unet: "UNet2DConditionModel") -> dict[str, torch.nn.Module]:
+def value_layers(unet: "UNet2DConditionModel") -> dict[str, torch.nn.Linear]:
     """Linear layers that make the values, by the names of `cross_attention_layers`.
 
     Raises:
@@ -31,7 +31,7 @@ def value_layers(unet: "UNet2DConditionModel") -> dict[str, torch.nn.Module]:
     names = [n for n in cross_attention_layers(unet) if n.startswith(("down_blocks", "mid_block"))]
     if not names:
         raise InputError("this UNet has no cross-attention in its down and mid blocks, whose value neurons are meant")
-    return {name: modules[name.removesuffix(".processor")].to_v for name in names}
+    return {name: cast(torch.nn.Linear, modules[name.removesuffix(".processor")].to_v) for name in names}
 
 
 def activations(layer: torch.nn.Module, text: torch.Tensor) -> torch.Tensor:

@@ -91,8 +91,8 @@ class MitigationSettings:
             raise InputError(f"{name} changes the words of a prompt, which --prompt_embeds takes the place of")
         if self.prompt_embeds is not None and self.l_target_ss is not None:
             raise InputError(
-                "SS and PRSS search paraphrases of the prompt itself, which whoever is given an embedding does not know: "
-                "they do not combine with --prompt_embeds"
+                "SS and PRSS do not combine with --prompt_embeds: they search paraphrases of the prompt itself, which "
+                "whoever is given an embedding does not know"
             )
         if self.ordinary is not None and not (self.method is not None and MITIGATIONS[self.method].compares):
             names = ", ".join(name for name, method in MITIGATIONS.items() if method.compares)

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from helpers.pipelines import make_pipeline
-from memorization.mitigations.base import MITIGATIONS, plain_generation, run_mitigation
 from memorization.mitigations import nemo
+from memorization.mitigations.base import MITIGATIONS, plain_generation, run_mitigation
 from memorization.mitigations.batch import ImageBatch, MitigationOptions
 
 PROMPTS, SEEDS = ["the golden owl mug", "a large red circle on the left"], [1, 2, 3]

@@ -1,4 +1,4 @@
-"""NeMo against the released rules, written out by hand: sets of neurons, the structural similarity, gate, refinement."""
+"""NeMo against the released rules, written out by hand: sets of neurons, similarity, gate and refinement."""
 
 import numpy as np
 import pytest
