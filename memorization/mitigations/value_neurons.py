@@ -6,7 +6,7 @@ evaluation. The layers are those of the down and mid blocks, in their order: sev
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 
@@ -31,7 +31,7 @@ def value_layers(unet: "UNet2DConditionModel") -> dict[str, torch.nn.Linear]:
     names = [n for n in cross_attention_layers(unet) if n.startswith(("down_blocks", "mid_block"))]
     if not names:
         raise InputError("this UNet has no cross-attention in its down and mid blocks, whose value neurons are meant")
-    return {name: modules[name.removesuffix(".processor")].to_v for name in names}
+    return {name: cast(torch.nn.Linear, modules[name.removesuffix(".processor")].to_v) for name in names}
 
 
 def activations(layer: torch.nn.Linear, text: torch.Tensor) -> torch.Tensor:
