@@ -166,7 +166,7 @@ def area_under(curve: np.ndarray, between: tuple[float, float]) -> np.ndarray:
     """
     clipped = np.stack([np.maximum(curve[:, :, 0], 0), curve[:, :, 1]], 2)
     utilities = between[0] + (between[1] - between[0]) * (np.arange(GRID) + 0.5) / GRID
-    return np.mean([privacy_at(clipped, np.full(len(curve), u)) for u in utilities], 0)
+    return np.mean([np.maximum(privacy_at(clipped, np.full(len(curve), u)), 0) for u in utilities], 0)
 
 
 def mitigating(rows: Sequence[Result]) -> list[str]:
@@ -232,16 +232,18 @@ def first_with_interval(values: np.ndarray, prompts: int) -> Measure:
 def privacy_at(curve: np.ndarray, utility: np.ndarray) -> np.ndarray:
     """Privacy of a curve at a utility, (replicates,): interpolated, the lowest value where the curve is there twice.
 
-    Beyond its ends it is that of the nearest: a replicate whose curve ends a little earlier still counts, as without it
-    the others would be a choice of those that suit.
+    Beyond its ends it goes on as steeply as from end to end: a replicate whose curve ends a little earlier still counts,
+    as without it the others would be a choice of those that suit.
 
     Args:
         curve: (replicates, strengths, 2) of privacy and utility.
         utility: (replicates,).
     """
     order = np.arange(len(curve))
-    ends = [curve[order, pick(curve[:, :, 1], 1)] for pick in (np.argmin, np.argmax)]
-    found = np.where(utility <= ends[0][:, 1], ends[0][:, 0], np.where(utility >= ends[1][:, 1], ends[1][:, 0], np.nan))
+    low, high = (curve[order, pick(curve[:, :, 1], 1)] for pick in (np.argmin, np.argmax))
+    slope = (high[:, 0] - low[:, 0]) / np.maximum(high[:, 1] - low[:, 1], 1e-12)
+    found = np.where(utility < low[:, 1], low[:, 0] + slope * (utility - low[:, 1]), np.nan)
+    found = np.where(utility > high[:, 1], high[:, 0] + slope * (utility - high[:, 1]), found)
     for a, b in zip(curve.transpose(1, 0, 2)[:-1], curve.transpose(1, 0, 2)[1:], strict=True):
         with np.errstate(divide="ignore", invalid="ignore"):
             share = (utility - a[:, 1]) / (b[:, 1] - a[:, 1])

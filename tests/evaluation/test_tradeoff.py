@@ -32,7 +32,8 @@ def test_a_run_against_pe_at_its_own_utility_by_hand():
     """PE falls from (1, .9) to (.2, .5) in SSCD and CLIP: at the others' CLIP of .7 and .4 it has .6, and nothing."""
     curve = np.array([[[1.0, 0.9], [0.2, 0.5]]])
     assert privacy_at(curve, np.array([0.7]))[0] == pytest.approx(0.6)
-    assert [privacy_at(curve, np.array([u]))[0] for u in (0.95, 0.4)] == [1.0, 0.2]  # its ends
+    beyond = [privacy_at(curve, np.array([u]))[0] for u in (0.9, 0.95, 0.5, 0.4)]
+    assert beyond == pytest.approx([1.0, 1.1, 0.2, 0.0])  # as steeply as within
     assert privacy_at(np.array([[[1.0, 0.5], [0.6, 0.9], [0.2, 0.5]]]), np.array([0.7]))[0] == pytest.approx(0.4)
     points = {"plain": ("none", 1, 0.9), "x": ("pe", 0.2, 0.5), "y": ("prss", 0.1, 0.7), "z": ("prss", 0.0, 0.4)}
     rows, measured = made_up(points)
