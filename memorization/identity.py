@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import torch
 
 CONTENT, SCHEDULER = "content", "scheduler"  # settings that hold contents by name, and the scheduler's values
+REVISIONS = "revisions"  # setting that holds those of the methods
 CACHE_VARIABLE, CACHE_FILE = "MEMORIZATION_CACHE", "contents.json"
 BLOCK = 1 << 22  # bytes read at once
 SETTLED = 2.0  # seconds after which a file's time tells a later change apart
@@ -211,6 +212,10 @@ def pair_text(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> tupl
 def change_text(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     """A setting that differs, in words: as `name old -> new`, or that what it names has changed."""
     a, b = pair_text(name, old, new)
+    if name == REVISIONS:
+        (one, other) = ({} if v.get(name) is None else v[name] for v in (old, new))
+        changed = sorted(n for n in one.keys() | other.keys() if one.get(n) != other.get(n))
+        return f"what {', '.join(changed)} computes has changed since"
     if name != SCHEDULER and same_setting(old.get(name), new.get(name)):
         what = {"model_id": "the model", "unet_id": "the UNet", "dataset": "the data set"}.get(name, "the file")
         return f"{what} {old.get(name)!r} of {name} has changed since"

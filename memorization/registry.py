@@ -69,6 +69,11 @@ class Registry(Mapping[str, Record], Generic[Record]):
         return len(self.complete())
 
 
+def revised(revisions: Mapping[str, int]) -> dict[str, int] | None:
+    """Those that are not the first, as runs keep them; None without any, as of runs that kept none."""
+    return {name: number for name, number in revisions.items() if number > 1} or None
+
+
 def nearest(name: str, known: list[str], offer: str = "there are") -> str:
     """What to say of a name that is not known: the nearest ones, and, after `offer`, all there are."""
     close = get_close_matches(name, known, n=3, cutoff=0.6)

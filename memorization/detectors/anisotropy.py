@@ -24,6 +24,7 @@ NUMEL = {SD1: SD1_NUMEL, SD2: SD2_NUMEL}  # of the latents that gamma was chosen
     steps=1,
     cost=(2, 0),
     released=RELEASED,
+    revision=2,
 )
 def anisotropy(trace: Trace) -> dict[str, torch.Tensor]:
     """D at the first step plus gamma times the cosine of the unconditional prediction and the guidance at low noise.

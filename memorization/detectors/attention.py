@@ -25,6 +25,7 @@ def first_and_late(num_inference_steps: int) -> tuple[int, ...]:
     source=REN,
     attention_steps=first_and_late,
     released={SD1: LATE, SD2: LATE},
+    revision=2,
 )
 def attention_entropy(trace: Trace) -> dict[str, torch.Tensor]:
     """Late entropy of the attention over tokens, and by how much that of the padding grew since the first step.
@@ -55,6 +56,7 @@ def attention_entropy(trace: Trace) -> dict[str, torch.Tensor]:
     steps=1,
     attention_steps=first_step,
     released={SD1: {"layer": LAYER}, SD2: {"layer": LAYER}},
+    revision=2,
 )
 def attention_entropy_layer(trace: Trace) -> dict[str, torch.Tensor]:
     """Entropy of the attention over tokens at the first step, of the fourth cross-attention layer alone.

@@ -44,6 +44,7 @@ class Detector:
         watch: from (pipe, step) to a dict of tensors (images,), which the trace keeps of every step.
         kept: row keys of numbers that it leaves in the row and that are no scores.
         released: hyper-parameters that it was released with, by family of models.
+        revision: goes up when the numbers under its name change, so that a run of before is not gone on with.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Detector:
     watch: "Callable[[LocalStableDiffusionPipeline, DenoiseStep], Scores] | None" = None
     kept: tuple[str, ...] = ()
     released: Released = field(default_factory=dict)
+    revision: int = 1
 
     def evaluations(self, key: str, horizon: int | None, num_steps: int) -> int:
         """Evaluations per image that one of its scores takes alone, a gradient or tangent counted as two.

@@ -17,6 +17,7 @@ PROBES = 16
     source="Kim and Lee, ICML 2026",
     cost=(2, 2 * PROBES),
     released={SD1: {"probes": PROBES}, SD2: {"probes": PROBES}},
+    revision=2,
 )
 def hessian_score(trace: Trace) -> dict[str, torch.Tensor]:
     """Mean of ReLU(diag(-H_text) - diag(-H_uncond)) at the last step, by random probes.

@@ -38,7 +38,7 @@ from memorization.similarity.measure import MEASURES, Evaluators, measure_run
 from memorization.tables import Table
 
 ALL = "all"  # prompts of every kind together
-SHARES = ("copied", "local_copied", "changed")  # measures that are 0 or 1 of every image
+SHARES = ("copied", "local_copied", "changed", "outside")  # measures that are 0 or 1 of every image
 
 
 def load_references(run: Run, dataset: str | None = None) -> dict[int, PromptRecord]:

@@ -22,6 +22,7 @@ RELEASED = {"strength": 0.7, "threshold": THRESHOLD, "factor": 0.3}
     sweep=(0.1, 0.3, 0.5, 0.7, 0.9),
     reads="attention",
     released={SD1: RELEASED, SD2: RELEASED},
+    revision=2,
 )
 def attenuated(
     pipe: "LocalStableDiffusionPipeline", options: MitigationOptions, images: ImageBatch, strength: float

@@ -21,6 +21,7 @@ RELEASED = {"strength": 0.25, "c1": 1.25}
     sweep=(0.1, 0.25, 0.5, 0.75, 1),
     reads="attention",
     released={SD1: RELEASED, SD2: RELEASED},
+    revision=2,
 )
 def rescaled_attention(
     pipe: "LocalStableDiffusionPipeline", options: MitigationOptions, images: ImageBatch, strength: float

@@ -51,6 +51,7 @@ class Mitigation:
         compares: whether it needs `MitigationOptions.ordinary_text`.
         released: hyper-parameters that it was released with, by family of models; `strength` among them is the knob's
             preset.
+        revision: goes up when the numbers under its name change, so that a run of before is not gone on with.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Mitigation:
     rewrite: Callable[[str, int, int, Sequence[str]], str] | None = None
     compares: bool = False
     released: Released = field(default_factory=dict)
+    revision: int = 1
 
 
 MITIGATIONS: Registry[Mitigation] = Registry("memorization.mitigations", "mitigation")

@@ -27,6 +27,7 @@ RELEASED = {"strength": 0.5, "timestep": 500}
     sweep=(0.2, 0.3, 0.4, 0.5, 0.6),
     reads="guidance",
     released={SD1: RELEASED, SD2: RELEASED},
+    revision=2,
 )
 def delayed(
     pipe: "LocalStableDiffusionPipeline", options: MitigationOptions, images: ImageBatch, strength: float

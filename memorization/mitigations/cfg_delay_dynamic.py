@@ -23,6 +23,7 @@ RELEASED = {"strength": 1, "guidance scale before": CONDITIONAL}
     whole=True,
     reads="guidance",
     released={SD1: RELEASED, SD2: RELEASED},
+    revision=2,
 )
 def delayed_dynamically(
     pipe: "LocalStableDiffusionPipeline", options: MitigationOptions, images: ImageBatch, strength: float

@@ -26,6 +26,7 @@ def flags_of_gni(scale: float) -> Flags:
     bundled_sweep=(0.3, 0.6, 1, 1.5, 2),
     flags=flags_of_gni,
     released={SD1: RELEASED, SD2: RELEASED},
+    revision=2,
 )
 def embedding_noise(
     pipe: "LocalStableDiffusionPipeline", options: MitigationOptions, images: ImageBatch, strength: float

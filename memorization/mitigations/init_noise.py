@@ -32,6 +32,7 @@ CHOSEN_AT = {SD1: SD1_NUMEL, SD2: SD2_NUMEL}  # elements of the latents that rho
     cost=lambda repetitions, steps: EVALS * round(repetitions),
     reads="latents",
     released=RELEASED,
+    revision=2,
 )
 def other_basin(
     pipe: "LocalStableDiffusionPipeline", options: MitigationOptions, images: ImageBatch, strength: float

@@ -31,6 +31,7 @@ RELEASED = {
     stops=True,
     reads="latents",
     released=RELEASED,
+    revision=2,
 )
 def lower_magnitude_generation(
     pipe: "LocalStableDiffusionPipeline", options: MitigationOptions, images: ImageBatch, strength: float

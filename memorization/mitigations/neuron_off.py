@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     sweep=(0.01, 0.02, 0.05, 0.1, 0.2),
     reads="weights",
     compares=True,
+    revision=2,
 )
 def neurons_off(
     pipe: "LocalStableDiffusionPipeline", options: MitigationOptions, images: ImageBatch, strength: float

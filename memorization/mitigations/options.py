@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from memorization.errors import InputError
 from memorization.mitigations.base import MITIGATIONS, PLAIN, Mitigation
 from memorization.mitigations.perturb import AUGMENTATIONS
+from memorization.registry import revised
 from memorization.released import released_strength
 
 MASK_RUN_VERSION = "ours_A"  # magnitudes are weighted by the bright-ending mask
@@ -98,6 +99,13 @@ def name_parts(settings: Settings, with_count: bool) -> list[str]:
         parts.append(style_name(style) + (str(settings.get("repeat_num")) if with_count else ""))
     switches = {"gni": "rand_noise_lam", "ss": "l_target_ss", "pe": "optim_target_loss", "pr": "l_target_pr"}
     return parts + [name for name, flag in switches.items() if settings.get(flag) is not None]
+
+
+def revisions_of(settings: Settings) -> dict[str, int] | None:
+    """Revisions of the run's methods whose numbers changed since their first; None without any."""
+    method = settings.get("method")
+    names = [str(method)] if method is not None else name_parts(settings, with_count=False)
+    return revised({name: MITIGATIONS[name].revision for name in names if name in MITIGATIONS})
 
 
 def method_label(settings: Settings, with_count: bool = False) -> str:

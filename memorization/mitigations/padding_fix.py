@@ -25,6 +25,7 @@ RELEASED = {"strength": 1}
     whole=True,
     reads="words",
     released={SD1: RELEASED, SD2: RELEASED},
+    revision=2,
 )
 def other_padding(
     pipe: "LocalStableDiffusionPipeline", options: MitigationOptions, images: ImageBatch, strength: float

@@ -90,4 +90,5 @@ def adding_words(name: str, style: str) -> Callable:
         flags=partial(flags_of, style),
         rewrite=rewriting(style),
         released={SD1: RELEASED, SD2: RELEASED},
+        revision=2,
     )

@@ -56,6 +56,7 @@ class FoundNoise:
     stops=True,
     reads="latents",
     released=RELEASED,
+    revision=2,
 )
 def sail_generation(
     pipe: "LocalStableDiffusionPipeline", options: MitigationOptions, images: ImageBatch, strength: float

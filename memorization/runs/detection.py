@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from memorization.data.prompts import PromptRecord
+from memorization.detectors.base import DETECTORS
 from memorization.errors import InputError, input_errors
 from memorization.evaluation.controls import controls_of_run
 from memorization.evaluation.decisions import Decisions
@@ -20,8 +21,10 @@ from memorization.files.masks import MaskParts
 from memorization.files.original_masks import save_whole_tokens
 from memorization.files.whole import replacing, write_text
 from memorization.finished_runs import read_run
+from memorization.identity import REVISIONS
 from memorization.observation import Observation
-from memorization.runs.chosen_detectors import EVERYTHING, Abilities, ChosenDetectors
+from memorization.registry import revised
+from memorization.runs.chosen_detectors import EVERYTHING, Abilities, ChosenDetectors, parse_names
 from memorization.runs.images import decode_or_leave_out
 from memorization.runs.session import Group, Session
 from memorization.runs.settings import RunSettings, from_arguments, kept
@@ -74,7 +77,8 @@ class DetectionSettings:
     @property
     def kept(self) -> dict[str, object]:
         """What decides the numbers besides the prompts and the model."""
-        return kept(self, KEPT)
+        names = [] if self.scores is None else parse_names(self.scores)
+        return kept(self, KEPT) | {REVISIONS: revised({name: DETECTORS[name].revision for name in names})}
 
     @property
     def given_files(self) -> dict[str, Path | None]:

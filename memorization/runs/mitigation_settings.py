@@ -6,9 +6,16 @@ from pathlib import Path
 
 from memorization.errors import InputError
 from memorization.files.layout import RunFiles
+from memorization.identity import REVISIONS
 from memorization.mitigations.base import MITIGATIONS
 from memorization.mitigations.batch import MitigationOptions
-from memorization.mitigations.options import MASK_RUN_VERSION, flags_of_method, method_label, uses_masks
+from memorization.mitigations.options import (
+    MASK_RUN_VERSION,
+    flags_of_method,
+    method_label,
+    revisions_of,
+    uses_masks,
+)
 from memorization.runs.settings import RunSettings, from_arguments, kept
 from memorization.similarity.measure import EvaluatorSettings
 
@@ -113,7 +120,8 @@ class MitigationSettings:
     @property
     def kept(self) -> dict[str, object]:
         """What decides the numbers besides the prompts and the model; from it a finished run knows its method."""
-        return kept(self, KEPT)
+        settings = kept(self, KEPT)
+        return settings | {REVISIONS: revisions_of(settings)}
 
     @property
     def given_files(self) -> dict[str, Path | None]:

@@ -3,8 +3,9 @@
 import pytest
 
 from memorization.errors import InputError
+from memorization.files.config import differences
 from memorization.mitigations.base import MITIGATIONS
-from memorization.mitigations.options import is_weaker_when_larger, preset_strength
+from memorization.mitigations.options import is_weaker_when_larger, preset_strength, revisions_of
 
 
 def test_a_larger_target_hides_less_and_a_larger_strength_of_any_other_method_more():
@@ -41,3 +42,14 @@ def test_a_variant_of_ours_has_no_preset_and_is_nobody_elses():
     assert MITIGATIONS["cfg_delay_capped"].source == "ours"
     with pytest.raises(InputError, match="needs --strength"):
         preset_strength(MITIGATIONS["cfg_delay_capped"])
+
+
+def test_a_run_made_before_what_its_method_computes_changed_is_not_gone_on_with():
+    flags = ("prompt_aug_style", "rand_noise_lam", "l_target_ss", "optim_target_loss", "l_target_pr")
+    off = dict.fromkeys(flags)
+    by_flag = revisions_of(off | {"method": None, "prompt_aug_style": "rand_word_add", "rand_noise_lam": 0.1})
+    assert by_flag == {"rt": 2, "gni": 2} and revisions_of(off | {"method": "sail"}) == {"sail": 2}
+    assert revisions_of(off | {"method": None, "optim_target_loss": 1.0}) is None
+    assert differences({"method": "sail"}, {"method": "sail", "revisions": {"sail": 2}}) == [
+        "what sail computes has changed since"
+    ]
