@@ -27,6 +27,7 @@ CGROUPS = (
     ("memory.max", "memory.current", "inactive_file"),
     ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
 )  # files of a container's limit, its use, and the entry of memory.stat that can be had back: version 2, and 1
+HALF_SCALE = 2.0**12
 STANDARD_PROCESSORS = ("AttnProcessor", "AttnProcessor2_0")
 
 # Bytes that a pass of one sample keeps, by the UNet and the sample's shape: each is measured once.
@@ -74,7 +75,7 @@ def kept_bytes(pipe: "LocalStableDiffusionPipeline", latents: torch.Tensor) -> i
     Args:
         latents: of the size that counts, (images, channels, height, width).
     """
-    unet, key = pipe.unet, (tuple(latents.shape[1:]), latents.dtype, latents.device)
+    unet, key = pipe.unet, (tuple(latents.shape[1:]), pipe.unet.dtype, latents.device)
     known = kept_by_unet.setdefault(unet, {})
     if key not in known:
         known[key] = measure_kept_bytes(pipe, latents)
@@ -92,14 +93,23 @@ def measure_kept_bytes(pipe: "LocalStableDiffusionPipeline", latents: torch.Tens
         return saved
 
     tokens, width = pipe.tokenizer.model_max_length, pipe.unet.config.cross_attention_dim
-    text = torch.zeros(1, tokens, width, dtype=latents.dtype, device=latents.device)
+    text = torch.zeros(1, tokens, width, dtype=pipe.unet.dtype, device=latents.device)
     evals = pipe.num_unet_evals
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda saved: saved):
-        sample = torch.zeros_like(latents[:1]).requires_grad_()
+        sample = torch.zeros_like(latents[:1], dtype=text.dtype).requires_grad_()
         output = pipe.predict_outputs(sample, 0, (text.requires_grad_(),))
     pipe.num_unet_evals = evals
     del output  # until here nothing that was kept could be freed and its place be taken by something else
     return max(1, sum(kept.values()))
+
+
+def loss_scale(dtype: torch.dtype) -> float:
+    """What a loss is multiplied with before its gradient is taken, and the gradient divided by, in float32.
+
+    In float16 most of the gradient of a norm is too small to be told from 0 where the latents are large; a power of two
+    changes nothing else.
+    """
+    return HALF_SCALE if dtype == torch.float16 else 1.0
 
 
 def free_bytes(device: torch.device) -> int | None:

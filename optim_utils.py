@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from attn_utils import fit_mask
-from gradients import chunk_size
+from gradients import chunk_size, loss_scale
 from noise_norms import noise_diff_norm
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ def descend(
     optimizer = optimizer_class(leaves, lr=lr)
     losses: list[list[float]] = [[] for _ in leaves]
     active = list(range(len(leaves)))
-    size = chunk_size(pipe, start if latents is None else latents, gradients)
+    size, scale = chunk_size(pipe, start if latents is None else latents, gradients), loss_scale(start.dtype)
 
     def step_back(places: list[int]) -> list[int]:
         """Losses of some images, and gradients of those that are above the target: their places."""
@@ -173,11 +173,11 @@ def descend(
         above = [k for k, kept in zip(places, keep, strict=True) if kept]
         if above:
             with torch.enable_grad():
-                chosen = values[torch.tensor(keep, device=values.device)].sum()
+                chosen = scale * values[torch.tensor(keep, device=values.device)].sum()
             for k, gradient in zip(above, torch.autograd.grad(chosen, [leaves[k] for k in above]), strict=True):
                 if edit_gradient is not None:
                     edit_gradient(gradient)
-                leaves[k].grad = gradient
+                leaves[k].grad = gradient / scale
         return above
 
     for _ in range(num_iters):

@@ -15,6 +15,7 @@ from memorization.detectors.sharpness import sharpness
 from memorization.errors import InputError
 from memorization.observation import Recorded, make_inputs, observe_batches
 from memorization.trace import Trace
+from optim_utils import descend
 
 GRADIENTS = [name for name, d in DETECTORS.items() if d.cost[1]]
 PROMPTS, SEEDS = ["the golden owl mug", "a large red circle"], [[1, 2], [3, 4]]
@@ -133,6 +134,18 @@ def test_free_memory_is_what_linux_and_the_container_leave(tmp_path):
     (tmp_path / "memory.max").write_text("max\n")
     assert container_memory(tmp_path) is None
     assert free_bytes(torch.device("meta")) is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_a_descent_sees_gradients_that_float16_has_no_numbers_for(small, dtype):
+    """1e-4 of 1e-4: the smallest number of float16 is 6e-8. Adam's first step is lr wherever there is a gradient."""
+    start = torch.ones(2, 4, 8, 8, dtype=dtype)
+
+    def loss(x, rows):
+        return 1e-4 * (1e-4 * x).float().sum((1, 2, 3))
+
+    found, losses = descend(small, start, loss, torch.optim.Adam, 0.25, 1)
+    torch.testing.assert_close(found, start - 0.25 / 2, rtol=0.01, atol=0)  # as 1e-8 is Adam's epsilon too
 
 
 @pytest.mark.parametrize("size", [0, -1])

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from gradients import in_chunks
+from gradients import in_chunks, loss_scale
 from memorization.detectors.base import detector
 from memorization.trace import FIRST_STEPS, Trace, token_groups
 from noise_norms import noise_diff_map
@@ -46,16 +46,17 @@ def token_gradients(trace: Trace) -> torch.Tensor:
     for step in first:
         gradients = in_chunks(pipe, step.latents, 1, partial(token_gradient, trace, step))
         pipe.num_unet_gradients += len(gradients)
-        total = total + gradients.float().norm(dim=2) / len(first)
+        total = total + gradients.norm(dim=2) / len(first)
     return total
 
 
 def token_gradient(trace: Trace, step: "DenoiseStep", some: slice) -> torch.Tensor:
-    """Gradient of some images' D at a step with respect to their conditional embedding, (images, tokens, dim)."""
+    """Gradient of some images' D at a step by their conditional embedding, float32 (images, tokens, dim)."""
     prediction = step.prediction
     with torch.enable_grad():
         text = trace.embeds[1][some].detach().requires_grad_()
         output = trace.pipe.predict_noise(step.latents[some], step.timestep, (text,)).outputs[0]
         squares = noise_diff_map(prediction.noise_scale * (output - prediction.outputs[0][some])).sum((1, 2))
+        scale = loss_scale(text.dtype)
         # A norm has no gradient at 0, where the empty prompt is: 0 here, as at its minimum.
-        return torch.autograd.grad(squares[squares > 0].sqrt().sum(), text)[0]
+        return torch.autograd.grad(scale * squares[squares > 0].sqrt().sum(), text)[0].float() / scale
