@@ -14,6 +14,7 @@ from memorization.bundled import PLANTED
 from memorization.data.prompts import load_prompts
 from memorization.embedding_search import search_embedding
 from memorization.mitigations.batch import ImageBatch
+from memorization.ordinary import ordinary_text
 from tools import search_embeddings
 
 PROMPTS, SEEDS, STEPS = ["the golden owl mug", "a large red circle on the left"], [1, 2, 3], 4
@@ -174,3 +175,15 @@ def test_a_searched_embedding_denoises_its_image_better_and_takes_the_prompts_pl
     with pytest.raises(SystemExit):
         search_embeddings.main([*argv, "--gen_seed", "1"])
     assert "was searched with other settings" in capsys.readouterr().err
+
+
+def test_ordinary_captions_are_the_bundled_ones_with_a_warning_or_those_that_are_given(infer, pipe, tmp_path, capsys):
+    given = tmp_path / "mine.jsonl"
+    given.write_text("".join(json.dumps({"caption": c}) + "\n" for c in PROMPTS))
+    assert torch.equal(ordinary_text(pipe, str(given)), pipe.encode(PROMPTS)[0])
+    assert "warning" not in capsys.readouterr().out
+    bundled = load_prompts(str(PLANTED / "planted_ordinary.jsonl"))
+    assert torch.equal(ordinary_text(pipe), pipe.encode([r.prompt for r in bundled])[0])
+    assert "give captions of this model's kind by --ordinary" in capsys.readouterr().out
+    usual = infer("usual", "--method", "neuron_off", "--strength", 0.2)[1]
+    assert not np.array_equal(infer("mine", "--method", "neuron_off", "--strength", 0.2, "--ordinary", given)[1], usual)
