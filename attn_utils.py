@@ -7,7 +7,7 @@ the layers, the step, the branch and the token that were asked for and no others
 call; the other branches and all layers that are not edited keep the processors that they had.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -240,7 +240,6 @@ class CrossAttentionEdit:
         hidden: tokens that get no attention, bool (images, tokens).
         scale_begin: factor of the begin token's logit (Ren et al.).
         spikes: (threshold, factor): in each head, logits of `spiking_tokens` are multiplied by the factor.
-        values: by layer, what the value vectors are multiplied with, (images, channels).
     """
 
     num_branches: int = 2
@@ -249,7 +248,6 @@ class CrossAttentionEdit:
     hidden: torch.Tensor | None = None
     scale_begin: float = 1.0
     spikes: tuple[float, float] | None = None
-    values: Mapping[str, torch.Tensor] | None = None
 
     def change_logits(self, logits: torch.Tensor) -> torch.Tensor:
         """Logits of `branch` as the edit has them, (images, heads, positions, tokens)."""
@@ -296,8 +294,6 @@ class EditedProcessor:
         edit = self.edit
         states, tokens = (x.chunk(edit.num_branches)[edit.branch] for x in (hidden_states, encoder_hidden_states))
         value = attn.to_v(tokens)
-        if edit.values is not None and self.name in edit.values:
-            value = value * edit.values[self.name][:, None].to(value)
         probs = edit.change_logits(raw_logits(attn, states, tokens)).softmax(-1).to(value.dtype)
         out = probs @ value.unflatten(2, (attn.heads, -1)).transpose(1, 2)
         return attn.to_out[1](attn.to_out[0](out.transpose(1, 2).flatten(2)))

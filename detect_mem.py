@@ -19,7 +19,15 @@ from memorization.errors import exit_on_input_error, input_errors, warn
 from memorization.finished_runs import Run, read_run
 from memorization.observation import Recorded, observe_batches
 from memorization.plugins import load_named_plugins
-from memorization.runs.arguments import Switch, TableAction, arguments_of, common_parser, image_count, positive_int
+from memorization.runs.arguments import (
+    Switch,
+    TableAction,
+    add_decision_options,
+    arguments_of,
+    common_parser,
+    image_count,
+    positive_int,
+)
 from memorization.runs.chosen_detectors import choose_detectors
 from memorization.runs.detection import COLUMNS, DetectionOutput, DetectionSettings
 from memorization.runs.first_step import BY_CONSTRUCTION, refuse_blind_exit
@@ -58,7 +66,9 @@ def make_parser() -> argparse.ArgumentParser:
         default=False,
         help="for localisation: noise_diff^2 of every step, end-token and padding attention of every layer",
     )
+    add = parser.add_argument_group("decisions").add_argument
     add("--threshold_file", type=Path, help="say memorized yes or no per prompt, by eval_mem.py detection --calibrate")
+    add_decision_options(add)
     return parser
 
 

@@ -1,6 +1,7 @@
 """Evaluate finished runs from their result files; no diffusion model is loaded, a laptop does.
 
     python eval_mem.py detection --mem det_outputs/A_ours.jsonl --nonmem det_outputs/B_ours.jsonl
+    python eval_mem.py decisions det_outputs/A_ours.jsonl --controls det_outputs/B_ours.jsonl --fdr 0.05
     python eval_mem.py localisation det_outputs/A_ours.jsonl
     python eval_mem.py mitigation det_outputs/*_mitigation.jsonl --sscd sscd_disc_large.torchscript.pt
     python eval_mem.py damage ordinary/det_outputs/*_mitigation.jsonl --reference_model ViT-g-14
@@ -18,8 +19,10 @@ import matplotlib.pyplot as plt
 import torch
 
 from memorization.data.kinds import read_kinds
-from memorization.errors import exit_on_input_error, input_errors
+from memorization.errors import InputError, exit_on_input_error, input_errors
 from memorization.evaluation.classes import classes_of, relabel
+from memorization.evaluation.controls import controls_of_run
+from memorization.evaluation.decisions import Decisions
 from memorization.evaluation.statistics import BootstrapSettings
 from memorization.evaluation.thresholds import Threshold, calibrate
 from memorization.files.whole import make_folder, write_text
@@ -30,11 +33,21 @@ from memorization.report.section import Section
 from memorization.report.sections import (
     audit_section,
     damage_section,
+    decisions_section,
     detection_section,
     localisation_section,
     mitigation_section,
 )
-from memorization.runs.arguments import HelpFormatter, Switch, device_name, natural_int, positive_int
+from memorization.runs.arguments import (
+    HelpFormatter,
+    Switch,
+    add_decision_options,
+    device_name,
+    horizon,
+    natural_int,
+    positive_int,
+    rate,
+)
 from memorization.runs.settings import from_arguments
 from memorization.scores import HORIZONS, key_of
 from memorization.similarity.measure import EvaluatorSettings, add_evaluator_options, open_evaluators
@@ -55,6 +68,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     add_detection(commands)
+    add_decisions(commands)
     add_localisation(commands)
     add_mitigation(commands)
     add_damage(commands)
@@ -70,10 +84,14 @@ def add_command(
     parser = commands.add_parser(command.__name__, help=text, description=text, formatter_class=HelpFormatter)
     parser.set_defaults(command=command)
     parser.add_argument("--output", type=Path, default=Path(output), help="where tables and figures go")
-    parser.add_argument("--bootstrap", type=positive_int, default=1000, help="resamples for the 95 %% intervals")
-    parser.add_argument("--bootstrap_seed", type=natural_int, default=0, help="seed of the resampling")
     add_plugin_option(parser)
     return parser
+
+
+def add_bootstrap(parser: argparse.ArgumentParser) -> None:
+    """Of commands that give means of images; the intervals of AUC and of shares need no resampling."""
+    parser.add_argument("--bootstrap", type=positive_int, default=1000, help="resamples for the 95 %% intervals")
+    parser.add_argument("--bootstrap_seed", type=natural_int, default=0, help="seed of the resampling")
 
 
 def add_detection(commands: argparse._SubParsersAction) -> None:
@@ -92,12 +110,20 @@ def add_detection(commands: argparse._SubParsersAction) -> None:
     add("--threshold_file", type=Path, help="where it goes, instead of threshold.json in --output")
 
 
+def add_decisions(commands: argparse._SubParsersAction) -> None:
+    text = "which prompts are memorized, at a false discovery rate against control prompts"
+    parser = add_command(commands, decisions, text, "eval_outputs/decisions")
+    parser.add_argument("runs", type=Path, nargs="+", help="result files of detect_mem.py, decided together")
+    add_decision_options(parser.add_argument)
+
+
 def add_localisation(commands: argparse._SubParsersAction) -> None:
     text = "pixel AUROC, average precision and IoU of bright-ending masks and their rivals against true masks"
     parser = add_command(commands, localisation, text, "eval_outputs/localisation")
     parser.add_argument("runs", type=Path, nargs="+", help="result files of detect_mem.py --store_maps")
     parser.add_argument("--dataset", help="prompt set with gt_masks, instead of that of the run")
     parser.add_argument("--masks", type=Path, help="folder of true masks, INDEX.png, as of Webster's templates")
+    add_bootstrap(parser)
 
 
 def add_mitigation(commands: argparse._SubParsersAction) -> None:
@@ -112,6 +138,7 @@ def add_damage(commands: argparse._SubParsersAction) -> None:
     parser = add_command(commands, damage, text, "eval_outputs/damage")
     parser.add_argument("runs", type=Path, nargs="+", help="result files of inference_mem.py, a plain one among them")
     add_evaluator_options(parser)
+    add_bootstrap(parser)
     add_device(parser)
 
 
@@ -143,6 +170,7 @@ def add_measuring(parser: argparse.ArgumentParser) -> None:
         "--masks", type=Path, help="bright-ending masks for LS, instead of attn_data/mit_attn_scores.npz"
     )
     add_quality(parser)
+    add_bootstrap(parser)
     add_device(parser)
 
 
@@ -159,18 +187,6 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", type=evaluation_device, default="cpu", help="cpu, cuda, cuda:N, mps or auto")
 
 
-def horizon(text: str) -> int | None:
-    """T as a whole number from 1 on, or None for `all`."""
-    return None if text == "all" else positive_int(text)
-
-
-def rate(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not in [0, 1)")
-    return value
-
-
 def evaluation_device(text: str) -> str:
     """A device that is there; auto takes CUDA, then the CPU."""
     name, has_cuda = device_name(text), torch.cuda.is_available()
@@ -184,15 +200,24 @@ def evaluation_device(text: str) -> str:
 
 def detection(args: argparse.Namespace) -> None:
     mem, nonmem = read_runs(args.mem), read_runs(args.nonmem)
-    if args.kinds is not None:
-        kinds = read_kinds(args.kinds)
-        mem = [relabel(run, kinds, args.kinds) for run in mem]
-    write(detection_section(mem, nonmem, args.num_images, args.horizons, bootstrap_settings(args)), args.output)
+    threshold = None
     if args.calibrate is not None:
         with input_errors():
             others = [pair for pairs in classes_of(mem, nonmem).sets.values() for pair in pairs]
             threshold = calibrate(others, key_of(args.score), args.horizon, args.calibrate)
+    if args.kinds is not None:
+        kinds = read_kinds(args.kinds)
+        mem = [relabel(run, kinds, args.kinds) for run in mem]
+    write(detection_section(mem, nonmem, args.num_images, args.horizons), args.output)
+    if threshold is not None:
         write_threshold(threshold, args.score, args.threshold_file or args.output / "threshold.json")
+
+
+def decisions(args: argparse.Namespace) -> None:
+    if args.controls is None:
+        raise InputError("decisions compare with control prompts: give a finished run of them by --controls")
+    controls = controls_of_run(read_run(args.controls), key_of(args.score), args.horizon)
+    write(decisions_section(read_runs(args.runs), Decisions(controls, args.fdr)), args.output)
 
 
 def localisation(args: argparse.Namespace) -> None:
@@ -215,7 +240,7 @@ def damage(args: argparse.Namespace) -> None:
 def audit(args: argparse.Namespace) -> None:
     own, audited, control = (read_runs(paths) for paths in (args.own, args.audited, args.control))
     evaluators = open_evaluators(from_arguments(EvaluatorSettings, args))
-    write(audit_section(own, audited, control, evaluators, args.dataset, bootstrap_settings(args)), args.output)
+    write(audit_section(own, audited, control, evaluators, args.dataset), args.output)
 
 
 def report(args: argparse.Namespace) -> None:
@@ -247,10 +272,8 @@ def write_threshold(threshold: Threshold, score: str, path: Path) -> None:
     """Keep a threshold, and say what to do with the file."""
     make_folder(path.parent, "--threshold_file")
     write_text(path, threshold.save_text())
-    told = f"T={threshold.T or 'all'}, {threshold.num_images} images per prompt"
+    told = f"T={threshold.T or 'all'}, {threshold.num_images} images per prompt, {threshold.num_negatives} controls"
     print(f"threshold {threshold.threshold:.4f} on {score}, {told}")
-    if threshold.num_negatives < 1 / max(threshold.fpr, 1e-9):
-        print(f"warning: {threshold.num_negatives} negatives cannot resolve a false positive rate of {threshold.fpr}")
     print(f"{path}\nuse it by: python detect_mem.py --threshold_file {path} ...")
 
 

@@ -64,6 +64,7 @@ def make_parser() -> argparse.ArgumentParser:
         type=Path,
         help="embeddings by prompt index instead of the prompts', by search_embeddings.py",
     )
+    add("--ordinary", metavar="DATASET", help="captions that methods compare with; by default the bundled ones")
     add("--attn_scores", type=Path, help="masks for ours_A; by default attn_data/mit_attn_scores.npz")
     add("--optim_target_steps", type=natural_int, default=0, help="step that is measured; must be 0")
     add(

@@ -22,14 +22,8 @@ from memorization.data.pictures import read_image
 from memorization.data.prompts import PromptRecord, load_prompts
 from memorization.detectors.base import DETECTORS
 from memorization.errors import InputError, exit_on_input_error, input_errors
-from memorization.evaluation.statistics import (
-    Measure,
-    auc,
-    bootstrap_weights,
-    cumulative_curve,
-    interval_text,
-    with_interval,
-)
+from memorization.evaluation.detection_metrics import auc_measure
+from memorization.evaluation.statistics import Measure, interval_text
 from memorization.files.whole import write_text
 from memorization.models.stable_diffusion import load_pipeline
 from memorization.runs.arguments import HelpFormatter
@@ -39,7 +33,6 @@ from memorization.trace import Trace
 from noise_norms import noise_diff_norm
 
 SCORES = ("sharpness", "curvature_diff", "noise_diff_map")  # those that look at one timestep
-REPLICATES = 1000
 
 
 @dataclass
@@ -50,14 +43,12 @@ class Swapped:
     other: list[np.ndarray] = field(default_factory=list)
 
     def auc(self) -> Measure:
-        """AUC of own against other and its 95 % interval by resampling prompts, which are in both classes."""
+        """AUC of own against other and its 95 % interval over prompts, which are in both classes."""
         own, other = np.stack(self.own), np.stack(self.other)
         scores = np.concatenate([own.ravel(), other.ravel()])
         labels = np.arange(len(scores)) < own.size
         prompts = np.tile(np.repeat(np.arange(len(own)), own.shape[1]), 2)
-        weights = bootstrap_weights(prompts, REPLICATES)
-        point, spread = (auc(cumulative_curve(scores, labels, w)) for w in (None, weights))
-        return with_interval(point[0], spread)
+        return auc_measure(scores, labels, prompts)
 
 
 Scores = dict[tuple[str, int], Swapped]  # by name of a score and timestep

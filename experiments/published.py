@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from experiments.benchmark_tables import Seconds, by_place
+from experiments.runs import Entry
 from memorization.bundled import ROOT
 from memorization.evaluation.audit import hiding_strengths
 from memorization.evaluation.statistics import interval_text
-from memorization.mitigations.base import MITIGATIONS, PLAIN
+from memorization.mitigations.base import PLAIN
 from memorization.scores import MAGNITUDE, horizon_text, score_cost
 from memorization.tables import format_table, parse_results
 
@@ -161,8 +162,11 @@ def returned(method: str, audit: Record | None) -> str:
     """Share of the hidden memories that came back; why there is none where there is none."""
     if method == PLAIN:
         return ""
-    if method in MITIGATIONS and MITIGATIONS[method].reads == "words":
+    entry = Entry(method)
+    if entry.reads_words:
         return "reads words"
+    if entry.searches_paraphrases:
+        return "knows the prompt"
     return "-" if audit is None else interval_text(audit["returned"], 2)
 
 

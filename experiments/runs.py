@@ -44,6 +44,12 @@ class Entry:
         return self.method in MITIGATIONS and MITIGATIONS[self.method].reads == "words"
 
     @property
+    def searches_paraphrases(self) -> bool:
+        """Whether it needs paraphrases of the prompt, which an embedding that is given instead of it does not tell."""
+        method = MITIGATIONS.get(self.method)
+        return method is not None and method.flags is not None and "l_target_ss" in method.flags(1)
+
+    @property
     def options(self) -> list[str]:
         """Of inference_mem.py."""
         if self.name == PLAIN:

@@ -22,6 +22,7 @@ from memorization.mitigations.base import PLAIN
 from memorization.runs.arguments import HelpFormatter, positive_float, positive_int
 
 TARGETED = ("pe_be", "pe", "prss", "prss_be", "prss_prmask")  # with masks first, which the others read
+PR_RATIO = 3  # of PRSS, whose PR takes three times the target of its SS
 WORDY = ("rna", "rt", "cwr")
 # 14 verbatim and 14 template prompts, two images each, at a seed that nothing was tuned on.
 PLANTED_PROMPTS = "--start 10 --end 38 --num_images_per_prompt 2 --gen_seed 11".split()
@@ -36,7 +37,7 @@ def make_parser(planted: bool) -> argparse.ArgumentParser:
     targets, noise = ([0.5, 0.8, 1.2, 1.8], [0.3, 0.6, 1]) if planted else ([1, 2, 3, 4, 5], [0.1, 0.3, 1])
     add("--planted", action="store_true", help="the bundled model and its prompts; other defaults follow")
     add("--output", type=Path, default=Path("sweep_output"), help="folder of all runs and of the evaluation")
-    add("--targets", type=positive_float, nargs="+", default=targets, help="of PE and PRSS, in the model's magnitudes")
+    add("--targets", type=positive_float, nargs="+", default=targets, help="of PE and of PRSS's PR, in magnitudes")
     add("--words", type=positive_int, nargs="+", default=[1, 2, 4], help="added by RNA, RT and CWR")
     add("--noise", type=positive_float, nargs="+", default=noise, help="scales of GNI")
     add("--jobs", type=positive_int, default=2 if planted else 1, help="runs at a time")
@@ -47,7 +48,11 @@ def make_parser(planted: bool) -> argparse.ArgumentParser:
 
 def entries(targets: Sequence[float], words: Sequence[int], noise: Sequence[float]) -> list[Entry]:
     """What is compared."""
-    found = [Entry(name, target) for target in targets for name in TARGETED]
+    found = [
+        Entry(name, round(target / PR_RATIO, 3) if name.startswith("prss") else target)
+        for target in targets
+        for name in TARGETED
+    ]
     found += [Entry(name, count) for count in words for name in WORDY]
     return [*found, *(Entry("gni", scale) for scale in noise)]
 

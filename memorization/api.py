@@ -196,6 +196,7 @@ def mitigate(
     use_mask: bool = False,
     pr_mask: bool = False,
     target_loss: float | None = None,
+    ordinary: str | None = None,
     **sampling,
 ) -> list[MitigatedPrompt]:
     """Generate prompts under a mitigation.
@@ -212,6 +213,7 @@ def mitigate(
         use_mask: weigh magnitudes with the bright-ending mask, for methods with the variant "be".
         pr_mask: re-anchor only where the mask is bright, for methods with the variant "prmask".
         target_loss: magnitude at which methods that optimise the starting noise stop.
+        ordinary: data set of captions that methods compare with, as `--dataset` takes it; by default the bundled ones.
         **sampling: num_images_per_prompt, num_inference_steps, guidance_scale, gen_seed, batch_size, grad_batch_size.
 
     Returns:
@@ -234,7 +236,7 @@ def mitigate(
         flags = record_of_method.flags(strength) if record_of_method.flags else {"method": method, "strength": strength}
         refuse_blind_method(measures_first_step(flags), method)
     if record_of_method.compares:
-        options = replace(options, ordinary_text=ordinary_text(pipe))
+        options = replace(options, ordinary_text=ordinary_text(pipe, ordinary))
     found = []
     for group in tqdm(how.groups(records), desc=method, unit="group"):
         images = image_batch(pipe, group, how, record_of_method, strength, with_mask=use_mask or pr_mask)

@@ -107,12 +107,12 @@ def are_settings(settings: Mapping) -> bool:
     return all(settings.get(name) is None or is_number(settings[name]) for name in NUMBERS)
 
 
-def differing_setting(settings: Mapping, others: Mapping) -> str | None:
-    """The first setting that decides every number and is not the same in both; None where all are.
+def differing_setting(settings: Mapping, others: Mapping, names: Sequence[str] = MODEL_SETTINGS) -> str | None:
+    """The first of some settings that is not the same in both; by default of those that decide every number.
 
     Models are compared by content, where both settings have it.
     """
-    return next(iter(differing(settings, others, MODEL_SETTINGS)), None)
+    return next(iter(differing(settings, others, names)), None)
 
 
 def check_same_model(runs: Sequence[Run], what: str = "compared") -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-MEASURE = {"value", "low", "high"}  # what a number with its interval consists of
+MEASURE = {"value", "low", "high"}  # what a number with its interval consists of; a share has counts too
 
 
 def plain(value: object) -> object:
@@ -28,7 +28,7 @@ def parse_results(text: str) -> Any:
 
 
 def with_nan(item: dict) -> dict:
-    return {k: math.nan if v is None else v for k, v in item.items()} if item.keys() == MEASURE else item
+    return {k: math.nan if v is None else v for k, v in item.items()} if item.keys() >= MEASURE else item
 
 
 def format_table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

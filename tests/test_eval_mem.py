@@ -28,7 +28,8 @@ def evaluate(command, *paths, output, **options):
     flags = [
         part for k, v in options.items() for part in (f"--{k}", *(map(str, v) if isinstance(v, list) else [str(v)]))
     ]
-    eval_mem.main([command, *map(str, paths), *flags, "--bootstrap", "50", "--output", str(output)])
+    few = [] if command in ("detection", "decisions", "audit") else ["--bootstrap", "50"]
+    eval_mem.main([command, *map(str, paths), *flags, *few, "--output", str(output)])
     results = json.loads((output / f"{command}.json").read_text())
     return results["scores"] if command == "detection" else results
 
@@ -119,15 +120,25 @@ def test_kinds_from_a_table_by_caption(tmp_path, detection_runs, capsys):
     assert "needs the columns caption and kind (or type); it has caption, x" in refused(capsys, *argv)
 
 
-def test_calibration_writes_a_threshold_and_warns(tmp_path, detection_runs, capsys):
+def test_calibration_writes_a_threshold_or_says_how_many_prompts_it_takes(tmp_path, detection_runs, capsys):
     mem, others = detection_runs
-    argv = {"mem": mem, "nonmem": others, "calibrate": 0.01, "score": "new_score", "horizon": "all"}
-    evaluate("detection", output=tmp_path / "e", **argv, threshold_file=tmp_path / "t.json")
+    argv = {"mem": mem, "nonmem": others, "score": "end_token_attention", "horizon": "all"}
+    evaluate("detection", output=tmp_path / "e", **argv, calibrate=0.1, threshold_file=tmp_path / "t.json")
     threshold = json.loads((tmp_path / "t.json").read_text())
-    rows = [json.loads(line) for p in others for line in p.read_text().splitlines()]
-    assert threshold["threshold"] == pytest.approx(max(np.mean(r["new_score"]) for r in rows))
-    assert (threshold["key"], threshold["T"], threshold["num_images"]) == ("new_score", None, 2)
-    assert "12 negatives cannot resolve a false positive rate of 0.01" in capsys.readouterr().out
+    rows = [json.loads(line) for line in others[0].read_text().splitlines()]  # the same prompts in every run
+    assert threshold["threshold"] == pytest.approx(max(np.mean(r["end_token_attention"]) for r in rows))
+    assert (threshold["key"], threshold["T"], threshold["num_images"]) == ("end_token_attention", None, 2)
+    assert "12 controls" in capsys.readouterr().out
+    few = ("detection", "--mem", *mem, "--nonmem", *others, "--calibrate", "0.01", "--output", tmp_path / "f")
+    assert "0.01 takes 99 or more prompts that are not memorized, not 12" in refused(capsys, *few)
+    assert not (tmp_path / "f").exists()  # before the work
+
+
+def test_decisions_are_written_from_result_files(tmp_path, detection_runs, capsys):
+    mem, others = detection_runs
+    lines = evaluate("decisions", mem[0], output=tmp_path / "e", controls=others[0], fdr=0.3)
+    assert {"index", "prompt", "score", "p", "q", "memorized"} == lines[0].keys()
+    assert "give a finished run of them by --controls" in refused(capsys, "decisions", mem[0])
 
 
 def damaged(path, line, **changes):
@@ -171,7 +182,7 @@ def test_runs_that_cannot_be_compared(detection_runs, tmp_path, capsys):
     assert "does not give both classes" in refused(capsys, "detection", "--mem", mem[1])
 
 
-@pytest.mark.parametrize("flags", ["--horizon x", "--horizons 0", "--calibrate 1", "--num_images 0", "--bootstrap 0"])
+@pytest.mark.parametrize("flags", ["--horizon x", "--horizons 0", "--calibrate 1", "--num_images 0", "--calibrate 0"])
 def test_values_out_of_range_exit_with_code_2(detection_runs, capsys, flags):
     mem, others = detection_runs
     with pytest.raises(SystemExit) as stop:
@@ -182,7 +193,7 @@ def test_values_out_of_range_exit_with_code_2(detection_runs, capsys, flags):
 def test_an_output_that_cannot_be_written_is_refused(detection_runs, tmp_path, capsys):
     mem, others = detection_runs
     (tmp_path / "file").write_text("")
-    argv = ["--mem", *mem, "--nonmem", *others, "--bootstrap", "5", "--output", tmp_path / "file" / "sub"]
+    argv = ["--mem", *mem, "--nonmem", *others, "--output", tmp_path / "file" / "sub"]
     assert "choose another --output" in refused(capsys, "detection", *argv)
     assert "choose another --output" in refused(capsys, "report", *mem, "--output", tmp_path / "file" / "r.html")
 

@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "data": {"files", *GROUND},
     "scores": {"core", "detectors", *GROUND},
     "models": {"core", *GROUND},
-    "ordinary": {"data"},
+    "ordinary": {"data", *GROUND},
     "embedding_search": {"core"},
     "plugins": {"detectors", "mitigations", *GROUND},
     "catalogue": {"detectors", "mitigations", *GROUND},
@@ -48,7 +48,13 @@ MAY_IMPORT["api"] = {"runs", *MAY_IMPORT["runs"]}
 MAY_IMPORT["scripts"] = {"api", "catalogue", "report", *MAY_IMPORT["api"]}
 MAY_IMPORT["memorization"] = set()  # its names are loaded when they are used
 WITHOUT_DIFFUSERS = ("memorization", "memorization.scores", "memorization.finished_runs", "eval_mem")
-PLUG_IN_FOLDERS = {"detectors": {"base"}, "mitigations": {"base", "batch", "local_minimum", "perturb", "spikes"}}
+PLUG_IN_FOLDERS = {
+    "detectors": {"base"},
+    "mitigations": {
+        *("base", "batch", "first_step", "local_minimum", "perturb", "spikes", "structural_similarity"),
+        "value_neurons",
+    },
+}
 
 
 def find_modules() -> dict[str, Path]:

@@ -18,20 +18,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from diffusers import DDIMScheduler, UNet2DConditionModel
+from transformers import CLIPTokenizer
 
-from experiments.cost.jobs import random_sd14
-from gradients import MARGIN, SHARE, kept_bytes
-from local_sd_pipeline import LocalStableDiffusionPipeline
-from memorization.bundled import ROOT
+from gradients import MARGIN, kept_bytes
+from local_sd_pipeline import DenoiseStep, LocalStableDiffusionPipeline, NoisePrediction
+from memorization.bundled import MODEL, ROOT
 from memorization.detectors.base import DETECTORS
 from memorization.detectors.hessian_map import hessian_map
 from memorization.files.whole import write_text
-from memorization.observation import make_inputs
 from memorization.runs.arguments import HelpFormatter
 from memorization.tables import Table
 from memorization.trace import Trace
 from noise_norms import noise_diff_norm
-from optim_utils import descend, first_timestep, optimize_prompt_embeds, predict_uncond
+from optim_utils import descend, first_timestep, optimize_prompt_embeds
 
 RESULTS = ROOT / "experiments" / "cost" / "gradient_memory.json"
 STEPS, GIGABYTE = 50, 2**30
@@ -52,11 +52,35 @@ def status(name: str) -> int:
     return 1024 * int(next(line.split()[1] for line in lines if line.startswith(f"{name}:")))
 
 
+def make_pipe() -> LocalStableDiffusionPipeline:
+    """A UNet of Stable Diffusion v1.4's shape with random weights, and nothing else that takes memory."""
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(
+            sample_size=64, cross_attention_dim=768, attention_head_dim=8, block_out_channels=(320, 640, 1280, 1280)
+        )
+    unet.to_empty(device="cpu").eval().requires_grad_(False)
+    for weights in unet.parameters():
+        weights.uniform_(-0.02, 0.02)
+    return LocalStableDiffusionPipeline(
+        vae=None,
+        text_encoder=None,
+        tokenizer=CLIPTokenizer.from_pretrained(MODEL / "tokenizer"),
+        unet=unet,
+        scheduler=DDIMScheduler.from_pretrained(MODEL / "scheduler"),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
 def make_trace(pipe: LocalStableDiffusionPipeline, batch: int) -> Trace:
-    """The first step of a batch, as a generation leaves it; the last one's place is taken by it."""
-    inputs = make_inputs(pipe, ["a picture"], [list(range(batch))])
-    trace = Trace(pipe, inputs.embeds, inputs.tokens, inputs.seeds, STEPS)
-    trace.watch(next(iter(pipe.denoise(inputs.latents, inputs.embeds, STEPS))))
+    """A first step as a generation leaves it, in shape: gradients take the same memory whatever the numbers."""
+    latents, uncond, text = (torch.randn(batch, 4, 64, 64) for _ in range(3))
+    embeds = (torch.randn(batch, 77, 768), torch.randn(batch, 77, 768))
+    t = first_timestep(pipe, STEPS)
+    prediction = NoisePrediction((uncond, text), latents, *pipe.noise_scales(t))
+    trace = Trace(pipe, embeds, torch.full((batch,), 5), list(range(batch)), STEPS)
+    trace.steps[0] = DenoiseStep(0, t, latents, prediction, latents, latents)
     return trace
 
 
@@ -67,9 +91,7 @@ def make_work(name: str, trace: Trace) -> Callable[[], object]:
     if name == "hessian_map":
         return lambda: hessian_map(trace, num_probes=2)
     if name == "pe":
-        return lambda: optimize_prompt_embeds(
-            pipe, latents, t, text, predict_uncond(pipe, latents, t, negative), num_iters=1
-        )
+        return lambda: optimize_prompt_embeds(pipe, latents, t, text, trace.steps[0].prediction.outputs[0], num_iters=1)
     if name == "noise_descent":
 
         def loss(x: torch.Tensor, rows: list[int]) -> torch.Tensor:
@@ -81,10 +103,8 @@ def make_work(name: str, trace: Trace) -> Callable[[], object]:
 
 def measure(name: str, batch: int, chunk: int) -> dict[str, float]:
     """One method on one batch, `chunk` images at a time."""
-    pipe = random_sd14()
-    first_timestep(pipe, STEPS)
+    pipe = make_pipe()
     trace = make_trace(pipe, batch)
-    kept = kept_bytes(pipe, trace.steps[0].latents)
     pipe.grad_batch_size = chunk
     work = make_work(name, trace)
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak starts from what is resident now
@@ -97,28 +117,32 @@ def measure(name: str, batch: int, chunk: int) -> dict[str, float]:
         "loaded_gb": loaded / GIGABYTE,
         "peak_gb": status("VmHWM") / GIGABYTE,
         "beyond_gb": (status("VmHWM") - loaded) / GIGABYTE,
-        "estimate_gb": MARGIN * METHODS[name] * kept * min(batch, chunk) / GIGABYTE,
+        "samples": METHODS[name],
         "seconds": time.perf_counter() - started,
     }
 
 
-def measure_apart(name: str, batch: int, chunk: int) -> dict[str, float]:
-    """`measure` in a process of its own."""
-    command = [sys.executable, "-m", "experiments.cost.gradient_memory", "--one", name, str(batch), str(chunk)]
+def measure_kept() -> float:
+    """Gigabytes that the chunks' estimate takes a sample to keep."""
+    pipe = make_pipe()
+    return kept_bytes(pipe, torch.zeros(1, 4, 64, 64)) / GIGABYTE
+
+
+def measure_apart(*what: object) -> dict[str, float]:
+    """`measure`, or of "kept" `measure_kept`, in a process of its own."""
+    command = [sys.executable, "-m", "experiments.cost.gradient_memory", "--one", *map(str, what)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def results_table(runs: list[dict]) -> Table:
+def results_table(found: dict) -> Table:
     """Peaks beyond what is loaded, of each method and batch: at once, and one image at a time."""
-    rows = []
-    for name in METHODS:
+    rows, runs = [], found["runs"]
+    for name, samples in METHODS.items():
         for batch in sorted({r["batch"] for r in runs if r["method"] == name}):
-            found = {r["chunk"]: r for r in runs if (r["method"], r["batch"]) == (name, batch)}
-            whole, one = found.get(batch), found.get(1)
-            cells = [f"{r['beyond_gb']:.1f}" if r else "-" for r in (whole, one)]
-            estimate = f"{(whole or one)['estimate_gb']:.1f}" if whole or one else "-"
-            rows.append([name, str(batch), *cells, estimate])
+            peaks = {r["chunk"]: r["beyond_gb"] for r in runs if (r["method"], r["batch"]) == (name, batch)}
+            cells = [f"{peaks[chunk]:.1f}" if chunk in peaks else "-" for chunk in (batch, 1)]
+            rows.append([name, str(batch), *cells, f"{MARGIN * samples * batch * found['kept_gb']:.1f}"])
     headers = ["method", "images", "at once, GB", "one at a time, GB", "estimated for at once, GB"]
     return Table("Peak memory of gradient methods beyond what is loaded", headers, rows)
 
@@ -126,26 +150,34 @@ def results_table(runs: list[dict]) -> Table:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 2], help="images")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="what is measured")
     parser.add_argument("--limit", type=float, default=14, help="gigabytes that a measurement may take")
-    parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--one", nargs="+", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
-        name, batch, chunk = args.one
-        print(json.dumps(measure(name, int(batch), int(chunk))))
+        name, *sizes = args.one
+        print(json.dumps(measure_kept() if name == "kept" else measure(name, *map(int, sizes))))
         return
-    runs = json.loads(RESULTS.read_text(encoding="utf-8"))["runs"] if RESULTS.exists() else []
+    found = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {"runs": []}
+    if "kept_gb" not in found:
+        found |= {"kept_gb": measure_apart("kept"), "margin": MARGIN, "torch": torch.__version__}
     for batch in args.batches:
-        for name in METHODS:
+        for name in args.methods:
             for chunk in sorted({1, batch}):
-                known = {(r["method"], r["batch"], r["chunk"]): r for r in runs}
-                single = known.get((name, 1, 1))
-                needed = single["loaded_gb"] + chunk * single["beyond_gb"] if single else 0
-                if (name, batch, chunk) not in known and needed <= args.limit:
-                    runs.append(measure_apart(name, batch, chunk))
-                    about = {"margin": MARGIN, "share": SHARE, "torch": torch.__version__}
-                    write_text(RESULTS, json.dumps({"about": about, "runs": runs}, indent=1) + "\n")
-                    print(json.dumps(runs[-1]), flush=True)
-    print(results_table(runs).markdown())
+                add_run(found, name, batch, chunk, args.limit)
+    print(results_table(found).markdown())
+
+
+def add_run(found: dict, name: str, batch: int, chunk: int, limit: float) -> None:
+    """Measure what is not known yet and would stay below the limit, and write it at once."""
+    known = {(r["method"], r["batch"], r["chunk"]): r for r in found["runs"]}
+    single = known.get((name, 1, 1))
+    needed = single["loaded_gb"] + chunk * single["beyond_gb"] if single else 0
+    if (name, batch, chunk) in known or needed > limit:
+        return
+    found["runs"].append(measure_apart(name, batch, chunk))
+    write_text(RESULTS, json.dumps(found, indent=1) + "\n")
+    print(json.dumps(found["runs"][-1]), flush=True)
 
 
 if __name__ == "__main__":

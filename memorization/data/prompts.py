@@ -39,10 +39,10 @@ def load_prompts(
     """Read a data set into records.
 
     Args:
-        dataset: a .jsonl file; a folder NAME_groundtruth; a folder of NNN.jpg + NNN.txt pairs; `random`;
-            or a Hugging Face data set (hub id or folder).
+        dataset: a file of prompts (.jsonl, .json, .csv, .tsv, .parquet); a folder NAME_groundtruth; a folder of
+            NNN.jpg + NNN.txt pairs; `random`; or a Hugging Face data set (hub id or folder).
         start, end: which records by position, as in a slice; `index` stays that of the file.
-        prompt_key: column of the prompt in a Hugging Face data set.
+        prompt_key: column of the prompt; in files caption, prompt or text by default, in any case.
         clean_prompts: mend mojibake and HTML entities, as the CLIP tokenizer of 2023 did with ftfy. The
             current one does not, and the end token moves with such text.
         random_prompt: function from a `random.Random` to a prompt, for `random`; words of random

@@ -4,9 +4,18 @@ import torch
 import torch.nn.functional as F
 
 from memorization.detectors.base import detector
+from memorization.released import SD1, SD2
+
+TILES = 4  # a side
 
 
-@detector("tiled_l2", keys={"tiled_l2": "tiled_l2"}, source="Carlini et al., USENIX Security 2023", of_images=True)
+@detector(
+    "tiled_l2",
+    keys={"tiled_l2": "tiled_l2"},
+    source="Carlini et al., USENIX Security 2023",
+    of_images=True,
+    released={SD1: {"tiles": TILES}, SD2: {"tiles": TILES}},
+)
 def tiled_l2(images: torch.Tensor) -> dict[str, torch.Tensor]:
     """How alike the images of a prompt are, tile by tile; needs two or more.
 
@@ -16,7 +25,7 @@ def tiled_l2(images: torch.Tensor) -> dict[str, torch.Tensor]:
     return {"tiled_l2": tiled_distance(images)}
 
 
-def tiled_distance(images: torch.Tensor, tiles: int = 4) -> torch.Tensor:
+def tiled_distance(images: torch.Tensor, tiles: int = TILES) -> torch.Tensor:
     """-(smallest tile-wise L2 distance of each image to another one of its prompt), (images,).
 
     Carlini et al. (USENIX Security 2023): the distance of two images is the largest over non-overlapping tiles of

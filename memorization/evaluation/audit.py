@@ -4,6 +4,9 @@ As in Finding DoRI (ICML 2026): embeddings that bring the training image back ar
 (`tools/search_embeddings.py`), and images are made from them under the mitigation. A memory that was hidden and
 comes back was not removed. The control is the same search for pictures that were never trained on: what it brings
 back too is no sign of memory.
+
+Methods that search paraphrases are left out: whoever is handed an embedding does not learn the prompt that it stands
+for, and paraphrases of it would hide the memory by construction.
 """
 
 from collections.abc import Sequence
@@ -14,7 +17,8 @@ import numpy as np
 from memorization.errors import InputError
 from memorization.evaluation.mitigation import ALL, measure_runs
 from memorization.evaluation.plain_colours import without_plain_colours
-from memorization.evaluation.statistics import USUAL, BootstrapSettings, Result, interval_text, mean_interval
+from memorization.evaluation.shares import share_measure
+from memorization.evaluation.statistics import Result, interval_text
 from memorization.evaluation.tradeoff import PromptMeasures
 from memorization.finished_runs import PLAIN, Run, by_strength, check_comparable, method_of, strength_of
 from memorization.similarity.measure import Evaluators
@@ -57,7 +61,6 @@ def evaluate_audit(
     control: Sequence[Run],
     evaluators: Evaluators,
     dataset: str | None = None,
-    bootstrap: BootstrapSettings = USUAL,
 ) -> list[Result]:
     """Share of hidden memories that come back, one result per audited run and then per control.
 
@@ -67,8 +70,10 @@ def evaluate_audit(
         control: runs from embeddings that were searched for pictures never trained on.
 
     Raises:
-        InputError: if runs cannot be compared, one has no counterpart, or there is no copy descriptor.
+        InputError: if runs cannot be compared, one has no counterpart or searches paraphrases, or there is no copy
+            descriptor.
     """
+    refuse_paraphrases([*audited, *control])
     if evaluators.descriptor is None:
         raise InputError("an audit looks for copies: give a copy descriptor by --sscd")
     pairs = {(method_of(run), strength_of(run)): run for run in own}
@@ -83,23 +88,31 @@ def evaluate_audit(
     evaluators = replace(evaluators, clip=None)  # only copies count
     before, after = (measure_runs(runs, evaluators, dataset) for runs in (counterparts, audited))
     results = [
-        compare(run, before[counterpart.key], after[run.key], bootstrap)
+        compare(run, before[counterpart.key], after[run.key])
         for counterpart, run in zip(counterparts, audited, strict=True)
     ]
     if control:
         check_comparable(control)
         control = without_plain_colours(control)
         found = measure_runs(control, evaluators)
-        results += [compare(run, None, found[run.key], bootstrap) for run in control]
+        results += [compare(run, None, found[run.key]) for run in control]
     return results
 
 
-def compare(
-    run: Run,
-    before: Sequence[PromptMeasures] | None,
-    after: Sequence[PromptMeasures],
-    bootstrap: BootstrapSettings = USUAL,
-) -> Result:
+def refuse_paraphrases(runs: Sequence[Run]) -> None:
+    """
+    Raises:
+        InputError: if a run from embeddings searched among paraphrases of the prompt.
+    """
+    knowing = next((run for run in runs if run.settings.get("l_target_ss") is not None), None)
+    if knowing is not None:
+        raise InputError(
+            f"{knowing.path} searched paraphrases of the prompt, which whoever is given an embedding does not know: an "
+            "audit of SS or PRSS says nothing; leave it out"
+        )
+
+
+def compare(run: Run, before: Sequence[PromptMeasures] | None, after: Sequence[PromptMeasures]) -> Result:
     """Result of a run from embeddings; without a run from the prompts themselves it is a control."""
     now = np.array([m["copied"] for m in after])
     was = np.full(now.shape, np.nan) if before is None else np.array([m["copied"] for m in before])
@@ -107,7 +120,7 @@ def compare(
     values = {"hidden": 1 - was, "copied": now, "returned": np.where(was == 0, now, np.nan)}  # of what was hidden
     method = method_of(run) if before is not None else f"{method_of(run)}, {CONTROL}"
     head = {"run": run.key, "method": method, "strength": strength_of(run), "prompts": len(now)}
-    return head | {name: mean_interval(v.ravel(), prompts, bootstrap) for name, v in values.items()}
+    return head | {name: share_measure(v.ravel(), prompts) for name, v in values.items()}
 
 
 def audit_tables(results: Sequence[Result]) -> list[Table]:

@@ -7,16 +7,9 @@ from tqdm import tqdm
 
 from memorization.errors import InputError
 from memorization.evaluation.classes import Classes, ClassPair, Items, Row, View, classes_of, gather
-from memorization.evaluation.statistics import (
-    DETECTION_METRICS,
-    USUAL,
-    BootstrapSettings,
-    Measure,
-    Result,
-    detection_metrics,
-    rank_auc,
-    with_interval,
-)
+from memorization.evaluation.curves import rank_auc
+from memorization.evaluation.detection_metrics import DETECTION_METRICS, auc_difference_measure
+from memorization.evaluation.statistics import Measure, Result
 from memorization.finished_runs import Run, check_same_model
 from memorization.rows import score_names
 from memorization.scores import (
@@ -38,11 +31,10 @@ COMPARISONS = (
 )
 
 
-def evaluate_items(items: Items, bootstrap: BootstrapSettings = USUAL) -> Result:
-    """Metrics with intervals by resampling prompts, and AUC of every seed's run alone."""
-    point = detection_metrics(items.scores, items.labels)
-    replicates = detection_metrics(items.scores, items.labels, bootstrap.weights(items.prompts, items.labels))
-    result: Result = {name: with_interval(point[name][0], replicates[name]) for name in DETECTION_METRICS}
+def evaluate_items(items: Items) -> Result:
+    """Metrics with intervals over prompts, and AUC of every seed's run alone."""
+    looked_at = (items.scores, items.labels, items.prompts)
+    result: Result = {name: metric.measure(*looked_at) for name, metric in DETECTION_METRICS.items()}
     result["auc_by_seed"] = [
         rank_auc(items.scores[of & items.labels], items.scores[of & ~items.labels]) for of in items.of_runs()
     ]
@@ -67,7 +59,6 @@ def evaluate_detection(
     nonmem_runs: Sequence[Run],
     num_images: Sequence[int | None] = (None,),
     horizons: Sequence[int | None] = HORIZONS,
-    bootstrap: BootstrapSettings = USUAL,
 ) -> list[Result]:
     """Every score against every class of labels, one result per pair of classes and way to look at a score.
 
@@ -91,7 +82,7 @@ def evaluate_detection(
         head = {"memorized_kind": pair.kind, "negative_set": pair.negative_set}
         head |= {"score": label(view.key), "key": view.key, "T": view.horizon}
         head |= {"level": view.level, "images": view.num_images or available}
-        results.append(head | evaluate_items(gather(pair, view), bootstrap))
+        results.append(head | evaluate_items(gather(pair, view)))
     return results
 
 
@@ -111,9 +102,8 @@ def evaluate_differences(
     mem_runs: Sequence[Run],
     nonmem_runs: Sequence[Run],
     horizons: Sequence[int | None] = HORIZONS,
-    bootstrap: BootstrapSettings = USUAL,
 ) -> list[Result]:
-    """AUC per image of one score less that of another, with intervals from the same resamples for both.
+    """AUC per image of one score less that of another, with intervals that know how both go together.
 
     Two intervals that overlap say little about scores of the same images; this is the comparison that counts:
     LD with D, LD with its mask shuffled, and LD over the root mean square with D.
@@ -129,31 +119,24 @@ def evaluate_differences(
     for pair, a, b in tqdm(jobs, desc="differences", unit="pair"):
         head = {"memorized_kind": pair.kind, "negative_set": pair.negative_set, "T": a.horizon}
         head |= {"score": label(a.key), "less": label(b.key)}
-        results.append(head | {"auc": auc_difference(pair, a, b, bootstrap)})
+        results.append(head | {"auc": auc_difference(pair, a, b)})
     return results
 
 
-def auc_difference(pair: ClassPair, a: View, b: View, bootstrap: BootstrapSettings = USUAL) -> Measure:
-    """AUC of `a` less that of `b`, with the interval of the same resamples for both."""
-    both = [gather(pair, view) for view in (a, b)]
-    weights = bootstrap.weights(both[0].prompts, both[0].labels)
-    point, spread = (
-        np.subtract(*(detection_metrics(items.scores, items.labels, w, ["auc"])["auc"] for items in both))
-        for w in (None, weights)
-    )
-    return with_interval(point[0], spread)
+def auc_difference(pair: ClassPair, a: View, b: View) -> Measure:
+    """AUC of `a` less that of `b` on the same items."""
+    one, other = gather(pair, a), gather(pair, b)
+    return auc_difference_measure(one.scores, other.scores, one.labels, one.prompts)
 
 
-def with_differences_to_first_step(
-    results: Sequence[Result], classes: Classes, bootstrap: BootstrapSettings = USUAL
-) -> list[Result]:
+def with_differences_to_first_step(results: Sequence[Result], classes: Classes) -> list[Result]:
     """The results, those per image of all images with `auc_difference` to D at T = 1, the cheapest score there is."""
     pairs = {(pair.kind, pair.negative_set): pair for pair in classes.pairs()}
     most, found = max(r["images"] for r in results), []
     for r in tqdm(results, desc="less D at T = 1", unit="score"):
         if r["level"] == "image" and r["images"] == most:
             pair = pairs[r["memorized_kind"], r["negative_set"]]
-            r = r | {"auc_difference": auc_difference(pair, View(r["key"], r["T"]), View(MAGNITUDE, 1), bootstrap)}
+            r = r | {"auc_difference": auc_difference(pair, View(r["key"], r["T"]), View(MAGNITUDE, 1))}
         found.append(r)
     return found
 

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from memorization.evaluation.statistics import DETECTION_METRICS, SMALL_NEGATIVES, Result, interval_text
+from memorization.evaluation.detection_metrics import DETECTION_METRICS, SMALL_NEGATIVES
+from memorization.evaluation.statistics import Result, interval_text
 from memorization.scores import horizon_text
 from memorization.tables import Table
 

@@ -19,20 +19,14 @@ from memorization.data.prompts import load_prompts
 from memorization.errors import InputError
 from memorization.evaluation.candidate_maps import BRIGHT_ENDING, candidate_maps
 from memorization.evaluation.classes import Row
+from memorization.evaluation.curves import auc, average_precision, best_iou, cumulative_curve, rank_auc
 from memorization.evaluation.statistics import (
     USUAL,
     BootstrapSettings,
     Measure,
     Result,
-    auc,
-    average_precision,
-    best_iou,
-    cumulative_curve,
     interval_text,
     mean_interval,
-    rank_auc,
-    resampled_means,
-    with_interval,
 )
 from memorization.files.maps import DIFF_MAPS, load_maps
 from memorization.files.pixels import picture_named
@@ -119,9 +113,9 @@ def image_measures(values: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     curve = cumulative_curve(values.ravel(), truth.ravel())
     mixed = truth.any() and not truth.all()
     return {
-        "auroc": float(auc(curve)[0]) if mixed else float("nan"),
-        "average_precision": float(average_precision(curve)[0]),
-        "iou": float(best_iou(curve)[0]),
+        "auroc": auc(curve) if mixed else float("nan"),
+        "average_precision": average_precision(curve),
+        "iou": best_iou(curve),
     }
 
 
@@ -214,8 +208,7 @@ def dataset_iou(
 ) -> Measure:
     """IoU at the one threshold that is best for all images together, an oracle, with its interval.
 
-    Raw values are thresholded, without stretching each image first; the best threshold is sought anew in
-    every replicate.
+    Raw values are thresholded, without stretching each image first; the interval is of the mean at that threshold.
 
     Args:
         values, truths: (images, height, width).
@@ -224,8 +217,7 @@ def dataset_iou(
     thresholds = np.unique(np.quantile(values, np.linspace(0, 1, NUM_THRESHOLDS)))
     truths = truths.reshape(len(truths), -1)
     ious = np.stack([threshold_iou(values.reshape(len(values), -1) >= t, truths) for t in thresholds], 1)
-    best = resampled_means(ious, bootstrap.weights(prompts)).max(1)
-    return with_interval(ious.mean(0).max(), best)
+    return mean_interval(ious[:, ious.mean(0).argmax()], prompts, bootstrap)
 
 
 def threshold_iou(predicted: np.ndarray, truths: np.ndarray) -> np.ndarray:

@@ -23,6 +23,7 @@ from memorization.evaluation.quality import (
     measure_quality,
     quality_table,
 )
+from memorization.evaluation.shares import share_measure
 from memorization.evaluation.statistics import (
     USUAL,
     BootstrapSettings,
@@ -37,6 +38,7 @@ from memorization.similarity.measure import MEASURES, Evaluators, measure_run
 from memorization.tables import Table
 
 ALL = "all"  # prompts of every kind together
+SHARES = ("copied", "local_copied", "changed")  # measures that are 0 or 1 of every image
 
 
 def load_references(run: Run, dataset: str | None = None) -> dict[int, PromptRecord]:
@@ -116,11 +118,15 @@ def summarize(run: Run, measured: Sequence[PromptMeasures], bootstrap: Bootstrap
 def summarize_measures(
     measured: Sequence[PromptMeasures], names: Iterable[str], bootstrap: BootstrapSettings = USUAL
 ) -> dict[str, Measure]:
-    """Mean and interval of each named measure that is there: per prompt first, then over prompts, as resampled."""
+    """Mean and interval over prompts of each named measure that is there; shares with what was counted."""
     found = {}
     for name in (n for n in names if n in measured[0]):
-        means = [float(np.mean(m[name])) for m in measured]
-        found[name] = mean_interval(means, np.arange(len(means)), bootstrap)
+        values = [np.asarray(m[name], float) for m in measured]
+        prompts = np.repeat(np.arange(len(values)), [len(v) for v in values])
+        if name in SHARES:
+            found[name] = share_measure(np.concatenate(values), prompts)
+        else:
+            found[name] = mean_interval([v.mean() for v in values], np.arange(len(values)), bootstrap)
     return found
 
 

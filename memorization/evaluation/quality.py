@@ -219,12 +219,17 @@ def quality_table(results: Sequence[Result], quality: Quality) -> Table:
     known = {"saturated": appearance.saturated.mean(), "contrast": appearance.contrast.mean()}
     rows = [["ordinary", "", *(f"{known[n]:.3f}" if n in known else "" for n in columns), ""]]
     for r in results:
-        cells = [
-            "-" if n not in r else f"{r[n]:.3f}" if isinstance(r[n], float) else interval_text(r[n]) for n in columns
-        ]
+        cells = [cell(r.get(n)) for n in columns]
         rows.append([r["method"], f"{r['strength']:g}", *cells, "ruined" if r["ruined"] else ""])
     caption = f"{first['kind']}, quality against {quality.reference.name} ({len(appearance.prompts)} images)"
     return Table(caption, ["method", "strength", *columns.values(), ""], rows, notes_on_quality(results, quality))
+
+
+def cell(value: Measure | float | None) -> str:
+    """A number as tables have it, a dash where there is none."""
+    if isinstance(value, dict):
+        return interval_text(value)
+    return "-" if value is None or not np.isfinite(value) else f"{value:.3f}"
 
 
 def notes_on_quality(results: Sequence[Result], quality: Quality) -> str:
@@ -235,7 +240,9 @@ def notes_on_quality(results: Sequence[Result], quality: Quality) -> str:
         f"Unlike ordinary: saturation, contrast or spectrum beyond all but {RARE:.0%} of the reference's images; "
         f"ruined: at least {RUINED:.0%} of the images, and more than of plain generation.",
         quality.reference.note,
-        f"CMMD: features of {quality.model}." if CMMD in first else "No CMMD without CLIP: give --reference_model.",
+        f"CMMD: features of {quality.model}, interval by leaving out prompts."
+        if CMMD in first
+        else "No CMMD without CLIP: give --reference_model.",
         f"CMMD of fewer than {FEW_IMAGES} images has a wide interval." if few and CMMD in first else "",
     ]
     return " ".join(note for note in notes if note)

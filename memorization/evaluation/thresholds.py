@@ -1,6 +1,7 @@
 """Decision thresholds: calibrated by eval_mem.py on prompts that are not memorized, used by detect_mem.py."""
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,27 +12,43 @@ import numpy.typing as npt
 
 from memorization.errors import InputError
 from memorization.evaluation.classes import Pair, Row
-from memorization.finished_runs import MODEL_SETTINGS, differing_setting
-from memorization.identity import pair_text
-from memorization.rows import is_number, is_whole, score_names
+from memorization.evaluation.controls import CALIBRATED, controls_of, refuse_other_settings, refuse_other_steps
+from memorization.rows import is_number, is_whole
 from memorization.scores import image_scores, label
-from memorization.tables import format_table
+from memorization.tables import Table
+
+ROUNDING = 1e-9  # of a false positive rate times a number of prompts
+
+
+def controls_needed(fpr: float) -> int:
+    """How many control prompts a threshold at a false positive rate takes: 1 / fpr - 1."""
+    return math.ceil(1 / fpr - 1 - ROUNDING / fpr)
 
 
 def calibrate_threshold(scores: npt.ArrayLike, fpr: float) -> float:
-    """Smallest threshold that at most a share `fpr` of the given negatives lies strictly above.
+    """The ceil((1 - fpr)(n + 1))-th smallest of n control scores.
 
-    A prompt is called memorized when its score is above it.
+    A prompt is called memorized when its score is above it, which is where its conformal p-value is at most `fpr`. Of
+    prompts that are exchangeable with the controls that happens to a share of at most `fpr`, on average over controls;
+    the share of the controls themselves that lies above is smaller.
+
+    Args:
+        scores: of the controls, (controls,).
+        fpr: false positive rate, between 0 and 1.
 
     Raises:
-        ValueError: if `fpr` is not in [0, 1), or there are no scores.
+        ValueError: if `fpr` is not between 0 and 1, or there are too few controls: fewer than 1 / fpr - 1.
     """
-    if not 0 <= fpr < 1:
-        raise ValueError(f"a false positive rate of {fpr} is not in [0, 1)")
-    scores = np.sort(np.asarray(scores, float))[::-1]
-    if not len(scores):
-        raise ValueError("no scores of prompts that are not memorized")
-    return float(scores[int(fpr * len(scores) + 1e-9)])
+    if not 0 < fpr < 1:
+        raise ValueError(f"a false positive rate of {fpr} is not between 0 and 1")
+    scores = np.sort(np.asarray(scores, float))
+    if len(scores) < controls_needed(fpr):
+        needed = controls_needed(fpr)
+        raise ValueError(
+            f"a false positive rate of {fpr:g} takes {needed} or more prompts that are not memorized, not {len(scores)}"
+        )
+    above = math.floor(fpr * (len(scores) + 1) + ROUNDING) - 1  # controls that may lie above
+    return float(scores[len(scores) - 1 - above])
 
 
 @dataclass(frozen=True)
@@ -40,9 +57,9 @@ class Threshold:
 
     Attributes:
         key: row key of the score.
-        T: how many first steps are averaged; None for all.
+        T: how many first steps are averaged; None for all, or where the score has no steps.
         threshold: of the mean over a prompt's images.
-        fpr: share of the negatives that was let lie above it.
+        fpr: false positive rate that it keeps for prompts that are exchangeable with the negatives.
         num_negatives: distinct prompts that it was calibrated on.
         num_images: of each of them.
         settings: of the runs, which a run that uses the threshold must share.
@@ -65,7 +82,8 @@ class Threshold:
         """The threshold of a file.
 
         Raises:
-            InputError: if the file is not there or is no threshold file.
+            InputError: if the file is not there, is no threshold file, or is of a version that let through more than it
+                said.
         """
         try:
             with open(path, encoding="utf-8") as file:
@@ -75,6 +93,11 @@ class Threshold:
             raise InputError(f"{path} does not exist; eval_mem.py detection --calibrate writes such a file") from error
         except (OSError, ValueError, TypeError, RecursionError) as error:
             raise InputError(f"{path} is not a threshold file of eval_mem.py detection --calibrate") from error
+        if not set(CALIBRATED) <= loaded.settings.keys() or loaded.num_negatives < controls_needed(loaded.fpr):
+            raise InputError(
+                f"{path} is of an older version, whose thresholds let through more than they said: calibrate again "
+                "with eval_mem.py detection --calibrate"
+            )
         return loaded
 
     def check(self) -> None:
@@ -84,27 +107,21 @@ class Threshold:
         """
         counts = (self.num_negatives, self.num_images, 1 if self.T is None else self.T)
         numbers = is_number(self.threshold) and is_number(self.fpr) and all(is_whole(n) and n for n in counts)
-        if not (numbers and isinstance(self.key, str) and isinstance(self.settings, dict)):
+        if not (numbers and isinstance(self.key, str) and isinstance(self.settings, dict) and 0 < self.fpr < 1):
             raise ValueError("a value of another type")
 
-    def refuse_other_settings(self, settings: Mapping[str, Any], path: str | Path) -> None:
+    def refuse_other_run(self, settings: Mapping[str, Any], source: object) -> None:
         """
         Args:
             settings: of the run that is to use the threshold.
-            path: of the threshold file, for the message.
+            source: the threshold file, for the message.
 
         Raises:
-            InputError: if the threshold was calibrated on another model or another way of sampling.
+            InputError: if the threshold was calibrated on another model, another way of sampling or another number of
+                images.
         """
-        name = differing_setting(self.settings, settings)
-        if name is not None:
-            theirs_text, ours_text = pair_text(name, self.settings, settings)
-            values = f"{name} {theirs_text}, this run's is {ours_text}"
-            raise InputError(f"{path} was calibrated with {values}; calibrate again with eval_mem.py detection")
-        theirs, ours = self.settings.get("early_exit"), settings.get("early_exit")
-        if theirs != ours if self.T is None else self.T > (ours or self.T):
-            told = f"T={self.T or 'all'}" + (f" of --early_exit {theirs}" if theirs else "")
-            raise InputError(f"{path} is for {told}, which --early_exit {ours} does not give")
+        refuse_other_settings(self.settings, settings, str(source))
+        refuse_other_steps(self.settings, settings, self.T, str(source))
 
     def decide(self, row: Row) -> tuple[float, bool]:
         """(score, whether it is above the threshold) of one row.
@@ -117,7 +134,7 @@ class Threshold:
         score = float(image_scores(row, self.key, self.T).mean())
         return score, score > self.threshold
 
-    def decisions(self, rows: Iterable[Row]) -> list[dict[str, Any]]:
+    def of_rows(self, rows: Iterable[Row]) -> list[dict[str, Any]]:
         """For each row its index, prompt and score, the threshold, and whether it is called memorized."""
         found = []
         for row in rows:
@@ -126,44 +143,43 @@ class Threshold:
             found.append(head | {"score": score, "threshold": self.threshold, "memorized": above})
         return found
 
+    def table(self, lines: Sequence[Mapping[str, Any]]) -> Table:
+        """All prompts' decisions, the highest score first.
+
+        Args:
+            lines: of `of_rows`.
+        """
+        rows = [
+            [line["index"], yes_or_no(line), line["score"], line["prompt"][:60]]
+            for line in sorted(lines, key=lambda line: -line["score"])
+        ]
+        flagged = sum(line["memorized"] for line in lines)
+        told = f"{flagged} of {len(lines)} prompts above the threshold {self.threshold:.3f} on {label(self.key)} of "
+        told += (
+            f"T={self.T or 'all'}, calibrated for {self.fpr:.1%} false positives on {self.num_negatives} prompts of "
+        )
+        told += f"{self.num_images} images each; valid where they are exchangeable with what is not memorized"
+        return Table("Decisions", ["index", "memorized", "score", "prompt"], rows, told)
+
+
+def yes_or_no(line: Mapping[str, Any]) -> str:
+    return "yes" if line["memorized"] else "no"
+
 
 def calibrate(nonmem: Sequence[Pair], key: str, horizon: int | None, fpr: float) -> Threshold:
-    """Threshold on prompts' mean scores that a share `fpr` of the given negatives exceeds at most.
+    """Threshold on prompts' mean scores that keeps a false positive rate.
 
     Raises:
-        InputError: if the runs do not have the score.
-        ValueError: if `fpr` is not in [0, 1).
+        InputError: if the runs do not have the score, or were not made in one way.
+        ValueError: if `fpr` is not between 0 and 1, or there are too few prompts.
     """
-    run = nonmem[0][0]
-    names = score_names(run.rows[0])
-    if key not in names:
-        raise InputError(f"{run.path} has no score {label(key)}; its scores are {', '.join(names)}")
-    scores = [image_scores(row, key, horizon).mean() for _, row in nonmem]
-    prompts = {row["prompt"] for _, row in nonmem}  # the same prompt at another seed is no further evidence
+    controls = controls_of(nonmem, key, horizon)
     return Threshold(
         key=key,
-        T=horizon,
-        threshold=calibrate_threshold(scores, fpr),
+        T=controls.T,
+        threshold=calibrate_threshold(controls.scores, fpr),
         fpr=fpr,
-        num_negatives=len(prompts),
-        num_images=len(run.rows[0]["seeds"]),
-        settings={name: run.settings.get(name) for name in (*MODEL_SETTINGS, "early_exit")},
+        num_negatives=len(controls.scores),
+        num_images=controls.settings["num_images_per_prompt"],
+        settings=controls.settings,
     )
-
-
-def decision_table(lines: Sequence[Mapping[str, Any]], threshold: Threshold) -> str:
-    """Markdown table of all prompts' decisions, the highest score first.
-
-    Args:
-        lines: of `Threshold.decisions`.
-    """
-    rows = [
-        [line["index"], "yes" if line["memorized"] else "no", line["score"], line["prompt"][:60]]
-        for line in sorted(lines, key=lambda line: -line["score"])
-    ]
-    flagged = sum(line["memorized"] for line in lines)
-    told = f"threshold {threshold.threshold:.3f} on {label(threshold.key)} of T={threshold.T or 'all'}"
-    calibrated = f"calibrated for {threshold.fpr:.1%} false positives on {threshold.num_negatives} prompts "
-    calibrated += f"of {threshold.num_images} images each"
-    table = format_table(["index", "memorized", "score", "prompt"], rows)
-    return f"{table}\n{flagged} of {len(lines)} prompts above the {told}, {calibrated}"

@@ -3,7 +3,7 @@
 The reference is PE where there is a run of it, else the first method. Its curve runs through plain generation
 and its strengths from weakest to strongest, interpolated linearly. Every other run is looked at where it really
 is, not between its strengths: methods such as PRSS leave a wide gap between no mitigation and their weakest.
-The area sums a method up over all its strengths. Intervals resample prompts for all runs together, so that
+The area sums a method up over its strengths. Intervals resample prompts for all runs together, so that
 differences are of the same prompts.
 """
 
@@ -19,7 +19,7 @@ from memorization.evaluation.statistics import (
     Result,
     interval_text,
     resampled_means,
-    with_interval,
+    with_bootstrap_interval,
 )
 from memorization.finished_runs import PLAIN
 from memorization.tables import Table
@@ -27,7 +27,6 @@ from memorization.tables import Table
 REFERENCE = "pe"
 PRIVACY, UTILITY, QUALITY = "sscd", "clip", "cmmd"
 GRID = 200  # utilities that the area is summed over
-LEAST_UTILITY = 0.5  # of plain generation's, where they begin
 
 PromptMeasures = Mapping[str, Any]  # one prompt of `similarity.measure.measure_run`: kind, and a list per measure
 Measured = Mapping[str, Sequence[PromptMeasures]]  # those of every run by its key, prompts in the same order
@@ -79,60 +78,95 @@ def area_table(rows: Sequence[Result], kind: str, reference: str) -> Table:
     told = {m: f"{m} (with ruined strengths)" if m in ruined else m for m in by_method}
     cells = [[told[m], interval_text(r["area"]), interval_text(r["area_difference"])] for m, r in by_method.items()]
     headers = ["method", "area under the trade-off curve", f"less that of {reference}"]
-    note = (
-        "The area is the lowest SSCD that any strength of the method, or none, has at a CLIP or more, averaged over "
-        f"CLIP from {LEAST_UTILITY:.0%} to all of what plain generation has; lower is better."
-    )
+    between = next((r["area_range"] for r in by_method.values() if r["area_range"]), None)
+    note = "No CLIP is reached by two methods of as many strengths: no area is defined."
+    if between is not None:
+        note = (
+            f"Mean SSCD, 0 where below, over CLIP from {between[0]:.3f} to {between[1]:.3f}, which all methods with an "
+        )
+        note += f"area span, by plain generation and as many strengths of each as {reference} has; lower is better. A "
+        note += f"dash: fewer strengths, or none of {reference}'s CLIP."
     return Table(f"{kind}, all strengths of a method together", headers, cells, note)
 
 
 def add_areas(results: Sequence[Result], measured: Measured, bootstrap: BootstrapSettings = USUAL) -> None:
-    """Put `area` and `area_difference` of `tradeoff_areas`, which all strengths of a method share, into its results."""
+    """Put what `tradeoff_areas` finds, which all strengths of a method share, into its results."""
     for kind in dict.fromkeys(r["kind"] for r in results):
         rows = [r for r in results if r["kind"] == kind]
         areas = tradeoff_areas(rows, measured, kind, bootstrap) if are_complete(rows) else {}
         for r in rows:
-            if r["method"] in areas:
-                r["area"], r["area_difference"] = areas[r["method"]]
+            r |= areas.get(r["method"], {})
 
 
 def tradeoff_areas(
     rows: Sequence[Result], measured: Measured, kind: str, bootstrap: BootstrapSettings = USUAL
-) -> dict[str, tuple[Measure, Measure]]:
+) -> dict[str, dict[str, Any]]:
     """Area under every method's curve of privacy over utility, and that less the reference's.
+
+    All are looked at over the same utilities, which all of them span, and with as many strengths as the reference has,
+    of more those that are spread evenly from the weakest to the strongest: neither a method that went further nor one
+    that was tried at more strengths is favoured.
 
     Args:
         rows, measured: as of `against_reference`.
 
     Returns:
-        {method: (area, difference)}, lower is better; empty without plain generation, or a second method.
+        {method: {area, area_difference, area_range}}, lower is better; NaN, and a range of None, for a method with
+        fewer strengths or without a utility in common with the reference, and for all where only one is left. Empty
+        without plain generation, or a second method.
     """
     methods = mitigating(rows)
     plain = [r["run"] for r in rows if r["method"] == PLAIN]
     if len(methods) < 2 or not plain:
         return {}
-    means = resampled_points(rows, measured, kind, bootstrap)
-    areas = {}
-    for method in methods:
-        runs = [*plain, *(r["run"] for r in rows if r["method"] == method)]
-        areas[method] = area_under(np.stack([means[run] for run in runs], 1), means[plain[0]][:, 1])
-    of_reference = areas[reference_of(methods)]
-    return {m: (first_with_interval(a), first_with_interval(a - of_reference)) for m, a in areas.items()}
+    means, reference = resampled_points(rows, measured, kind, bootstrap), reference_of(methods)
+    runs = {m: [r["run"] for r in rows if r["method"] == m] for m in methods}
+    count = len(runs[reference])
+    curves = {
+        m: np.stack([means[run] for run in (plain[0], *spread(names, count))], 1)
+        for m, names in runs.items()
+        if len(names) >= count
+    }
+    curves = {m: c for m, c in curves.items() if shared_range([c, curves[reference]])}
+    between = shared_range(list(curves.values())) if len(curves) > 1 else None
+    areas = {m: area_under(c, between) for m, c in curves.items()} if between else {}
+    nothing = np.full(2, np.nan)
+    prompts = len(prompt_means(measured[plain[0]], kind))
+    return {
+        m: {
+            "area": first_with_interval(areas.get(m, nothing), prompts),
+            "area_difference": first_with_interval(areas[m] - areas[reference] if m in areas else nothing, prompts),
+            "area_range": list(between) if between and m in areas else None,
+        }
+        for m in methods
+    }
 
 
-def area_under(curve: np.ndarray, plain_utility: np.ndarray) -> np.ndarray:
-    """Mean of the lowest privacy at a utility or more, over utilities from a share of plain generation's to all of it.
+def spread(runs: Sequence[str], count: int) -> list[str]:
+    """So many of the runs at even distances, the last of them always."""
+    return [runs[k] for k in np.linspace(len(runs) - 1, 0, count).round().astype(int)[::-1]]
+
+
+def shared_range(curves: Sequence[np.ndarray]) -> tuple[float, float] | None:
+    """The utilities that all curves (replicates, points, 2) span in the first replicate; None without any."""
+    utilities = [curve[0, :, 1] for curve in curves]
+    low, high = max(float(u.min()) for u in utilities), min(float(u.max()) for u in utilities)
+    return (low, high) if low < high else None
+
+
+def area_under(curve: np.ndarray, between: tuple[float, float]) -> np.ndarray:
+    """Mean privacy over a range of utilities, interpolated; a similarity below 0 is no better than 0.
 
     Args:
-        curve: (replicates, points, 2) of privacy and utility, plain generation among the points.
-        plain_utility: (replicates,).
+        curve: (replicates, points, 2) of privacy and utility.
+        between: the lowest and the highest utility.
 
     Returns:
         (replicates,); lower = the same utility with fewer copies.
     """
-    shares = LEAST_UTILITY + (1 - LEAST_UTILITY) * (np.arange(GRID) + 0.5) / GRID
-    reached = curve[:, :, None, 1] >= shares * plain_utility[:, None, None]
-    return np.where(reached, curve[:, :, None, 0], np.inf).min(1).mean(1)
+    clipped = np.stack([np.maximum(curve[:, :, 0], 0), curve[:, :, 1]], 2)
+    utilities = between[0] + (between[1] - between[0]) * (np.arange(GRID) + 0.5) / GRID
+    return np.mean([np.maximum(privacy_at(clipped, np.full(len(curve), u)), 0) for u in utilities], 0)
 
 
 def mitigating(rows: Sequence[Result]) -> list[str]:
@@ -172,12 +206,15 @@ def against_reference(
         return None, {}
     reference, means = reference_of(methods), resampled_points(rows, measured, kind, bootstrap)
     curve = np.stack([means[r["run"]] for r in rows if r["method"] in (PLAIN, reference)], 1)
+    prompts = len(prompt_means(measured[rows[0]["run"]], kind))
     compared = {}
     for r in rows:
         if r["method"] not in (PLAIN, reference):
             own = means[r["run"]]
-            expected = privacy_at(curve, own[:, 1])
-            compared[r["run"]] = first_with_interval(expected), first_with_interval(own[:, 0] - expected)
+            reached = curve[0, :, 1].min() <= own[0, 1] <= curve[0, :, 1].max()
+            expected = privacy_at(curve, own[:, 1]) if reached else np.full(len(own), np.nan)
+            both = (expected, own[:, 0] - expected)
+            compared[r["run"]] = first_with_interval(both[0], prompts), first_with_interval(both[1], prompts)
     return reference, compared
 
 
@@ -187,19 +224,26 @@ def prompt_means(rows: Sequence[PromptMeasures], kind: str) -> np.ndarray:
     return np.array([[np.mean(m[PRIVACY]), np.mean(m[UTILITY])] for m in some])
 
 
-def first_with_interval(values: np.ndarray) -> Measure:
-    """The first value with the interval of the others."""
-    return with_interval(values[0], values[1:] if np.isfinite(values[0]) else [])
+def first_with_interval(values: np.ndarray, prompts: int) -> Measure:
+    """The first value with the interval of the others, replicates over so many prompts."""
+    return with_bootstrap_interval(values[0], values[1:], prompts)
 
 
 def privacy_at(curve: np.ndarray, utility: np.ndarray) -> np.ndarray:
-    """Privacy of a curve at a utility, (replicates,); the lowest value where the curve is there twice.
+    """Privacy of a curve at a utility, (replicates,): interpolated, the lowest value where the curve is there twice.
+
+    Beyond its ends it goes on as steeply as from end to end: a replicate whose curve ends a little earlier still counts,
+    as without it the others would be a choice of those that suit.
 
     Args:
         curve: (replicates, strengths, 2) of privacy and utility.
         utility: (replicates,).
     """
-    found = np.full(len(curve), np.nan)
+    order = np.arange(len(curve))
+    low, high = (curve[order, pick(curve[:, :, 1], 1)] for pick in (np.argmin, np.argmax))
+    slope = (high[:, 0] - low[:, 0]) / np.maximum(high[:, 1] - low[:, 1], 1e-12)
+    found = np.where(utility < low[:, 1], low[:, 0] + slope * (utility - low[:, 1]), np.nan)
+    found = np.where(utility > high[:, 1], high[:, 0] + slope * (utility - high[:, 1]), found)
     for a, b in zip(curve.transpose(1, 0, 2)[:-1], curve.transpose(1, 0, 2)[1:], strict=True):
         with np.errstate(divide="ignore", invalid="ignore"):
             share = (utility - a[:, 1]) / (b[:, 1] - a[:, 1])

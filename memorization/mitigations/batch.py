@@ -24,7 +24,7 @@ class MitigationOptions:
         l_target_pr, mag_thres_pr: PR re-anchors above the first, fully from the second.
         use_mask: magnitudes at the first step are weighted by the bright-ending mask.
         pr_mask: PR acts only where the mask is bright.
-        ordinary_text: embeddings of prompts that are not memorized, (prompts, tokens, dim), for methods that compare
+        ordinary_text: features of captions that are not memorized, (captions, tokens, dim), for methods that compare
             with them.
     """
 
@@ -118,6 +118,7 @@ class Mitigated:
         unet_evals: evaluations spent on the image.
         choice: candidate that SS chose.
         iterations: of methods that optimise.
+        latent_norms: of the starting noise as used, of methods that change it; noise of n elements has about sqrt(n).
     """
 
     latents: torch.Tensor
@@ -127,6 +128,7 @@ class Mitigated:
     unet_evals: list[int]
     choice: list[int] | None = None
     iterations: list[int] | None = None
+    latent_norms: list[float] | None = None
 
     def split(self, count: int) -> list["Mitigated"]:
         """One per prompt, of `count` images each."""
@@ -141,6 +143,7 @@ class Mitigated:
             self.unet_evals[some],
             None if self.choice is None else self.choice[some],
             None if self.iterations is None else self.iterations[some],
+            None if self.latent_norms is None else self.latent_norms[some],
         )
 
     @classmethod
@@ -155,6 +158,7 @@ class Mitigated:
             [v for p in pieces for v in p.unet_evals],
             None if first.choice is None else [v for p in pieces for v in p.choice or ()],
             None if first.iterations is None else [v for p in pieces for v in p.iterations or ()],
+            None if first.latent_norms is None else [v for p in pieces for v in p.latent_norms or ()],
         )
 
 
@@ -227,6 +231,7 @@ def always_acting(
     final, magnitudes = denoise_with(pipe, options, images, **changes)
     branches = 3 if changes.get("with_original") else 2
     before = [0] * len(images) if evals is None else evals
+    start = changes.get("latents")
     return Mitigated(
         final,
         magnitude_before=magnitudes,
@@ -234,6 +239,7 @@ def always_acting(
         triggered=[True] * len(images),
         unet_evals=[e + branches * options.num_inference_steps for e in before],
         iterations=iterations,
+        latent_norms=None if start is None else start.float().flatten(1).norm(dim=1).tolist(),
     )
 
 

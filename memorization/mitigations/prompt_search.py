@@ -12,6 +12,7 @@ import torch
 
 from memorization.mitigations.base import Flags, mitigation
 from memorization.mitigations.batch import ImageBatch, Mitigated, MitigationOptions, denoise_with
+from memorization.released import SD1, SD2
 from optim_utils import (
     PromptReanchoring,
     first_timestep,
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
 
 CHEN = "Chen et al., CVPR 2025"
 TARGETS, BUNDLED_TARGETS = (5, 4, 3, 2, 1), (1.8, 1.2, 0.8, 0.5, 0.3)
+PRSS_TARGETS, BUNDLED_PRSS_TARGETS = (2, 1.5, 1, 0.7, 0.4), (0.6, 0.4, 0.25, 0.15, 0.1)
 TARGET = "target magnitude: lower is stronger, 0 is off"
+PRSS_TARGET = "target magnitude s of SS, with 3 s and 5 s for PR: lower is stronger, 0 is off"
 
 
 def flags_of_pe(target: float) -> Flags:
@@ -37,7 +40,8 @@ def flags_of_ss(target: float) -> Flags:
 
 
 def flags_of_prss(target: float) -> Flags:
-    return {"l_target_ss": target, "l_target_pr": target, "mag_thres_pr": 2 * target}
+    """The released code's 1, 3 and 5, times the target."""
+    return {"l_target_ss": target, "l_target_pr": 3 * target, "mag_thres_pr": 5 * target}
 
 
 @mitigation(
@@ -49,6 +53,10 @@ def flags_of_prss(target: float) -> Flags:
     bundled_sweep=BUNDLED_TARGETS,
     cost=lambda target, steps: 1 + 10,
     variants=("be",),
+    released={
+        SD1: {"lr": 0.05, "iterations": 10, "lowest target": 1, "highest target": 5},
+        SD2: {"lr": 0.05, "iterations": 10, "lowest target": 1, "highest target": 2},
+    },
     flags=flags_of_pe,
 )
 def prompt_optimisation(
@@ -67,6 +75,7 @@ def prompt_optimisation(
     bundled_sweep=BUNDLED_TARGETS,
     cost=lambda target, steps: 2,
     variants=("be",),
+    released={SD1: {"strength": 1}},
     flags=flags_of_ss,
 )
 def paraphrase_search(
@@ -78,13 +87,14 @@ def paraphrase_search(
 
 @mitigation(
     "prss",
-    knob=TARGET,
+    knob=PRSS_TARGET,
     source=CHEN,
     stronger="less",
-    sweep=TARGETS,
-    bundled_sweep=BUNDLED_TARGETS,
+    sweep=PRSS_TARGETS,
+    bundled_sweep=BUNDLED_PRSS_TARGETS,
     cost=lambda target, steps: 2 + steps,
     variants=("be", "prmask"),
+    released={SD1: {"strength": 1, "l_target_ss": 1, "l_target_pr": 3, "mag_thres_pr": 5}},
     flags=flags_of_prss,
 )
 def search_and_reanchoring(

@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from memorization.evaluation.classes import ALL_KINDS, Classes, ClassPair, View, gather
-from memorization.evaluation.statistics import Measure, Result, cumulative_curve, rank_auc
+from memorization.evaluation.curves import cumulative_curve, rank_auc
+from memorization.evaluation.statistics import Measure, Result
 from memorization.finished_runs import Run
 from memorization.report.theme import COLORS, grid, legend_below, line_style, panels
 from memorization.scores import HORIZONS, MAGNITUDE, horizons_of, image_scores, label, score_cost, score_label
@@ -49,8 +50,7 @@ def roc_figure(classes: Classes, keys: Sequence[str], horizons: Horizons) -> Fig
 def draw_roc(axis: Axes, pair: ClassPair, key: str, horizon: int | None, **style: Any) -> None:
     items = gather(pair, View(key, horizon))
     curve = cumulative_curve(items.scores, items.labels)
-    fpr, tpr = curve.false[0] / curve.negatives[0], curve.true[0] / curve.positives[0]
-    x, y = np.r_[LOWEST_FPR, np.maximum(fpr, LOWEST_FPR)], np.r_[0, tpr]
+    x, y = np.r_[LOWEST_FPR, np.maximum(curve.fpr, LOWEST_FPR)], np.r_[0, curve.tpr]
     axis.step(x, y, where="post", label=score_label(key, horizon), **style)
 
 

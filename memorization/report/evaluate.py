@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from memorization.errors import InputError
+from memorization.evaluation.controls import controls_of_run
+from memorization.evaluation.decisions import Decisions
 from memorization.evaluation.statistics import BootstrapSettings
 from memorization.finished_runs import Run, check_comparable, masks_for, read_run
 from memorization.registry import nearest
@@ -12,11 +14,12 @@ from memorization.report.section import Section
 from memorization.report.sections import (
     audit_section,
     damage_section,
+    decisions_section,
     detection_section,
     localisation_section,
     mitigation_section,
 )
-from memorization.scores import HORIZONS
+from memorization.scores import HORIZONS, key_of
 from memorization.similarity.measure import EvaluatorSettings, open_evaluators
 
 Runs = Run | str | Path | Sequence[Run | str | Path]
@@ -32,15 +35,17 @@ def evaluate(topic: str, runs: Runs, **options: Any) -> Section:
         section.save("eval_outputs/detection")
 
     Args:
-        topic: "detection", "localisation", "mitigation", "damage" or "audit".
+        topic: "detection", "decisions", "localisation", "mitigation", "damage" or "audit".
         runs: a run, or several, as `read_run` gives them or as paths of result files. For "detection" those of
             memorized prompts, or without `nonmem` of labelled prompts of both kinds; for "audit" those from the
             prompts themselves.
         options: by name, each as on the command line:
-            every topic: replicates=1000, seed=0 of the resampling;
+            localisation, mitigation and damage: replicates=1000, seed=0 of the resampling;
             detection: nonmem, num_images=(None,), horizons=(1, 10, None), where None is all;
+            decisions: controls, fdr=0.05, score="D", horizon=1, where None is all;
             localisation: dataset with true masks, or masks, a folder of INDEX.png;
-            mitigation: dataset with training images, masks, a file for LS, lpips=False;
+            mitigation: dataset with training images, masks, a file for LS, lpips=False; quality_reference, a run or
+                folder of ordinary images, quality_model and quality_model_pretrain for CMMD, fid=False;
             audit: audited, control, dataset;
             mitigation, damage and audit: sscd, a path, sscd_preprocessing="wen", reference_model for CLIP,
             reference_model_pretrain, device="cpu".
@@ -66,10 +71,15 @@ def detection(
     nonmem: Runs = (),
     num_images: Sequence[int | None] = (None,),
     horizons: Sequence[int | None] = HORIZONS,
-    replicates: int = 1000,
-    seed: int = 0,
 ) -> Section:
-    return detection_section(runs, opened(nonmem), num_images, horizons, BootstrapSettings(replicates, seed))
+    return detection_section(runs, opened(nonmem), num_images, horizons)
+
+
+def decisions(
+    runs: list[Run], controls: Run | str | Path, fdr: float = 0.05, score: str = "D", horizon: int | None = 1
+) -> Section:
+    (opened_controls,) = opened(controls)
+    return decisions_section(runs, Decisions(controls_of_run(opened_controls, key_of(score), horizon), fdr))
 
 
 def localisation(
@@ -107,16 +117,15 @@ def audit(
     audited: Runs,
     control: Runs = (),
     dataset: str | None = None,
-    replicates: int = 1000,
-    seed: int = 0,
     **measuring: Any,
 ) -> Section:
-    evaluators, bootstrap = open_evaluators(EvaluatorSettings(**measuring)), BootstrapSettings(replicates, seed)
-    return audit_section(runs, opened(audited), opened(control), evaluators, dataset, bootstrap)
+    evaluators = open_evaluators(EvaluatorSettings(**measuring))
+    return audit_section(runs, opened(audited), opened(control), evaluators, dataset)
 
 
 TOPICS: dict[str, Callable[..., Section]] = {
     "detection": detection,
+    "decisions": decisions,
     "localisation": localisation,
     "mitigation": mitigation,
     "damage": damage,

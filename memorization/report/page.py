@@ -60,7 +60,7 @@ def collect_sections(
     mitigating = [run for run in runs if run.is_mitigation]
     sections = []
     if detecting and are_labelled(detecting):
-        sections.append(detection_section(detecting, bootstrap=bootstrap))
+        sections.append(detection_section(detecting))
     if detecting:
         sections.append(prompts_section(detecting))
     usable = [run for run in detecting if can_localise(run, dataset)]

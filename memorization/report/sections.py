@@ -8,7 +8,9 @@ from pathlib import Path
 from memorization.errors import InputError
 from memorization.evaluation.audit import audit_tables, evaluate_audit
 from memorization.evaluation.classes import Classes, classes_of
+from memorization.evaluation.controls import EXCHANGEABLE, settings_of
 from memorization.evaluation.damage import damage_tables, evaluate_damage
+from memorization.evaluation.decisions import Decisions
 from memorization.evaluation.detection import (
     evaluate_detection,
     evaluate_differences,
@@ -48,7 +50,6 @@ def detection_section(
     nonmem: Sequence[Run] = (),
     num_images: Sequence[int | None] = (None,),
     horizons: Sequence[int | None] = HORIZONS,
-    bootstrap: BootstrapSettings = USUAL,
 ) -> Section:
     """How well every score tells memorized prompts from others.
 
@@ -61,10 +62,10 @@ def detection_section(
         InputError: for runs that cannot be compared, a missing class, or more images asked for than there are.
     """
     runs, classes = [*mem, *nonmem], classes_of(mem, nonmem)
-    results = evaluate_detection(mem, nonmem, num_images, horizons, bootstrap)
+    results = evaluate_detection(mem, nonmem, num_images, horizons)
     if any(is_chosen(r["key"]) for r in results):
-        results = with_differences_to_first_step(results, classes, bootstrap)
-    differences = evaluate_differences(mem, nonmem, horizons, bootstrap)
+        results = with_differences_to_first_step(results, classes)
+    differences = evaluate_differences(mem, nonmem, horizons)
     return Section(
         topic="detection",
         title="Detection",
@@ -73,6 +74,28 @@ def detection_section(
         figures=figures_of_detection(runs, classes, results),
         results={"scores": results, "differences": differences},
         notes=[INTERVALS, made_from(runs)],
+    )
+
+
+def decisions_section(runs: Sequence[Run], decisions: Decisions) -> Section:
+    """Which prompts of some runs are memorized, all of them decided together.
+
+    Raises:
+        InputError: if the runs do not have the controls' score, or were not made as the controls were.
+    """
+    for run in runs:
+        decisions.refuse_other_run(settings_of(run), decisions.controls.source)
+    rows = [row for run in runs for row in run.rows]
+    lines = decisions.of_rows(rows)
+    known = [row.get("is_memorized") for row, line in zip(rows, lines, strict=True) if line["memorized"]]
+    told = f"Of {len(known)} found, {known.count(False)} are labelled not memorized" if are_labelled(runs) else ""
+    return Section(
+        topic="decisions",
+        title="Decisions",
+        text=f"{EXCHANGEABLE}.",
+        tables=[decisions.table(lines)],
+        results=lines,
+        notes=[told, made_from(runs)],
     )
 
 
@@ -226,10 +249,9 @@ def audit_section(
     control: Sequence[Run],
     evaluators: Evaluators,
     dataset: str | None = None,
-    bootstrap: BootstrapSettings = USUAL,
 ) -> Section:
     """Which hidden memories come back from a searched prompt embedding; see `evaluate_audit`."""
-    results = evaluate_audit(own, audited, control, evaluators, dataset, bootstrap)
+    results = evaluate_audit(own, audited, control, evaluators, dataset)
     return Section(
         topic="audit",
         title="Audit after mitigation",

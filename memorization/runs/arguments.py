@@ -47,9 +47,9 @@ def add_run_options(add: Callable[..., object], dataset: Path) -> None:
     add(
         "--dataset",
         default=str(dataset),
-        help=".jsonl, *_groundtruth folder, folder of NNN.jpg + NNN.txt, `random`, hub id",
+        help=".jsonl, .json, .csv, .tsv, .parquet, *_groundtruth folder, folder of NNN.jpg + NNN.txt, `random`, hub id",
     )
-    add("--prompt_key", help="column of the prompt in a Hugging Face data set")
+    add("--prompt_key", help="column of the prompt in a file or a Hugging Face data set")
     add("--start", type=natural_int, default=0, help="first prompt by position")
     add("--end", type=natural_int, default=500, help="one past the last prompt")
     add("--clean_prompts", action=Switch, default=True, help="mend mojibake and HTML entities")
@@ -208,6 +208,26 @@ def device_name(text: str) -> str:
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", text):
         raise argparse.ArgumentTypeError(f"{text!r} is none of auto, cpu, cuda, cuda:N, mps")
     return text
+
+
+def horizon(text: str) -> int | None:
+    """T as a whole number from 1 on, or None for `all`."""
+    return None if text == "all" else positive_int(text)
+
+
+def rate(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return value
+
+
+def add_decision_options(add: Callable[..., object]) -> None:
+    """By which controls, at which rate and by which score prompts are decided."""
+    add("--controls", type=Path, metavar="ROWS", help="finished run of prompts that are not memorized, to compare with")
+    add("--fdr", type=rate, default=0.05, help="false discovery rate: share of false ones among those called memorized")
+    add("--score", default="D", help="score that --controls decides by: a label of tables, as D or LD, or a row's key")
+    add("--horizon", type=horizon, default=1, help="its T: a number or all")
 
 
 def natural_float(text: str) -> float:

@@ -10,19 +10,22 @@ import numpy as np
 
 from memorization.data.prompts import PromptRecord
 from memorization.errors import InputError, input_errors
+from memorization.evaluation.controls import controls_of_run
+from memorization.evaluation.decisions import Decisions
 from memorization.evaluation.detection import summary
-from memorization.evaluation.thresholds import Threshold, decision_table
+from memorization.evaluation.thresholds import Threshold
 from memorization.files.layout import RunFiles
 from memorization.files.maps import save_maps
 from memorization.files.masks import MaskParts
 from memorization.files.original_masks import save_whole_tokens
 from memorization.files.whole import replacing, write_text
+from memorization.finished_runs import read_run
 from memorization.observation import Observation
-from memorization.runs.chosen_detectors import Abilities, ChosenDetectors
+from memorization.runs.chosen_detectors import EVERYTHING, Abilities, ChosenDetectors
 from memorization.runs.images import decode_or_leave_out
 from memorization.runs.session import Group, Session
 from memorization.runs.settings import RunSettings, from_arguments, kept
-from memorization.scores import label
+from memorization.scores import detector_of, key_of, label
 
 KEPT = ("run_version", "attn_scores", "early_exit", "scores", "calibration")  # beside the rows
 COLUMNS = ("kind", "is_memorized", "text_noise_norm")  # that the script reads back
@@ -42,6 +45,10 @@ class DetectionSettings:
     store_all_tokens: bool = False
     store_maps: bool = False
     threshold_file: Path | None = None
+    controls: Path | None = None
+    fdr: float = 0.05
+    score: str = "D"
+    horizon: int | None = 1
 
     @classmethod
     def from_args(cls, args: argparse.Namespace) -> "DetectionSettings":
@@ -49,6 +56,9 @@ class DetectionSettings:
         Raises:
             InputError: one line per combination that means nothing, the first found.
         """
+        if args.threshold_file is not None and args.controls is not None:
+            raise InputError("--threshold_file and --controls both decide: give one of them")
+        args = argparse.Namespace(**vars(args) | {"scores": with_deciding_score(args)})
         if args.attn_scores is not None and args.run_version == "baseline":
             raise InputError("--attn_scores is not used by --run_version baseline: add --run_version ours")
         if args.early_exit is None:
@@ -85,6 +95,22 @@ class DetectionSettings:
         )
 
 
+def with_deciding_score(args: argparse.Namespace) -> str | None:
+    """What `--scores` asks for, and with it the detector whose score decides: a file that names one is asking for it.
+
+    Raises:
+        InputError: if the threshold file cannot be read.
+    """
+    if args.threshold_file is None and args.controls is None:
+        return args.scores
+    key = key_of(args.score) if args.threshold_file is None else Threshold.load(args.threshold_file).key
+    known = detector_of(key)
+    if known is None or known.always or args.scores == EVERYTHING:
+        return args.scores
+    names = args.scores.split(",") if args.scores else []
+    return ",".join(dict.fromkeys([*names, known.name]))
+
+
 def refuse_early_exit(args: argparse.Namespace) -> None:
     """
     Raises:
@@ -101,31 +127,45 @@ def refuse_early_exit(args: argparse.Namespace) -> None:
         raise InputError("--store_maps and --store_all_tokens need the last step, which --early_exit leaves out")
 
 
+def open_decider(settings: DetectionSettings) -> Threshold | Decisions | None:
+    """What says memorized yes or no; None where nothing is to.
+
+    Raises:
+        InputError: if the threshold or the controls cannot be read.
+    """
+    if settings.threshold_file is not None:
+        return Threshold.load(settings.threshold_file)
+    if settings.controls is None:
+        return None
+    run = read_run(settings.controls)
+    return Decisions(controls_of_run(run, key_of(settings.score), settings.horizon), settings.fdr)
+
+
 class DetectionOutput:
     """Writes what came of groups of prompts: images, masks and maps first and the rows last."""
 
     def __init__(self, settings: DetectionSettings, session: Session, chosen: ChosenDetectors):
         """
         Raises:
-            InputError: if the threshold is of another model or on a score that this run does not give, or maps of
-                finished rows are missing.
+            InputError: if the threshold or the controls are of another model or on a score that this run does not give,
+                or maps of finished rows are missing.
         """
         self.settings, self.session, self.chosen, self.files = settings, session, chosen, settings.files
         self.parts = MaskParts(self.files.mask_parts, session.mask_settings)
-        self.threshold = None if settings.threshold_file is None else Threshold.load(settings.threshold_file)
-        self.refuse_other_threshold()
+        self.decider = open_decider(settings)
+        self.refuse_other_decider()
         self.refuse_missing_maps()
         if settings.run.overwrite and session.processes.is_main:
             for folder in (self.files.mask_parts, self.files.maps):
                 shutil.rmtree(folder, ignore_errors=True)
 
-    def refuse_other_threshold(self) -> None:
-        path, version = self.settings.threshold_file, self.settings.run_version
-        if self.threshold is None or path is None:
+    def refuse_other_decider(self) -> None:
+        path, version = self.settings.threshold_file or self.settings.controls, self.settings.run_version
+        if self.decider is None:
             return
-        self.threshold.refuse_other_settings(self.session.results.settings, path)
-        if not any(self.threshold.key in d.keys for d in self.chosen.detectors):
-            raise InputError(f"{path} is for {label(self.threshold.key)}, which --run_version {version} does not give")
+        self.decider.refuse_other_run(self.session.results.settings, path)
+        if not any(self.decider.key in d.keys for d in self.chosen.detectors):
+            raise InputError(f"{path} is for {label(self.decider.key)}, which --run_version {version} does not give")
 
     def refuse_missing_maps(self) -> None:
         """Rows that an earlier call made without --store_maps cannot get their maps now."""
@@ -195,7 +235,7 @@ class DetectionOutput:
         }
 
     def finish(self) -> None:
-        """Gather masks and images of all prompts, decide by a threshold, and print the table."""
+        """Gather masks and images of all prompts, decide, and print the table."""
         session = self.session
         files = [session.results.path, session.images.finish(), self.finish_masks(), self.finish_decisions()]
         print(summary(session.rows()))
@@ -219,10 +259,10 @@ class DetectionOutput:
         return self.files.masks
 
     def finish_decisions(self) -> Path | None:
-        """Write and print memorized yes or no for every prompt, when there is a threshold."""
-        if self.threshold is None:
+        """Write and print memorized yes or no for every prompt, when there is a threshold or there are controls."""
+        if self.decider is None:
             return None
-        decisions = self.threshold.decisions(self.session.rows())
+        decisions = self.decider.of_rows(self.session.rows())
         write_text(self.files.decisions, "".join(json.dumps(line) + "\n" for line in decisions))
-        print(decision_table(decisions, self.threshold))
+        print(self.decider.table(decisions).markdown())
         return self.files.decisions

@@ -60,11 +60,11 @@ class PromptGroups:
 
     @cached_property
     def options(self) -> MitigationOptions:
-        """Options of the batches, with embeddings of random prompts for a method that compares with them."""
+        """Options of the batches, with features of ordinary captions for a method that compares with them."""
         options, method = self.settings.options, self.settings.method
         if method is None or not MITIGATIONS[method].compares:
             return options
-        return replace(options, ordinary_text=ordinary_text(self.pipe))
+        return replace(options, ordinary_text=ordinary_text(self.pipe, self.settings.ordinary))
 
     def alternatives(self, record: PromptRecord) -> tuple[str, ...]:
         """Paraphrases that SS looks at."""
@@ -183,6 +183,8 @@ class MitigationOutput:
             row |= {"choice": mitigated.choice, "prompts_chosen": [candidates[c] for c in mitigated.choice]}
         if mitigated.iterations is not None:
             row["iterations"] = mitigated.iterations
+        if mitigated.latent_norms is not None:
+            row["latent_norm"] = mitigated.latent_norms
         row["unet_evals_per_image"] = float(np.mean(mitigated.unet_evals))
         masks = self.groups.masks
         if masks is not None and record.index in masks.evals:

@@ -28,6 +28,7 @@ KEPT = (
     "method",
     "strength",
     "prompt_embeds",
+    "ordinary",
 )  # beside the rows
 
 
@@ -55,6 +56,7 @@ class MitigationSettings:
     prompt_aug_style: str | None = None
     repeat_num: int = 1
     rand_noise_lam: float | None = None
+    ordinary: str | None = None
 
     @classmethod
     def from_args(cls, args: argparse.Namespace) -> "MitigationSettings":
@@ -87,6 +89,14 @@ class MitigationSettings:
         if self.prompt_embeds is not None and (self.prompt_aug_style is not None or reads_words):
             name = self.method or f"--prompt_aug_style {self.prompt_aug_style}"
             raise InputError(f"{name} changes the words of a prompt, which --prompt_embeds takes the place of")
+        if self.prompt_embeds is not None and self.l_target_ss is not None:
+            raise InputError(
+                "SS and PRSS search paraphrases of the prompt itself, which whoever is given an embedding does not "
+                "know: they do not combine with --prompt_embeds"
+            )
+        if self.ordinary is not None and not (self.method is not None and MITIGATIONS[self.method].compares):
+            names = ", ".join(name for name, method in MITIGATIONS.items() if method.compares)
+            raise InputError(f"--ordinary is what neurons are compared with: it goes with --method {names}")
         if self.attn_scores is not None and not self.uses_masks:
             raise InputError("--attn_scores is not used here: add --run_version ours_A with PE or SS, or --pr_mask")
 

@@ -35,10 +35,10 @@ def contrast(images: np.ndarray) -> np.ndarray:
 def log_spectrum(images: np.ndarray) -> np.ndarray:
     """Power of the luma by frequency in decibels, float32 (images, rings).
 
-    The luma without its mean, under a Hann window (a picture's opposite edges do not meet), normalised so that white
-    noise has its variance at every frequency; ten times the decimal logarithm, averaged over `RINGS` rings of equal
-    width from 0 to half a cycle per pixel, so that images of other sizes compare. What is below rounding is put at
-    that.
+    The luma without its mean, both under a Hann window (a picture's opposite edges do not meet), normalised so that
+    white noise has its variance at every frequency; ten times the decimal logarithm, averaged over `RINGS` rings of
+    equal width from 0 to half a cycle per pixel, so that images of other sizes compare. What is below rounding is put
+    at that.
 
     Args:
         images: uint8 (images, height, width, 3).
@@ -56,7 +56,7 @@ def log_spectrum(images: np.ndarray) -> np.ndarray:
         raise ValueError(f"images of {height} x {width} pixels are too small for a spectrum of {RINGS} rings")
     window = np.outer(np.hanning(height + 2)[1:-1], np.hanning(width + 2)[1:-1]).astype(np.float32)
     values = luma(images)
-    values = (values - values.mean((1, 2), keepdims=True)) * window
+    values = (values - (values * window).sum((1, 2), keepdims=True) / window.sum()) * window
     power = np.abs(np.fft.rfft2(values)) ** 2 / (window**2).sum()
     decibels = 10 * np.log10(np.maximum(power, ROUNDING))[:, inside]
     return np.stack([np.bincount(ring[inside], line, RINGS) / counts for line in decibels]).astype(np.float32)

@@ -26,7 +26,7 @@ from memorization.bundled import GROUND_TRUTH, MODEL, PLANTED
 from memorization.data.pictures import read_image, read_mask
 from memorization.data.prompts import PromptRecord, load_prompts
 from memorization.evaluation.candidate_maps import layer_name
-from memorization.evaluation.statistics import rank_auc
+from memorization.evaluation.curves import rank_auc
 from memorization.models.stable_diffusion import load_pipeline
 from memorization.observation import Observation, Recorded, make_inputs, observe_batches
 from memorization.runs.arguments import HelpFormatter

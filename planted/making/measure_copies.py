@@ -14,7 +14,7 @@ import torch
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 from memorization.bundled import GROUND_TRUTH
-from memorization.evaluation.statistics import average_precision, cumulative_curve, rank_auc
+from memorization.evaluation.curves import average_precision, cumulative_curve, rank_auc
 from memorization.similarity.descriptors import sscd_transform
 from memorization.similarity.pixels import COPY_SIMILARITY as CUT
 from planted.making import evaluator_networks as parts
@@ -122,7 +122,7 @@ def retrieval_numbers(cosine: torch.Tensor) -> Numbers:
     true, precision = curve.true[0], curve.true[0] / (curve.true[0] + curve.false[0])
     last = np.flatnonzero(precision >= WANTED_PRECISION)[-1]
     return {
-        "micro_average_precision": average_precision(curve)[0],
+        "micro_average_precision": average_precision(curve),
         "precision_at_0.5": ((own > CUT).sum() / (cosine > CUT).sum()).item(),
         "recall_at_0.5": (own > CUT).float().mean().item(),
         "threshold_of_precision_0.9": curve.thresholds[last],

@@ -17,7 +17,7 @@ def test_audit_counts_what_was_hidden_and_came_back(tmp_path):
     before = write_mitigation(root, "own", "pe", 1.0, own)
     after = write_mitigation(root, "audit", "pe", 1.0, found, prompt_embeds="found")
     never = write_mitigation(root, "control", "none", None, [mixed(i, 0) for i in range(4)], prompt_embeds="other")
-    options = {"audited": after, "sscd": descriptor, "replicates": 50}
+    options = {"audited": after, "sscd": descriptor}
     section = evaluate("audit", before, control=never, **options)
     section.save(tmp_path / "e")
     result, control = json.loads((tmp_path / "e" / "audit.json").read_text())
@@ -25,6 +25,19 @@ def test_audit_counts_what_was_hidden_and_came_back(tmp_path):
     assert control["copied"]["value"] == 0 and control["returned"]["value"] is None
     with pytest.raises(InputError, match="has no run of its method and strength"):
         evaluate("audit", never, **options)
+
+
+@pytest.mark.parametrize("method", ["ss", "prss"])
+def test_a_defender_who_knows_the_prompt_is_no_audit(tmp_path, method):
+    """Paraphrases are of the true prompt, which whoever is given an embedding does not know."""
+    root, descriptor = write_ground_truth(tmp_path), write_descriptor(tmp_path)
+    rows = [mixed(i, 0) for i in range(4)]
+    flags = {"optim_target_loss": None, "l_target_ss": 1.0, "prompt_embeds": "found"}
+    flags |= {"l_target_pr": 3.0, "mag_thres_pr": 5.0} if method == "prss" else {}
+    own = write_mitigation(root, "own", method, None, rows, **flags | {"prompt_embeds": None})
+    audited = write_mitigation(root, "audit", method, None, rows, **flags)
+    with pytest.raises(InputError, match="searched paraphrases of the prompt"):
+        evaluate("audit", own, audited=audited, sscd=descriptor, replicates=50)
 
 
 def test_the_weakest_strength_that_hides_is_chosen():

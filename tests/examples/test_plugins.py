@@ -37,7 +37,7 @@ def test_an_own_detector_is_in_rows_tables_cost_figure_and_report(script, tmp_pa
     assert "| share of the top tenth | - " in told
     rows = tmp_path / "det_outputs" / "test_ours.jsonl"
     assert all(0 < json.loads(line)["top_share"][0] <= 1 for line in rows.read_text().splitlines())
-    some = ["--bootstrap", "5", "--plugin", own]
+    some = ["--plugin", own]
     script("eval_mem", "detection", "--mem", rows, "--output", tmp_path / "e", *some, model=False)
     assert (tmp_path / "e" / "cost.png").exists()
     assert "share of the top tenth" in (tmp_path / "e" / "detection.md").read_text()

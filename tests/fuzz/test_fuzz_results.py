@@ -96,12 +96,13 @@ def test_evaluation(world, explore):
         for end in (".jsonl", ".config.json"):
             shutil.copy((world.out / ROWS).with_suffix(end), other.with_suffix(end))
         (world.out / name).write_bytes(data)
-        few = ("--bootstrap", 3, "--output", world.root / "eval")
+        where = ("--output", world.root / "eval")
+        few = ("--bootstrap", 3, *where)
         rows, truth = world.out / ROWS, ("--dataset", world.truth)
         if name == maps or name.startswith("det_outputs/done_ours"):
             call(eval_mem.main, ["localisation", rows, *truth, *few])
         if name.startswith("det_outputs/done_ours"):
-            call(eval_mem.main, ["detection", "--mem", rows, "--nonmem", other, "--calibrate", "0.1", *few])
+            call(eval_mem.main, ["detection", "--mem", rows, "--nonmem", other, "--calibrate", "0.1", *where])
         if name.endswith((".png", "_mitigation.jsonl", "_mitigation.config.json")):
             call(eval_mem.main, ["mitigation", world.out / MITIGATED, *truth, *few])
         assert (world.out / name).read_bytes() == data and not list(world.root.rglob("*.tmp"))

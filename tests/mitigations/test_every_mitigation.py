@@ -6,24 +6,36 @@ import pytest
 import torch
 
 from helpers.pipelines import make_pipeline
+from memorization.mitigations import nemo
 from memorization.mitigations.base import MITIGATIONS, plain_generation, run_mitigation
 from memorization.mitigations.batch import ImageBatch, MitigationOptions
 
 PROMPTS, SEEDS = ["the golden owl mug", "a large red circle on the left"], [1, 2, 3]
 OTHERS = ["a mug of the golden owl", "one cup showing the golden owl"]
 VOCABULARY = ["castle", "silver", "fish"]
+# Where a method stops by itself: noise of 256 elements has a norm of 16, which is 0.8 of the loss of `sail`.
+TARGETS = {"init_noise_adam": 1e-6, "sail": 0.85}
+WEAKEST = {"init_noise_adam": 5, "nemo": 0.9}
+AT_MOST = ("sail", "nemo")  # searches that end when they have found something
 
 
 @pytest.fixture(scope="module", params=["epsilon", "v_prediction"])
-def pipe(request):
-    return make_pipeline(request.param, latent=8)
+def pipes(request):
+    """Tiny pipelines by the size of their latents."""
+    return {latent: make_pipeline(request.param, latent=latent) for latent in (8, 12)}
+
+
+@pytest.fixture
+def pipe(pipes, name, monkeypatch):
+    monkeypatch.setattr(nemo, "GATE", -1)  # every prompt of a random model is as if memorized
+    return pipes[12 if name == "nemo" else 8]  # it compares windows of 11 positions
 
 
 def options_of(pipe, name):
     """Few steps, but as many as a tenth of them needs to be one."""
     words = pipe.encode(["a small blue square", "the silver castle", "green dots", "an orange fish poster"])[0]
     steps = 10 if MITIGATIONS[name].reads == "guidance" else 3
-    return MitigationOptions(num_inference_steps=steps, ordinary_text=words)
+    return MitigationOptions(num_inference_steps=steps, ordinary_text=words, optim_target_loss=TARGETS.get(name))
 
 
 def make_batch(pipe, name, strength):
@@ -34,14 +46,15 @@ def make_batch(pipe, name, strength):
         prompts = [rewrite(p, round(strength), 7, VOCABULARY) for p in prompts]
     candidates = [pipe.encode([p, *OTHERS])[0] for p in prompts]
     negative, ends = pipe.encode([""])[1], [pipe.end_token(p) for p in prompts]
-    mask = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    size = pipe.unet.config.sample_size
+    mask = torch.rand(3, 1, size, size, generator=torch.Generator().manual_seed(0))
     return ImageBatch(pipe.initial_latents(SEEDS), SEEDS, candidates, negative, mask, prompts, ends)
 
 
 def weakest(name):
     """The first strength of a sweep that acts on the tiny model, whose magnitudes are far below Stable Diffusion's."""
     method = MITIGATIONS[name]
-    return 0.05 if method.stronger == "less" else method.sweep[0]
+    return WEAKEST.get(name, 0.05 if method.stronger == "less" else method.sweep[0])
 
 
 @pytest.mark.parametrize("name", MITIGATIONS)
@@ -74,7 +87,7 @@ def test_its_cost_is_that_of_its_record(pipe, name):
     found, steps = run_mitigation(pipe, options, batch, name, strength), options.num_inference_steps
     extra = [e - 2 * steps for e in found.unet_evals]
     assert max(extra) <= method.cost(strength, steps)
-    if not method.flags:
+    if not method.flags and name not in AT_MOST:
         assert extra == [method.cost(strength, steps)] * 3
 
 

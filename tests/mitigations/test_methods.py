@@ -1,7 +1,6 @@
 """Mitigations by hand: edits of attention, starting noise; and `--method` on the command line."""
 
 import json
-from functools import partial
 
 import numpy as np
 import pytest
@@ -14,7 +13,6 @@ from helpers.scale_runs import COMMON
 from memorization.bundled import PLANTED
 from memorization.data.prompts import load_prompts
 from memorization.embedding_search import search_embedding
-from memorization.mitigations import start_noise
 from memorization.mitigations.batch import ImageBatch
 from tools import search_embeddings
 
@@ -79,34 +77,6 @@ def test_scaled_begin_logits_equal_a_key_that_is_scaled(pipe, images):
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_sail_lowers_its_loss_and_an_image_stops_at_its_target(pipe, images):
-    embeds = (images.negatives(3), images.embeds())
-
-    def loss(x):
-        u = start_noise.unit(start_noise.noise_diff(pipe, x, 900, embeds))
-        norms = [v.flatten(1).norm(dim=1) for v in (start_noise.noise_diff(pipe, x + u, 900, embeds), x)]
-        return norms[0] + 0.05 * norms[1]
-
-    with torch.no_grad():
-        before = loss(images.latents)
-        moved, iterations = start_noise.sail(pipe, images.latents, 900, embeds, 8)
-        assert iterations == [8] * 3 and (loss(moved) < before).all()
-        target = before.sort().values[0].item() + 1e-3  # one image is there already
-        moved, iterations = start_noise.sail(pipe, images.latents, 900, embeds, 3, target)
-    assert sorted(iterations)[0] == 1 and torch.equal(moved[before.argmin()], images.latents[before.argmin()])
-
-
-@torch.no_grad()
-def test_leaving_the_basin_by_hand(pipe, images):
-    embeds, x = (images.negatives(3), images.embeds()), images.latents
-    diff = partial(start_noise.noise_diff, pipe, t=900, embeds=embeds)
-    rho = 50 * (4 * 16 * 16 / (4 * 64 * 64)) ** 0.5
-    for _ in range(2):
-        d = diff(latents=x)
-        x = x - 0.7 * (diff(latents=x + rho * d / d.flatten(1).norm(dim=1).view(-1, 1, 1, 1)) - d)
-    torch.testing.assert_close(start_noise.leave_basin(pipe, images.latents, 900, embeds, 2), x)
-
-
 @pytest.fixture
 def infer(tmp_path, model_folder, loaded):
     """Run inference_mem.py on the tiny model; gives its row of two prompts and the images."""
@@ -123,8 +93,9 @@ def infer(tmp_path, model_folder, loaded):
 
 def test_methods_are_chosen_by_name_and_strength(infer):
     _, plain = infer("plain")
-    for name, strength in (("neuron_off", 0.2), ("sail", 1), ("guard", 2)):
-        rows, images = infer(name, "--method", name, "--strength", strength)
+    for name, strength in (("neuron_off", 0.2), ("init_noise_adam", 1), ("guard", 2)):
+        target = ["--optim_target_loss", 1e-6] if name == "init_noise_adam" else []
+        rows, images = infer(name, "--method", name, "--strength", strength, *target)
         assert rows[0]["method"] == name and not np.array_equal(images, plain)
         assert np.array_equal(infer(f"{name}_0", "--method", name, "--strength", 0)[1], plain)
     by_name, images = infer("pe_by_name", "--method", "pe", "--strength", 0.5)
@@ -135,6 +106,18 @@ def test_methods_are_chosen_by_name_and_strength(infer):
     assert np.array_equal(off, plain)
     stopped, images = infer("stopped", "--method", "sail", "--strength", 5, "--optim_target_loss", 1e9)
     assert np.array_equal(images, plain) and stopped[0]["iterations"] == [1] * len(stopped[0]["seeds"])
+    assert stopped[0]["latent_norm"][0] == pytest.approx(32, rel=0.1)  # of 4 x 16 x 16 numbers
+
+
+def test_noise_on_the_embedding_combines_with_other_words(infer):
+    by_name, noisy = infer("by_name", "--method", "gni", "--strength", 0.5)
+    by_flag, same = infer("by_flag", "--rand_noise_lam", 0.5)
+    assert np.array_equal(noisy, same) and by_name[0]["triggered"] == by_flag[0]["triggered"]
+    words = ("--prompt_aug_style", "rand_numb_add", "--repeat_num", 2)
+    numbers, changed = infer("words", *words)
+    both, other = infer("both", *words, "--rand_noise_lam", 0.5)
+    assert [r["prompt_used"] for r in both] == [r["prompt_used"] for r in numbers] != [r["prompt"] for r in both]
+    assert not any(np.array_equal(other, images) for images in (noisy, changed))
 
 
 @pytest.mark.parametrize(
@@ -152,6 +135,11 @@ def test_methods_are_chosen_by_name_and_strength(infer):
             "which --prompt_embeds takes the place of",
         ),
         (["--method", "cfg_delay_dynamic", "--strength", "0.6"], "a whole number (none published: 1 is as released)"),
+        (["--l_target_ss", "1", "--prompt_embeds", "e"], "do not combine with --prompt_embeds"),
+        (["--method", "prss", "--prompt_embeds", "e"], "do not combine with --prompt_embeds"),
+        (["--method", "sail", "--ordinary", "random"], "it goes with --method nemo, neuron_off"),
+        (["--method", "sail", "--optim_target_loss", "0.5"], "0.05 times the norm of the noise is 1.6 alone"),
+        (["--method", "init_noise"], "released with 2 on SD 1 and 4 on SD 2"),
         (["--method", "rna", "--strength", "1", "--prompt_embeds", "e"], "which --prompt_embeds takes the place of"),
     ],
 )

@@ -16,7 +16,7 @@ import detect_mem
 from memorization.bundled import GROUND_TRUTH, MODEL
 from memorization.data.pictures import read_image, read_mask
 from memorization.data.prompts import load_prompts
-from memorization.evaluation.statistics import rank_auc
+from memorization.evaluation.curves import rank_auc
 from memorization.models.stable_diffusion import load_pipeline
 from memorization.similarity.pixels import similarity_to_references
 from planted.making.check_model import COPY_RMSE

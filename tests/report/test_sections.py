@@ -19,7 +19,7 @@ from memorization.report.sections import can_localise, prompts_section
 
 def test_a_section_is_saved_as_tables_numbers_and_figures(tmp_path):
     mem, others = write_detection_runs(tmp_path)
-    section = evaluate("detection", mem, nonmem=others, replicates=20)
+    section = evaluate("detection", mem, nonmem=others)
     paths = section.save(tmp_path / "e")
     assert [p.name for p in paths] == ["detection.md", "detection.json", "scores.png", "roc.png", "auc_by_steps.png"]
     assert sorted(paths) == sorted((tmp_path / "e").iterdir())
@@ -30,7 +30,7 @@ def test_a_section_is_saved_as_tables_numbers_and_figures(tmp_path):
 
 
 def test_figures_are_drawn_on_a_light_and_on_a_dark_ground(tmp_path):
-    section = evaluate("detection", write_labelled_run(tmp_path, "both", 2), replicates=5)
+    section = evaluate("detection", write_labelled_run(tmp_path, "both", 2))
     (figure,) = (f for f in section.figures if f.name == "roc")
     grounds = []
     for dark in (False, True):
@@ -45,7 +45,7 @@ def test_figures_are_drawn_on_a_light_and_on_a_dark_ground(tmp_path):
 def test_evaluation_takes_runs_and_paths_and_refuses_what_it_does_not_know(tmp_path):
     path = write_labelled_run(tmp_path, "both", 2)
     given = (path, str(path), read_run(path), [path], [read_run(path)])
-    first, *rest = (evaluate("detection", runs, replicates=5).results for runs in given)
+    first, *rest = (evaluate("detection", runs).results for runs in given)
     assert all(results == first for results in rest)
     with pytest.raises(InputError, match="no evaluation called 'detecton'; did you mean detection"):
         evaluate("detecton", path)

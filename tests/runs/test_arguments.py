@@ -106,6 +106,7 @@ def test_settings_are_made_once_and_name_bundled_files_wherever_they_lie():
         ("--method prss --strength 0.8", "prss", 0.8),
         ("--l_target_ss 1 --l_target_pr 1 --mag_thres_pr 2 --pr_mask", "prss_prmask", 1),
         ("--l_target_ss 1 --optim_target_loss 0.8 --l_target_pr 1 --mag_thres_pr 2", "ss_pe_pr", 1),
+        ("--method prss", "prss", 1),
         ("--method rt --strength 4", "rt", 4),
         ("--prompt_aug_style rand_numb_add --repeat_num 2", "rna", 2),
         ("--rand_noise_lam 0.6", "gni", 0.6),
@@ -118,6 +119,13 @@ def test_a_run_knows_its_method_and_strength_from_its_settings(line, label, stre
     """From what is kept beside the rows, as JSON gives it back: by flags and by name alike."""
     kept = json.loads(json.dumps(MitigationSettings.from_args(parse(line, inference_mem)).kept))
     assert (method_label(kept), strength_of_settings(kept)) == (label, strength)
+
+
+def test_prss_by_name_has_the_released_ratio():
+    settings = MitigationSettings.from_args(parse("--method prss", inference_mem))
+    assert (settings.l_target_ss, settings.l_target_pr, settings.mag_thres_pr) == (1, 3, 5)
+    settings = MitigationSettings.from_args(parse("--method prss --strength 0.2", inference_mem))
+    assert (settings.l_target_ss, settings.l_target_pr, settings.mag_thres_pr) == pytest.approx((0.2, 0.6, 1.0))
 
 
 def test_an_unknown_method_is_answered_with_the_nearest_known():

@@ -95,7 +95,7 @@ def threshold(run, tmp_path):
     rows = json_lines(tmp_path / "det_outputs" / "test_ours.jsonl")
     scores = [np.mean([norms[0] for norms in row["text_noise_norm"]]) for row in rows]
     settings = json.loads((tmp_path / "det_outputs" / "test_ours.config.json").read_text())["settings"]
-    made = Threshold("text_noise_norm", 1, float(np.mean(scores)), 0.01, 1, 2, settings)
+    made = Threshold("text_noise_norm", 1, float(np.mean(scores)), 0.01, 99, 2, settings)
     (tmp_path / "t.json").write_text(made.save_text())
     return tmp_path / "t.json", scores
 
@@ -112,7 +112,8 @@ def test_a_threshold_file_says_yes_or_no_for_every_prompt(run, tmp_path, thresho
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"settings": {"model_id": "another"}}, "was calibrated with model_id 'another'"),
+        ({"settings": {"model_id": "another"}}, "is of an older version"),
+        ({"num_negatives": 98}, "is of an older version"),
         ({"threshold": "high"}, "is not a threshold file"),
         ({"extra": 1}, "is not a threshold file"),
     ],
@@ -125,12 +126,51 @@ def test_a_threshold_of_something_else_is_refused(run, threshold, capsys, change
     assert stop.value.code == 2 and message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [("model_id", "another"), ("num_images_per_prompt", 16), ("dtype", "torch.float16"), ("seed_mode", "original")],
+)
+def test_a_threshold_of_another_way_to_score_is_refused(run, threshold, capsys, name, other):
+    path, _ = threshold
+    saved = json.loads(path.read_text())
+    path.write_text(json.dumps(saved | {"settings": saved["settings"] | {name: other}}))
+    with pytest.raises(SystemExit) as stop:
+        run(detect_mem, "--threshold_file", path, "--num_images_per_prompt", 2)
+    assert stop.value.code == 2 and f"calibrated with {name} {other!r}" in capsys.readouterr().err
+
+
 def test_a_masked_threshold_needs_a_masked_run(run, threshold, capsys):
     path, _ = threshold
     path.write_text(json.dumps(json.loads(path.read_text()) | {"key": "text_noise_norm_masked"}))
     with pytest.raises(SystemExit) as stop:
-        run(detect_mem, "--threshold_file", path, "--run_version", "baseline")
+        run(detect_mem, "--threshold_file", path, "--run_version", "baseline", "--num_images_per_prompt", 2)
     assert stop.value.code == 2 and "is for LD, which --run_version baseline does not give" in capsys.readouterr().err
+
+
+def test_control_prompts_decide_at_a_false_discovery_rate(run, tmp_path, capsys):
+    """P-values by hand; the score that decides is measured without being asked for by --scores."""
+    common = ("--num_images_per_prompt", 1, "--num_inference_steps", 3)
+    ordinary = ("--dataset", "planted/planted_nonmemorized.jsonl")
+    run(detect_mem, "--run_name", "control", "--scores", "sharpness", *ordinary, *common, end=4)
+    controls = tmp_path / "det_outputs" / "control_ours.jsonl"
+    capsys.readouterr()
+    decided = ("--controls", controls, "--score", "sharpness", "--fdr", 0.5)
+    run(detect_mem, *common, *decided)
+    told = capsys.readouterr().out
+    lines = json_lines(tmp_path / "det_outputs" / "test_ours.decisions.jsonl")
+    known = [row["sharpness"][0] for row in json_lines(controls)]
+    assert [line["p"] for line in lines] == [(1 + sum(c >= line["score"] for c in known)) / 5 for line in lines]
+    assert [line["memorized"] for line in lines] == [line["q"] <= 0.5 for line in lines]
+    assert "controls are exchangeable with" in told and str(controls) in told and "against 4 controls" in told
+    for argv, message in (
+        (("--num_images_per_prompt", 2), "num_images_per_prompt 1, this run's is 2"),
+        (("--guidance_scale", 3), "guidance_scale 7.5, this run's is 3.0"),
+        (("--threshold_file", "x.json"), "both decide: give one of them"),
+        (("--score", "hessian_map"), "has no score hessian_map"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            run(detect_mem, *common, *decided, *argv, "--run_name", "other")
+        assert stop.value.code == 2 and message in capsys.readouterr().err
 
 
 def test_stored_maps_are_evaluated_and_cannot_be_added_later(run, tmp_path, capsys):

@@ -69,7 +69,7 @@ def test_cmmd_is_unbiased_and_the_released_rule_is_not():
     error = np.std(ours) / len(ours) ** 0.5
     assert abs(np.mean(ours)) < 4 * error < 0.2 and np.mean(released) > 0.5
     shifted = [cmmd(kernel_sums(features(k, 6, shift=1.0), features(900 + k, 6))) for k in range(20)]
-    assert min(shifted) > 0.3
+    assert np.mean(shifted) > 0.5
 
 
 def test_a_run_of_the_same_prompts_is_compared_without_their_own_images():
@@ -83,10 +83,10 @@ def test_a_run_of_the_same_prompts_is_compared_without_their_own_images():
 
 def test_the_interval_of_cmmd_covers_what_it_should():
     """At equal sets (a degenerate U-statistic) and at unequal ones, 12 prompts against 30."""
-    big = kernel_sums(features(5000, 1500, 1, shift=1.0), features(5001, 1500, 1))
+    big = kernel_sums(features(5000, 800, 1, shift=1.0), features(5001, 800, 1))
     for shift, truth in ((0.0, 0.0), (1.0, cmmd(big))):
         hits = []
-        for k in range(150):
+        for k in range(80):
             sums = kernel_sums(features(k, 12, shift=shift), features(1000 + k, 30))
             low, high = jackknife_interval(cmmd(sums), leave_one_out(sums), sums)
             hits.append(low <= truth <= high)
@@ -127,10 +127,11 @@ def test_the_spectrum_is_that_of_white_noise_and_of_a_wave():
         noise = rng.normal(128, 20, (60, *size)).round().clip(0, 255).astype(np.uint8)
         spectrum = log_spectrum(np.repeat(noise[..., None], 3, 3)).mean(0)
         # The mean logarithm of an exponential variable is Euler's constant below that of its mean: 2.51 dB.
-        assert spectrum == pytest.approx([10 * np.log10((20 / 255) ** 2) - 2.51] * 8, abs=0.5)
+        assert spectrum == pytest.approx([10 * np.log10((20 / 255) ** 2) - 2.51] * 8, abs=0.8)
     wave = 128 + 100 * np.sin(2 * np.pi * 0.34 * np.arange(64))  # cycles per pixel: the sixth ring, 5/16 to 6/16
     line = np.broadcast_to(wave[:, None], (64, 64)).round().astype(np.uint8)
-    assert log_spectrum(np.repeat(line[None, ..., None], 3, 3))[0].argmax() == 5
+    found = log_spectrum(np.repeat(line[None, ..., None], 3, 3))[0]
+    assert found.argmax() == 5 and found[5] > max(found[4], found[6]) + 3
     flat = log_spectrum(np.full((1, 32, 32, 3), 90, np.uint8))
     assert flat == pytest.approx(np.full((1, 8), -58.92), abs=0.01)  # a flat image has rounding's power, not none
     assert spectrum_distance(flat + [3, -3] * 4, flat[0]).tolist() == pytest.approx([3])

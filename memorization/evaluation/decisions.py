@@ -1,0 +1,126 @@
+"""Which prompts are memorized, at a false discovery rate: conformal p-values against control prompts.
+
+A prompt's p-value is the share of controls, itself counted with them, that score as high. Over all prompts of a run
+Benjamini and Hochberg's procedure keeps the expected share of false ones among those called memorized at `fdr` or
+below; p-values that share their controls depend on one another in the way that it allows (Bates, Candes, Lei, Romano
+and Sesia, Annals of Statistics 2023).
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from memorization.errors import InputError
+from memorization.evaluation.classes import Row
+from memorization.evaluation.controls import EXCHANGEABLE, Controls, refuse_other_settings, refuse_other_steps
+from memorization.evaluation.thresholds import yes_or_no
+from memorization.scores import image_scores, score_label
+from memorization.tables import Table
+
+
+def conformal_p_values(scores: npt.ArrayLike, controls: npt.ArrayLike) -> np.ndarray:
+    """(1 + number of controls that score as high) / (number of controls + 1), (prompts,).
+
+    Args:
+        scores: of the prompts, (prompts,); higher = memorized.
+        controls: of prompts that are not memorized, (controls,).
+
+    Raises:
+        ValueError: without controls, or for scores that are NaN.
+    """
+    scores, controls = np.asarray(scores, float), np.sort(np.asarray(controls, float))
+    if not len(controls) or np.isnan(scores).any() or np.isnan(controls).any():
+        raise ValueError("p-values take controls, and scores that are numbers")
+    return (1 + len(controls) - np.searchsorted(controls, scores, "left")) / (len(controls) + 1)
+
+
+def benjamini_hochberg(p_values: npt.ArrayLike) -> np.ndarray:
+    """q-values, (prompts,): the lowest false discovery rate at which each is found.
+
+    Benjamini and Hochberg, Journal of the Royal Statistical Society B 1995.
+    """
+    p_values = np.asarray(p_values, float)
+    order = np.argsort(p_values, kind="stable")
+    adjusted = p_values[order] * len(p_values) / np.arange(1, len(p_values) + 1)
+    found = np.empty(len(p_values))
+    found[order] = np.minimum(np.minimum.accumulate(adjusted[::-1])[::-1], 1)
+    return found
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """How prompts are decided: the controls, and the share of false ones that is allowed among those found."""
+
+    controls: Controls
+    fdr: float = 0.05
+
+    @property
+    def key(self) -> str:
+        return self.controls.key
+
+    def refuse_other_run(self, settings: Mapping[str, Any], source: object) -> None:
+        """
+        Args:
+            settings: of the run that is to be decided.
+            source: the controls' file, for the message.
+
+        Raises:
+            InputError: if the controls were made with another model, another way of sampling or another number of
+            images.
+        """
+        refuse_other_settings(self.controls.settings, settings, str(source))
+        refuse_other_steps(self.controls.settings, settings, self.controls.T, str(source))
+
+    def warning(self, num_prompts: int) -> str | None:
+        """Why little or nothing can be found with so few controls; None where one prompt alone can be."""
+        count = len(self.controls.scores)
+        together = math.ceil(num_prompts / (self.fdr * (count + 1)) - 1e-9)  # prompts at the lowest p-value there is
+        if together <= 1:
+            return None
+        told = "" if together > num_prompts else f" unless {together} of {num_prompts} prompts score above all of them"
+        enough = math.ceil(num_prompts / self.fdr - 1 - 1e-6)
+        return f"warning: with {count} controls nothing is found{told}; {enough} are enough to find one alone"
+
+    def of_rows(self, rows: Iterable[Row]) -> list[dict[str, Any]]:
+        """For each row its index, prompt, score, p-value, q-value, and whether it is called memorized.
+
+        Raises:
+            InputError: if a row does not have the score.
+        """
+        rows = list(rows)
+        if any(self.key not in row for row in rows):
+            raise InputError(f"{self.controls.source} decides by {self.name}, which this run does not give")
+        scores = [float(image_scores(row, self.key, self.controls.T).mean()) for row in rows]
+        p_values = conformal_p_values(scores, self.controls.scores)
+        columns = zip(rows, scores, p_values.tolist(), benjamini_hochberg(p_values).tolist(), strict=True)
+        return [
+            {"index": row["index"], "prompt": row["prompt"], "score": s, "p": p, "q": q, "memorized": q <= self.fdr}
+            for row, s, p, q in columns
+        ]
+
+    @property
+    def name(self) -> str:
+        return score_label(self.controls.key, self.controls.T)
+
+    def table(self, lines: Sequence[Mapping[str, Any]]) -> Table:
+        """All prompts' decisions, the highest score first.
+
+        Args:
+            lines: of `of_rows`.
+        """
+        rows = [
+            [line["index"], yes_or_no(line), line["score"], line["p"], line["q"], line["prompt"][:60]]
+            for line in sorted(lines, key=lambda line: -line["score"])
+        ]
+        found, images = sum(line["memorized"] for line in lines), self.controls.settings["num_images_per_prompt"]
+        told = (
+            f"{found} of {len(lines)} prompts are memorized by {self.name} at a false discovery rate of {self.fdr:g}, "
+        )
+        told += f"against {len(self.controls.scores)} controls of {images} images each ({self.controls.source}); "
+        headers = ["index", "memorized", self.name, "p", "q", "prompt"]
+        warning = self.warning(len(lines))
+        return Table("Decisions", headers, rows, told + EXCHANGEABLE + (f"\n{warning}" if warning else ""))
