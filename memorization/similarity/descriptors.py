@@ -98,7 +98,7 @@ class CopyDescriptor:
         except Exception as error:  # what torch raises differs by the file
             raise ValueError(f"{path} is not a TorchScript file; SSCD's are called *.torchscript.pt") from error
         self.device, self.name = device, f"copy descriptor {path}"
-        self.description = f"{Path(path).name} (sha256 {hash_of(path)}), preprocessing {preprocessing}"
+        self.description = f"{Path(path).name}, preprocessing {preprocessing}, sha256 {hash_of(path)}"
         self(probe_pictures())
 
     def describe(self, batch: torch.Tensor) -> torch.Tensor:
