@@ -8,10 +8,13 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from experiments.benchmark_tables import Seconds, by_place
 from experiments.runs import Entry
 from memorization.bundled import ROOT
 from memorization.evaluation.audit import hiding_strengths
+from memorization.evaluation.shares import exact_bounds
 from memorization.evaluation.statistics import interval_text
 from memorization.mitigations.base import PLAIN
 from memorization.scores import MAGNITUDE, horizon_text, score_cost
@@ -96,11 +99,29 @@ def mitigation() -> str:
     rows = []
     for r in (r for r in read("mitigation") if r["kind"] == "all"):
         place = (r["method"], f"{r['strength']:g}")
-        measures = [interval_text(r["sscd"], 2), f"{r['copied']['value']:.2f}", interval_text(r["clip"], 2)]
+        measures = [interval_text(r["sscd"], 2), counted(r, "copied"), interval_text(r["clip"], 2)]
         measures += [f"{r['ls']['value']:.0f}", f"{r['diversity']['value']:.2f}", less.get(place, "")]
         rows.append([*place, *measures, f"{r['evals']:.0f}"])
     headers = ["method", "strength", "SSCD", "share > 0.5", "CLIP", "LS", "diversity"]
     return format_table([*headers, "SSCD less PE's at that CLIP", "evaluations"], rows)
+
+
+def counted(r: Record, name: str) -> str:
+    """A share of a run's images with what was counted, also where kept results do not say it."""
+    total = r["prompts"] * r["images"]
+    return f"{r[name]['value']:.2f}, {round(r[name]['value'] * total)} of {total}"
+
+
+def share_text(measure: Record, prompts: float) -> str:
+    """A share with its interval; that of results kept from before, by resampling, had no width at 0 and 1.
+
+    Args:
+        prompts: that it is a share of, for the exact interval of those.
+    """
+    if "of" in measure or not np.isfinite(measure["value"]) or prompts < 1:
+        return interval_text(measure, 2)  # type: ignore[arg-type]
+    low, high = exact_bounds(measure["value"], prompts)
+    return interval_text({"value": measure["value"], "low": float(low), "high": float(high)}, 2)
 
 
 # The benchmark
@@ -135,7 +156,9 @@ def benchmark_mitigation() -> str:
     """Every method at the weakest strength that hides, by its area under the trade-off."""
     results, seconds = bench("mitigation"), Seconds(bench("seconds")["jobs"])
     plain = next(r for r in results if r["method"] == PLAIN and r["kind"] == "all")
-    chosen = sorted(hiding_strengths(results).values(), key=lambda r: r["area"]["value"])
+    chosen = sorted(
+        hiding_strengths(results).values(), key=lambda r: (not np.isfinite(r["area"]["value"]), r["area"]["value"])
+    )
     harms, returns = by_place(bench("damage")), by_place(bench("audit"))
     rows = [mitigation_row(plain, harms, {}, seconds), *(mitigation_row(r, harms, returns, seconds) for r in chosen)]
     headers = ["method", "strength", "copies left", "SSCD", "CLIP", "area", "less PE's", "ordinary: SSCD to plain"]
@@ -146,7 +169,7 @@ def mitigation_row(r: Record, harms: Mapping, returns: Mapping, seconds: Seconds
     place = (r["method"], r["strength"])
     is_plain, harm = r["method"] == PLAIN, harms[place]
     row = ["none" if is_plain else f"`{r['method']}`", "" if is_plain else f"{r['strength']:g}"]
-    row += [f"{r['copied']['value']:.2f}", interval_text(r["sscd"], 2), f"{r['clip']['value']:.2f}"]
+    row += [counted(r, "copied"), interval_text(r["sscd"], 2), f"{r['clip']['value']:.2f}"]
     row += [interval_text(r["area"], 2) if "area" in r else ""]
     row += ["" if r["method"] in (PLAIN, YARDSTICK) else interval_text(r["area_difference"], 2)]
     row += [interval_text(harm["kept"], 2), f"{harm['clip_change']['value']:.2f}"]
@@ -165,9 +188,13 @@ def returned(method: str, audit: Record | None) -> str:
     entry = Entry(method)
     if entry.reads_words:
         return "reads words"
+<<<<<<< HEAD
     if entry.searches_paraphrases:
         return "knows the prompt"
     return "-" if audit is None else interval_text(audit["returned"], 2)
+=======
+    return "-" if audit is None else share_text(audit["returned"], audit["hidden"]["value"] * audit["prompts"])
+>>>>>>> h5
 
 
 def caption_swap() -> str:

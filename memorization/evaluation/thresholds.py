@@ -123,6 +123,9 @@ class Threshold:
         refuse_other_settings(self.settings, settings, str(source))
         refuse_other_steps(self.settings, settings, self.T, str(source))
 
+    def warning(self, num_prompts: int) -> None:
+        """None: a threshold decides every prompt alone, however many there are."""
+
     def decide(self, row: Row) -> tuple[float, bool]:
         """(score, whether it is above the threshold) of one row.
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from memorization.data.prompts import PromptRecord
 from memorization.detectors.base import DETECTORS
@@ -168,6 +169,9 @@ class DetectionOutput:
         if self.decider is None:
             return
         self.decider.refuse_other_run(self.session.results.settings, path)
+        warning = self.decider.warning(len(self.session.records))
+        if warning is not None and self.session.processes.is_main:
+            tqdm.write(warning)
         if not any(self.decider.key in d.keys for d in self.chosen.detectors):
             raise InputError(f"{path} is for {label(self.decider.key)}, which --run_version {version} does not give")
 

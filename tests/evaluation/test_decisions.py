@@ -32,13 +32,13 @@ def decided(tmp_path, count=39, **changes):
 
 
 def test_memorized_prompts_are_found_and_the_table_says_by_what(tmp_path):
-    run, controls = decided(tmp_path, 199)
+    run, controls = decided(tmp_path, 239)
     section = evaluate("decisions", run, controls=controls, fdr=0.1)
     found = [line for line in section.results if line["memorized"]]
     assert len(section.results) == 24 and {line["index"] for line in found} >= set(range(12)) and len(found) <= 14
     told = section.markdown()
     assert f"{len(found)} of 24 prompts are memorized by D, T=1 at a false discovery rate of 0.1" in told
-    assert "against 199 controls of 2 images each" in told and str(controls) in told
+    assert "against 239 controls of 2 images each" in told and str(controls) in told
     assert "valid where the controls are exchangeable with the prompts that are not memorized" in told
     assert f"Of {len(found)} found, {len(found) - 12} are labelled not memorized" in told and "warning" not in told
     whole = evaluate("decisions", run, controls=controls, fdr=0.1, score="new_score", horizon=None).results
