@@ -145,7 +145,15 @@ def test_nothing_in_the_loop_reads_a_value_back_from_the_device(kind):
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_two_processes_leave_the_files_of_one(script, tmp_path, model_folder):
-    options = [*OPTIONS[script], "--device", "cpu", "--output_dir", str(tmp_path / "1"), "--model_id", str(model_folder)]
+    options = [
+        *OPTIONS[script],
+        "--device",
+        "cpu",
+        "--output_dir",
+        str(tmp_path / "1"),
+        "--model_id",
+        str(model_folder),
+    ]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as `run` does; their number changes rounding
     try:
