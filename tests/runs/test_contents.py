@@ -151,8 +151,7 @@ def test_a_file_of_masks_that_was_changed_is_another(detect, folder, prompts, tm
 def test_masks_and_thresholds_of_the_weights_before_are_refused(detect, folder, prompts, tmp_path):
     old = detect(folder, prompts, "--run_name", "old")
     masks = tmp_path / "out" / "attn_data" / "old_ours_attention_scores.npz"
-    settings = {name: old.settings.get(name) for name in ("model_id", "content", "scheduler", *("guidance_scale",))}
-    settings |= {"num_inference_steps": 2}
+    settings = dict(old.settings)
     threshold = Threshold("text_noise_norm", 1, 1.0, 0.1, 10, 1, settings)
     halve_last_layer(folder)
     assert "masks in" in detect(folder, prompts, "--run_name", "x", "--attn_scores", masks)
@@ -160,8 +159,8 @@ def test_masks_and_thresholds_of_the_weights_before_are_refused(detect, folder, 
     with pytest.raises(InputError, match=r"cannot be compared: model_id is '.*' \(content \w+\) and '.*' \(content"):
         check_same_model([old, new])
     with pytest.raises(InputError, match=r"calibrated with model_id '.*' \(content"):
-        threshold.refuse_other_settings(new.settings, "t.json")
-    threshold.refuse_other_settings(old.settings, "t.json")
+        threshold.refuse_other_run(new.settings, "t.json")
+    threshold.refuse_other_run(old.settings, "t.json")
     with pytest.raises(InputError, match=r"are of model_id '.*' \(content"):
         load_masks(masks, new)
     assert load_masks(masks, old)
