@@ -188,13 +188,9 @@ def returned(method: str, audit: Record | None) -> str:
     entry = Entry(method)
     if entry.reads_words:
         return "reads words"
-<<<<<<< HEAD
     if entry.searches_paraphrases:
         return "knows the prompt"
-    return "-" if audit is None else interval_text(audit["returned"], 2)
-=======
     return "-" if audit is None else share_text(audit["returned"], audit["hidden"]["value"] * audit["prompts"])
->>>>>>> h5
 
 
 def caption_swap() -> str:

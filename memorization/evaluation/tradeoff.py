@@ -232,13 +232,8 @@ def first_with_interval(values: np.ndarray, prompts: int) -> Measure:
 def privacy_at(curve: np.ndarray, utility: np.ndarray) -> np.ndarray:
     """Privacy of a curve at a utility, (replicates,): interpolated, the lowest value where the curve is there twice.
 
-    <<<<<<< HEAD
-        Beyond its ends it goes on as steeply as from end to end: a replicate whose curve ends a little earlier still
-        counts, as without it the others would be a choice of those that suit.
-    =======
-        Beyond its ends it goes on as steeply as from end to end: a replicate whose curve ends a little earlier counts
-        too, as without it the others would be a choice of those that suit.
-    >>>>>>> h5
+    Beyond its ends it goes on as steeply as from end to end: a replicate whose curve ends a little earlier counts
+    too, as without it the others would be a choice of those that suit.
 
         Args:
             curve: (replicates, strengths, 2) of privacy and utility.
