@@ -235,9 +235,9 @@ def privacy_at(curve: np.ndarray, utility: np.ndarray) -> np.ndarray:
     Beyond its ends it goes on as steeply as from end to end: a replicate whose curve ends a little earlier counts
     too, as without it the others would be a choice of those that suit.
 
-        Args:
-            curve: (replicates, strengths, 2) of privacy and utility.
-            utility: (replicates,).
+    Args:
+        curve: (replicates, strengths, 2) of privacy and utility.
+        utility: (replicates,).
     """
     order = np.arange(len(curve))
     low, high = (curve[order, pick(curve[:, :, 1], 1)] for pick in (np.argmin, np.argmax))
