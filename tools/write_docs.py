@@ -18,6 +18,8 @@ import detect_mem
 import eval_mem
 import inference_mem
 from experiments import published
+from experiments.coverage import coverage_table
+from experiments.decisions_simulation import decisions_table
 from memorization.bundled import ROOT, bundled_name
 from memorization.catalogue import detector_table, mitigation_table
 from memorization.detectors.base import in_order_of_cost
@@ -132,6 +134,8 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "score_keys": score_keys,
     "mitigations": lambda: registry_table(mitigation_table(), ("name", "what", "knob", "cost", "source")),
     "released": released,
+    "coverage": coverage_table,
+    "decisions": decisions_table,
     "options_detect_mem": partial(option_tables, detect_mem),
     "options_inference_mem": partial(option_tables, inference_mem),
     "options_eval_mem": partial(option_tables, eval_mem),

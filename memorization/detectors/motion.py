@@ -36,7 +36,7 @@ def motion_norms(pipe: "LocalStableDiffusionPipeline", step: "DenoiseStep") -> d
 @detector(
     "broken_memories",
     keys={"broken_memories": "broken_memories"},
-    source="Huang et al., KDD 2026",
+    source="ours, after Huang et al., KDD 2026",
     watch=motion_norms,
     kept=NORMS,
     released=RELEASED,
@@ -57,7 +57,7 @@ def broken_memories(trace: Trace) -> dict[str, torch.Tensor]:
 @detector(
     "broken_memories_absolute",
     keys={"broken_memories_absolute": "broken_memories_absolute"},
-    source="Huang et al., KDD 2026, as narbengusu/denoising_memorization rewrites it",
+    source="narbengusu/denoising_memorization, after Huang et al., KDD 2026",
     watch=motion_norms,
     kept=NORMS,
     released=RELEASED,
