@@ -157,6 +157,7 @@ def test_a_neuron_that_is_there_twice_gets_two_turns_and_equality_puts_nothing_b
     """Its first turn changes nothing; at a threshold that is only just reached it is never put back."""
     assert refine(MadeUpEffect({0: {1: 0.9, 2: 0.0}}), [[1, 2, 2]], 0.428) == [[1]]
     exact = MadeUpEffect({0: {1: 0.5, 2: 0.0}})
+    assert refine(MadeUpEffect({0: {1: 0.5}, 1: {7: 0.0}}), [[1], [7]], 0.5) == [[1], [7]]  # nor a layer
     assert refine(exact, [[1, 2, 2]], 0.5) == [[1, 2, 2]] and refine(exact, [[1, 2]], 0.5) == [[1, 2]]
 
 
