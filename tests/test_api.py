@@ -75,6 +75,6 @@ def test_an_option_that_there_is_not_is_named_with_the_nearest(loaded):
 
 def test_the_nine_names():
     assert set(memorization.__all__) == set(memorization.HOMES) and len(memorization.__all__) == 9
-    assert len(DETECTORS) == 15 and len(MITIGATIONS) == 16
+    assert len(DETECTORS) == 15 and len(MITIGATIONS) == 21
     with pytest.raises(AttributeError, match="its names are load_pipeline"):
         memorization.detekt  # noqa: B018
