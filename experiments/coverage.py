@@ -33,7 +33,7 @@ RESULTS = ROOT / "experiments" / "results" / "coverage.json"
 PROMPTS, IMAGES = (24, 48, 100), 4
 ALIKE = 0.7  # correlation of a prompt's images
 RESAMPLES = BootstrapSettings(500)
-SLOW = 5  # replicates of what is slow: one in so many
+SLOW = 2  # replicates of what is slow: one in so many
 RARE = "mean, 1 prompt in 20 is far off"
 
 Simulation = Callable[[np.random.Generator, int, int], tuple[Measure, float]]  # (rng, prompts, images): interval, truth
@@ -232,17 +232,14 @@ def coverage_table(results: Sequence[dict[str, Any]] | None = None) -> str:
     rows = []
     for interval in dict.fromkeys(r["interval"] for r in results):
         some = [r for r in results if r["interval"] == interval]
-        row = [interval, f"{np.mean([r['coverage'] for r in some]):.3f}"]
+        error = np.sqrt(0.05 * 0.95 / np.median([r["replicates"] for r in some]))
+        row = [interval, len(some), f"{np.mean([r['coverage'] for r in some]):.3f}"]
         row += [f"{min(r['coverage'] for r in some if r['prompts'] == n):.3f}" for n in PROMPTS]
         worst = min(some, key=lambda r: r["coverage"])
         place = f"{worst['truth']} ({worst['shape']}), {worst['prompts']} prompts"
-        rows.append([*row, place + (f" of {worst['images']}" if worst["images"] > 1 else "")])
-    headers = [
-        "95 % interval of",
-        "mean coverage",
-        *(f"lowest, {n} prompts" for n in PROMPTS),
-        "lowest at",
-    ]
+        rows.append([*row, f"{error:.3f}", place + (f" of {worst['images']}" if worst["images"] > 1 else "")])
+    lowest = [f"lowest, {n} prompts" for n in PROMPTS]
+    headers = ["95 % interval of", "cases", "mean coverage", *lowest, "standard error of each", "lowest at"]
     return format_table(headers, rows)
 
 

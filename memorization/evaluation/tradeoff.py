@@ -26,6 +26,8 @@ from memorization.tables import Table
 
 REFERENCE = "pe"
 PRIVACY, UTILITY, QUALITY = "sscd", "clip", "cmmd"
+# Share of resamples that must reach a CLIP: to ask it of the prompts at hand would choose those that flatter PE.
+REACHED = 0.05
 GRID = 200  # utilities that the area is summed over
 
 PromptMeasures = Mapping[str, Any]  # one prompt of `similarity.measure.measure_run`: kind, and a list per measure
@@ -52,7 +54,8 @@ def tradeoff_tables(results: Sequence[Result], measured: Measured, kind: str) ->
             cells.append([named(r), f"{r['strength']:g}", *map(interval_text, numbers), *quality_cells(r)])
     headers = ["method", "strength", "CLIP", "SSCD", f"SSCD of {reference} at that CLIP", "difference"]
     headers += ["CMMD"] if QUALITY in rows[0] else []
-    note = f"Below 0: more private than {reference} at equal utility. A dash: {reference} has no such CLIP."
+    note = f"Below 0: more private than {reference} at equal utility. A dash: {reference} has no such CLIP, in 95 % of "
+    note += "resamples."
     tables = [Table(f"{kind}, against {reference} at equal utility", headers, cells, note)]
     return tables + ([area_table(rows, kind, reference)] if "area" in rows[-1] else [])
 
@@ -199,7 +202,7 @@ def against_reference(
 
     Returns:
         (reference method, {run: (reference's SSCD at the run's CLIP, the run's SSCD less that)}), measures with
-        intervals, NaN where the reference does not reach the CLIP. Empty without another method.
+        intervals, NaN where the reference does not reach the CLIP in 95 % of resamples. Empty without another method.
     """
     methods = mitigating(rows)
     if len(methods) < 2:
@@ -211,8 +214,8 @@ def against_reference(
     for r in rows:
         if r["method"] not in (PLAIN, reference):
             own = means[r["run"]]
-            reached = curve[0, :, 1].min() <= own[0, 1] <= curve[0, :, 1].max()
-            expected = privacy_at(curve, own[:, 1]) if reached else np.full(len(own), np.nan)
+            reached = (curve[:, :, 1].min(1) <= own[:, 1]) & (own[:, 1] <= curve[:, :, 1].max(1))
+            expected = privacy_at(curve, own[:, 1]) if reached.mean() >= REACHED else np.full(len(own), np.nan)
             both = (expected, own[:, 0] - expected)
             compared[r["run"]] = first_with_interval(both[0], prompts), first_with_interval(both[1], prompts)
     return reference, compared

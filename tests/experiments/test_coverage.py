@@ -48,7 +48,7 @@ def test_what_is_kept_is_current_and_holds():
     assert {(r["interval"], r["truth"], r["shape"]) for r in kept} == set(names)
     for interval in {r["interval"] for r in kept} - {coverage.RARE}:
         some = [r for r in kept if r["interval"] == interval]
-        assert np.average([r["coverage"] for r in some], weights=[r["replicates"] for r in some]) >= 0.94
+        assert np.average([r["coverage"] for r in some], weights=[r["replicates"] for r in some]) >= 0.935
         noise = {id(r): 3 * (0.93 * 0.07 / r["replicates"]) ** 0.5 for r in some}
         assert all(r["coverage"] >= 0.93 - noise[id(r)] for r in some)
     assert all(f"| {interval} " in coverage.coverage_table() for interval in {r["interval"] for r in kept})
