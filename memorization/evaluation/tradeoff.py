@@ -54,8 +54,9 @@ def tradeoff_tables(results: Sequence[Result], measured: Measured, kind: str) ->
             cells.append([named(r), f"{r['strength']:g}", *map(interval_text, numbers), *quality_cells(r)])
     headers = ["method", "strength", "CLIP", "SSCD", f"SSCD of {reference} at that CLIP", "difference"]
     headers += ["CMMD"] if QUALITY in rows[0] else []
-    note = f"Below 0: more private than {reference} at equal utility. A dash: {reference} has no such CLIP, in 95 % of "
-    note += "resamples."
+    note = (
+        f"Below 0: more private than {reference} at equal utility. A dash: in 95 % of resamples {reference} lacks it."
+    )
     tables = [Table(f"{kind}, against {reference} at equal utility", headers, cells, note)]
     return tables + ([area_table(rows, kind, reference)] if "area" in rows[-1] else [])
 
