@@ -92,18 +92,7 @@ def localisation() -> str:
     return format_table(headers, rows)
 
 
-def mitigation() -> str:
-    """Every method at every strength."""
-    _, *equal = kept_table("mitigation", "all, against pe at equal utility")
-    less = {(row[0], row[1]): row[-1] for row in equal}
-    rows = []
-    for r in (r for r in read("mitigation") if r["kind"] == "all"):
-        place = (r["method"], f"{r['strength']:g}")
-        measures = [interval_text(r["sscd"], 2), counted(r, "copied"), interval_text(r["clip"], 2)]
-        measures += [f"{r['ls']['value']:.0f}", f"{r['diversity']['value']:.2f}", less.get(place, "")]
-        rows.append([*place, *measures, f"{r['evals']:.0f}"])
-    headers = ["method", "strength", "SSCD", "share > 0.5", "CLIP", "LS", "diversity"]
-    return format_table([*headers, "SSCD less PE's at that CLIP", "evaluations"], rows)
+# The benchmark
 
 
 def counted(r: Record, name: str) -> str:
@@ -122,9 +111,6 @@ def share_text(measure: Record, prompts: float) -> str:
         return interval_text(measure, 2)  # type: ignore[arg-type]
     low, high = exact_bounds(measure["value"], prompts)
     return interval_text({"value": measure["value"], "low": float(low), "high": float(high)}, 2)
-
-
-# The benchmark
 
 
 def bench(name: str) -> Any:
@@ -153,26 +139,26 @@ def benchmark_detection() -> str:
 
 
 def benchmark_mitigation() -> str:
-    """Every method at the weakest strength that hides, by its area under the trade-off."""
+    """Every method at the weakest strength that hides, by what it leaves."""
     results, seconds = bench("mitigation"), Seconds(bench("seconds")["jobs"])
     plain = next(r for r in results if r["method"] == PLAIN and r["kind"] == "all")
-    chosen = sorted(
-        hiding_strengths(results).values(), key=lambda r: (not np.isfinite(r["area"]["value"]), r["area"]["value"])
-    )
+    chosen = sorted(hiding_strengths(results).values(), key=lambda r: (r["copied"]["value"], r["method"]))
     harms, returns = by_place(bench("damage")), by_place(bench("audit"))
     rows = [mitigation_row(plain, harms, {}, seconds), *(mitigation_row(r, harms, returns, seconds) for r in chosen)]
-    headers = ["method", "strength", "copies left", "SSCD", "CLIP", "area", "less PE's", "ordinary: SSCD to plain"]
+    headers = ["method", "strength", "copies left", "SSCD", "CLIP", "area", "less PE's", "unlike ordinary"]
+    headers.append("ordinary: SSCD to plain")
     return format_table([*headers, "CLIP less plain's", "returned", "evaluations", "seconds"], rows)
 
 
 def mitigation_row(r: Record, harms: Mapping, returns: Mapping, seconds: Seconds) -> list[str]:
     place = (r["method"], r["strength"])
-    is_plain, harm = r["method"] == PLAIN, harms[place]
+    is_plain, harm = r["method"] == PLAIN, harms.get(place)
     row = ["none" if is_plain else f"`{r['method']}`", "" if is_plain else f"{r['strength']:g}"]
     row += [counted(r, "copied"), interval_text(r["sscd"], 2), f"{r['clip']['value']:.2f}"]
     row += [interval_text(r["area"], 2) if "area" in r else ""]
     row += ["" if r["method"] in (PLAIN, YARDSTICK) else interval_text(r["area_difference"], 2)]
-    row += [interval_text(harm["kept"], 2), f"{harm['clip_change']['value']:.2f}"]
+    row += [f"{r['outside']['value']:.2f}{', ruined' if r.get('ruined') else ''}" if "outside" in r else ""]
+    row += ["-", "-"] if harm is None else [interval_text(harm["kept"], 2), f"{harm['clip_change']['value']:.2f}"]
     return [
         *row,
         returned(r["method"], returns.get(place)),
@@ -247,7 +233,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "detection": detection,
     "detection_differences": detection_differences,
     "localisation": localisation,
-    "mitigation": mitigation,
     "benchmark_detection": benchmark_detection,
     "benchmark_mitigation": benchmark_mitigation,
     "caption_swap": caption_swap,

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from gradients import chunk_size
+from gradients import chunk_size, loss_scale
 from memorization.errors import InputError, warn
 from memorization.mitigations.base import mitigation
 from memorization.mitigations.batch import ImageBatch, Mitigated, MitigationOptions, always_acting
@@ -182,7 +182,7 @@ def losses_and_gradients(
     needs_gradient: bool,
 ) -> torch.Tensor:
     """Loss of each candidate, (candidates,); with `needs_gradient` leaves the gradient of their sum in `leaf.grad`."""
-    size = chunk_size(pipe, start, EVALS)
+    size, scale = chunk_size(pipe, start, EVALS), loss_scale(start.dtype)
     gradient, losses = torch.zeros_like(leaf), []
     for k in range(0, len(leaf), size):
         some = slice(k, k + size)
@@ -196,7 +196,7 @@ def losses_and_gradients(
             moved = x + unit(noise_diff(pipe, origin.to(start.dtype), t, text))
             loss = norms(noise_diff(pipe, torch.cat([moved] * 2).to(start.dtype), t, text)) + weight * norms(x)
             if needs_gradient:
-                (gradient[some],) = torch.autograd.grad(loss.sum(), x)
+                gradient[some] = torch.autograd.grad(scale * loss.sum(), x)[0] / scale
                 pipe.num_unet_gradients += EVALS * len(x)
         losses.append(loss.detach())
     leaf.grad = gradient if needs_gradient else None

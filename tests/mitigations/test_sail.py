@@ -23,6 +23,7 @@ class ToyDenoiser:
             config=SimpleNamespace(prediction_type=prediction_type), alphas_cumprod=torch.full((8,), 0.36)
         )
         self.num_unet_evals = self.num_unet_gradients = 0
+        self.grad_batch_size = 8
         self.noise_scales = lambda t: LocalStableDiffusionPipeline.noise_scales(self, t)
 
     def branch(self, x, k):
