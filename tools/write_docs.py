@@ -18,6 +18,7 @@ import detect_mem
 import eval_mem
 import inference_mem
 from experiments import published
+from experiments.cost import gradient_memory
 from experiments.coverage import coverage_table
 from experiments.decisions_simulation import decisions_table
 from memorization.bundled import ROOT, bundled_name
@@ -136,6 +137,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "released": released,
     "coverage": coverage_table,
     "decisions": decisions_table,
+    "gradient_memory": gradient_memory.kept_results,
     "options_detect_mem": partial(option_tables, detect_mem),
     "options_inference_mem": partial(option_tables, inference_mem),
     "options_eval_mem": partial(option_tables, eval_mem),

@@ -28,7 +28,7 @@ from memorization.detectors.base import DETECTORS
 from memorization.detectors.hessian_map import hessian_map
 from memorization.files.whole import write_text
 from memorization.runs.arguments import HelpFormatter
-from memorization.tables import Table
+from memorization.tables import Table, format_table
 from memorization.trace import Trace
 from noise_norms import noise_diff_norm
 from optim_utils import descend, first_timestep, optimize_prompt_embeds
@@ -145,6 +145,12 @@ def results_table(found: dict) -> Table:
             rows.append([name, str(batch), *cells, f"{MARGIN * samples * batch * found['kept_gb']:.1f}"])
     headers = ["method", "images", "at once, GB", "one at a time, GB", "estimated for at once, GB"]
     return Table("Peak memory of gradient methods beyond what is loaded", headers, rows)
+
+
+def kept_results() -> str:
+    """Markdown of the results that are kept, as the docs have it."""
+    table = results_table(json.loads(RESULTS.read_text(encoding="utf-8")))
+    return format_table(table.headers, table.rows)
 
 
 def main() -> None:
