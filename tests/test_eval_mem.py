@@ -232,7 +232,7 @@ def test_faults_of_mitigation_runs(mitigated, tmp_path, capsys):
     part = write_run(tmp_path, "d_pe_mitigation", rows[:3], dataset=str(root))
     assert "not of the same prompts and seeds" in refused(capsys, "mitigation", runs[0], part)
     plain = "planted/planted_memorized.jsonl"
-    assert "no training images of prompt 0" in refused(capsys, "mitigation", *runs, "--dataset", plain)
+    assert "has another prompt at index 0" in refused(capsys, "mitigation", *runs, "--dataset", plain)
     detection = write_run(tmp_path, "det_ours", [make_row(i) for i in range(4)])
     assert "is no result of inference_mem.py" in refused(capsys, "mitigation", detection)
 
@@ -241,6 +241,7 @@ def test_placeholders_and_missing_images_are_named(mitigated, tmp_path, capsys):
     root, runs, descriptor = mitigated
     Image.new("RGB", (16, 16)).save(root / "gt_images" / "1" / "0.png")
     assert "0.png is all black, a placeholder" in refused(capsys, "mitigation", *runs, "--sscd", descriptor)
+    Image.new("RGB", (16, 16), "red").save(root / "gt_images" / "1" / "0.png")
     next((tmp_path / "images_data" / "b_pe").glob("0_*.png")).unlink()
     assert "is not a readable image" in refused(capsys, "mitigation", runs[2])
 

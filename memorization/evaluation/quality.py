@@ -206,9 +206,8 @@ def outside_change(run: PerPrompt, plain: PerPrompt, kind: str, bootstrap: Boots
 
 def is_ruined(result: Result) -> bool:
     """Whether at least `RUINED` of the images are unlike ordinary ones, and clearly more than of plain generation."""
-    return result["outside"]["value"] >= RUINED and (
-        "outside_change" not in result or result["outside_change"]["low"] > 0
-    )
+    is_clear = "outside_change" not in result or result["outside_change"]["low"] > 0
+    return bool(result["outside"]["value"] >= RUINED and is_clear)
 
 
 def quality_table(results: Sequence[Result], quality: Quality) -> Table:

@@ -116,7 +116,7 @@ def unbiased(sums: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     """CMMD out of `different_prompts`, over the last two axes."""
     with np.errstate(divide="ignore", invalid="ignore"):
         xx, yy, xy = sums.sum((-2, -1)) / pairs.sum((-2, -1))
-    return SCALE * (xx + yy - 2 * xy)
+        return SCALE * (xx + yy - 2 * xy)
 
 
 def leave_one_out(sums: KernelSums) -> np.ndarray:
@@ -126,7 +126,7 @@ def leave_one_out(sums: KernelSums) -> np.ndarray:
         found.append(values.sum((1, 2))[:, None] - values.sum(1) - values.sum(2))
     with np.errstate(divide="ignore", invalid="ignore"):
         xx, yy, xy = found[0] / found[1]
-    return SCALE * (xx + yy - 2 * xy)
+        return SCALE * (xx + yy - 2 * xy)
 
 
 def jackknife_interval(value: float, without: np.ndarray, sums: KernelSums) -> tuple[float, float]:

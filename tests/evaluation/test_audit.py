@@ -37,7 +37,7 @@ def test_a_defender_who_knows_the_prompt_is_no_audit(tmp_path, method):
     own = write_mitigation(root, "own", method, None, rows, **flags | {"prompt_embeds": None})
     audited = write_mitigation(root, "audit", method, None, rows, **flags)
     with pytest.raises(InputError, match="searched paraphrases of the prompt"):
-        evaluate("audit", own, audited=audited, sscd=descriptor, replicates=50)
+        evaluate("audit", own, audited=audited, sscd=descriptor)
 
 
 def test_the_weakest_strength_that_hides_is_chosen():
