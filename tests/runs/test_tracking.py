@@ -78,7 +78,7 @@ def test_similarity_at_the_end_of_a_run_equals_evaluating_it_later(run, tmp_path
     [
         (["--sscd", "x.pt"], "used with --with_tracking"),
         (["--sscd", "none.pt", "--with_tracking"], "none.pt does not exist"),
-        (["--sscd", "x.pt", "--with_tracking", "--dataset", "planted_memorized.jsonl"], "planted_memorized.jsonl has none"),
+        (["--sscd", "x.pt", "--with_tracking", "--dataset", "planted_memorized.jsonl"], "memorized.jsonl has none"),
         (["--sscd", "x.pt", "--with_tracking", "--no-store_img_png", "--no-store_img_npz"], "need the images"),
     ],
 )
