@@ -53,3 +53,8 @@ def test_a_run_made_before_what_its_method_computes_changed_is_not_gone_on_with(
     assert differences({"method": "sail"}, {"method": "sail", "revisions": {"sail": 2}}) == [
         "what sail computes has changed since"
     ]
+
+
+def test_what_bears_an_authors_name_says_what_it_was_released_with():
+    lacking = {m.name for m in MITIGATIONS.values() if not m.released}
+    assert lacking == {m.name for m in MITIGATIONS.values() if m.source == "ours"} == {"cfg_delay_capped", "neuron_off"}
