@@ -5,11 +5,19 @@ import inspect
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from memorization.errors import InputError
 
-Record = TypeVar("Record")
+
+class HasFunction(Protocol):
+    """What a record has: the function that it is of."""
+
+    @property
+    def function(self) -> Callable: ...
+
+
+Record = TypeVar("Record", bound=HasFunction)
 
 
 class Registry(Mapping[str, Record], Generic[Record]):
@@ -44,7 +52,14 @@ class Registry(Mapping[str, Record], Generic[Record]):
             folder = importlib.import_module(self.package).__path__
             for module in sorted(m.name for m in pkgutil.iter_modules(folder)):
                 importlib.import_module(f"{self.package}.{module}")
+            self.records = dict(sorted(self.records.items(), key=lambda item: self.place(item[1])))
         return self.records
+
+    def place(self, record: Record) -> tuple[bool, str]:
+        """Where a record stands, whoever imported its file first: those of the package by file, then the others."""
+        module = record.function.__module__
+        is_own = module.startswith(f"{self.package}.")
+        return not is_own, module if is_own else ""
 
     def get_known(self, name: str, option: str) -> Record:
         """The record of a name that a user gave.

@@ -2,6 +2,7 @@
 
 import pytest
 
+from memorization.detectors.base import DETECTORS
 from memorization.errors import InputError
 from memorization.files.config import differences
 from memorization.mitigations.base import MITIGATIONS
@@ -58,3 +59,9 @@ def test_a_run_made_before_what_its_method_computes_changed_is_not_gone_on_with(
 def test_what_bears_an_authors_name_says_what_it_was_released_with():
     lacking = {m.name for m in MITIGATIONS.values() if not m.released}
     assert lacking == {m.name for m in MITIGATIONS.values() if m.source == "ours"} == {"cfg_delay_capped", "neuron_off"}
+
+
+@pytest.mark.parametrize("registry", [DETECTORS, MITIGATIONS])
+def test_records_are_in_the_order_of_their_files_whichever_was_imported_first(registry):
+    files = [r.function.__module__ for r in registry.values() if r.function.__module__.startswith(registry.package)]
+    assert files == sorted(files) and len(files) >= 22
