@@ -4,13 +4,11 @@ from typing import TYPE_CHECKING
 
 from memorization.mitigations.base import mitigation
 from memorization.mitigations.batch import ImageBatch, Mitigated, MitigationOptions
-from memorization.mitigations.spikes import FACTOR, GUARD, THRESHOLD, guarded
+from memorization.mitigations.spikes import GUARD, RELEASED, SWEEP, guarded
 from memorization.released import SD1, SD2
 
 if TYPE_CHECKING:
     from local_sd_pipeline import LocalStableDiffusionPipeline
-
-RELEASED = {"strength": 2, "threshold": THRESHOLD, "factor": FACTOR, "guidance scale": 7.5}
 
 
 @mitigation(
@@ -18,7 +16,7 @@ RELEASED = {"strength": 2, "threshold": THRESHOLD, "factor": FACTOR, "guidance s
     knob="weight of the repulsion from the original",
     source=GUARD,
     largest=10,
-    sweep=(0.5, 1, 2, 4, 8),
+    sweep=SWEEP,
     cost=lambda weight, steps: steps,
     reads="attention",
     released={SD1: RELEASED, SD2: RELEASED},

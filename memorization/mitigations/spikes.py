@@ -16,6 +16,8 @@ GUARD = "Zhao et al., ICML 2026"
 THRESHOLD, FACTOR = 0.1, 0.3  # z-score from which a token spikes, what its logits are multiplied with
 PARALLEL, LARGEST_PART = 0.9, 2.0  # cosine from which a direction is projected, bound of what is taken away
 EPSILON = 1e-8
+RELEASED = {"strength": 2, "threshold": THRESHOLD, "factor": FACTOR, "guidance scale": 7.5}
+SWEEP = (0.5, 1, 2, 4, 8)
 
 
 def attenuation(
