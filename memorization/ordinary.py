@@ -6,10 +6,10 @@ from random import Random
 from typing import TYPE_CHECKING
 
 import torch
+from tqdm import tqdm
 
 from memorization.bundled import MODEL, PLANTED
 from memorization.data.prompts import load_prompts
-from memorization.errors import warn
 
 if TYPE_CHECKING:
     from local_sd_pipeline import LocalStableDiffusionPipeline
@@ -34,8 +34,8 @@ def ordinary_text(pipe: "LocalStableDiffusionPipeline", dataset: str | None = No
         InputError: if the data set cannot be read.
     """
     if dataset is None and Path(pipe.name_or_path or "").resolve() != MODEL.resolve():
-        warn(
-            f"compared with the {CAPTIONS.name} of the bundled model, whose words are few; give captions of "
+        tqdm.write(
+            f"warning: compared with the {CAPTIONS.name} of the bundled model, whose words are few; give captions of "
             "this model's kind by --ordinary"
         )
     return pipe.encode([r.prompt for r in load_prompts(dataset or str(CAPTIONS), 0, MOST_CAPTIONS)])[0]
