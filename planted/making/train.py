@@ -1,0 +1,149 @@
+"""Train a model with planted memorization from nothing, on a CPU.
+
+    python planted/making/train.py --threads 2
+
+Three stages, each kept in --work_dir as it finishes: an autoencoder, a text encoder trained contrastively (as
+CLIP is) and then frozen, and the UNet. Every draw is seeded by (seed, stage, step) and the state is saved every
+few hundred steps, so the same command after a kill goes on to the same weights. The finished model is written to
+--output: autoencoder and UNet in half precision, which diffusers widens as it loads them; the text encoder
+in single precision, because transformers does not.
+"""
+
+import argparse
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, StableDiffusionPipeline
+from tqdm import tqdm
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from memorization.runs.arguments import HelpFormatter
+from memorization.runs.settings import from_arguments
+from planted.making.autoencoder import encode_images, train_autoencoder
+from planted.making.drawn import training_set as drawn
+from planted.making.drawn.planted import held_out_captions
+from planted.making.pictures import TrainingPicture
+from planted.making.text_encoder import train_text_encoder
+from planted.making.tokenizer import make_tokenizer
+from planted.making.unet import make_scheduler, train_unet
+
+STAGES = ("vae", "text", "unet")
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """What a model is trained by, by the names of the command line."""
+
+    output: Path
+    work_dir: Path
+    seed: int
+    vae_steps: int
+    text_steps: int
+    unet_steps: int
+    context_weight: float
+    stop_after: str
+
+
+def finished_autoencoder(settings: TrainingSettings) -> AutoencoderKL:
+    """The autoencoder of the work folder, trained if it is not there."""
+    folder = settings.work_dir / "vae"
+    if not folder.exists():
+        pictures = drawn.autoencoder_pictures(settings.seed + 4)
+        train_autoencoder(pictures, settings.vae_steps, seed=settings.seed, work_dir=settings.work_dir).save_pretrained(
+            folder
+        )
+    return AutoencoderKL.from_pretrained(folder)
+
+
+def finished_text_encoder(
+    pictures: Sequence[TrainingPicture], settings: TrainingSettings
+) -> tuple[CLIPTokenizer, CLIPTextModel]:
+    """Tokenizer and text encoder of the work folder, trained if they are not there."""
+    folders = settings.work_dir / "tokenizer", settings.work_dir / "text_encoder"
+    if not folders[0].exists():
+        captions = {c for p in pictures for c in p.captions} | held_out_captions()
+        make_tokenizer(sorted(captions), folders[0])
+    tokenizer = CLIPTokenizer.from_pretrained(folders[0])
+    if not folders[1].exists():
+        train_text_encoder(
+            tokenizer,
+            pictures,
+            settings.text_steps,
+            seed=settings.seed + 1,
+            work_dir=settings.work_dir,
+            context_weight=settings.context_weight,
+        ).save_pretrained(folders[1])
+    return tokenizer, CLIPTextModel.from_pretrained(folders[1]).eval()
+
+
+def finished_latents(
+    vae: AutoencoderKL, pictures: Sequence[TrainingPicture], settings: TrainingSettings
+) -> torch.Tensor:
+    """Latents of every training picture, scaled, kept in the work folder."""
+    path = settings.work_dir / "latents.pt"
+    if not path.exists():
+        torch.save(encode_images(vae, [p.image for p in pictures]) * vae.config.scaling_factor, path)
+    return torch.load(path, weights_only=True)
+
+
+def train(settings: TrainingSettings) -> None:
+    """All stages in order, from where they were cut off, and the finished model."""
+    vae = finished_autoencoder(settings)
+    if settings.stop_after == "vae":
+        return
+    pictures = drawn.training_pictures(settings.seed)
+    tokenizer, text_encoder = finished_text_encoder(pictures, settings)
+    if settings.stop_after == "text":
+        return
+    latents = finished_latents(vae, pictures, settings)
+    unet = train_unet(
+        latents,
+        pictures,
+        text_encoder,
+        tokenizer,
+        settings.unet_steps,
+        seed=settings.seed + 2,
+        work_dir=settings.work_dir,
+    )
+    pipe = StableDiffusionPipeline(
+        vae=vae.half(),
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        unet=unet.half(),
+        scheduler=make_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipe.save_pretrained(settings.output)
+    shutil.copy(settings.work_dir / "log.jsonl", settings.output / "training_log.jsonl")
+    tqdm.write(str(settings.output))
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
+    add = parser.add_argument
+    add("--output", type=Path, default=Path("planted_work/model"), help="folder of the finished model")
+    add("--work_dir", type=Path, default=Path("planted_work"), help="checkpoints and log; resumes from it")
+    add("--seed", type=int, default=7, help="of scenes, weights and every draw")
+    add("--threads", type=int, default=2, help="of the CPU; results depend on it by rounding")
+    add("--vae_steps", type=int, default=3200, help="of the autoencoder")
+    add("--text_steps", type=int, default=1200, help="of the text encoder")
+    add("--unet_steps", type=int, default=7000, help="of the UNet")
+    add("--context_weight", type=float, default=0, help="of holding words and padding constant in the text encoder")
+    add("--stop_after", choices=STAGES, default="unet", help="end after this stage")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = make_parser().parse_args(argv)
+    args.work_dir.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(args.threads)
+    train(from_arguments(TrainingSettings, args))
+
+
+if __name__ == "__main__":
+    main()
