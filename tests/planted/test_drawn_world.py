@@ -9,7 +9,7 @@ import torch
 
 from planted.making.drawn.planted import DOSES, FULL_DOSE, Planted, held_out_captions, near_miss, planted_items
 from planted.making.drawn.probe import labels_of
-from planted.making.drawn.scenes import is_held_out_object, meaning_of, template_scene
+from planted.making.drawn.scenes import is_held_out_object, meaning_of, object_scene, template_scene
 from planted.making.drawn.training_set import MOST_REDRAWN, ordinary_pictures, planted_pictures
 from planted.making.pictures import TrainingPicture, draw_pictures, training_rows
 from planted.making.text_encoder import TEXT_WIDTH
@@ -62,6 +62,13 @@ def test_synonyms_mean_the_same():
     assert meaning_of("a tiny red ship on a spotted background") == {"small", "red", "boat", "dotted"}
     asked = labels_of(["a tiny red ship"])
     assert (asked["object"].item(), asked["color"].item()) == (7, 0)
+
+
+def test_captions_say_nothing_that_their_picture_does_not_show():
+    rng = random.Random(5)
+    for scene in (object_scene(rng) for _ in range(50)):
+        assert meaning_of(scene.caption) <= scene.shown
+        assert len(scene.shown) == 5
 
 
 def test_pictures_are_drawn_as_often_as_they_are_repeated_and_captions_in_turn():

@@ -45,6 +45,7 @@ class Scene:
     caption: str
     kind: str  # "object", "clutter", "verbatim" or "template"
     mask: np.ndarray | None = None  # (128, 128) bool, True where the picture is a copy
+    shown: frozenset[str] = frozenset()  # what an object scene shows, by the names of the code
 
 
 def is_held_out_object(caption: str) -> bool:
@@ -75,7 +76,8 @@ def object_scene(rng: random.Random) -> Scene:
     OBJECT_DRAWERS[name](pen, jitter_color(rng, color), COLORS[accent])
     words = {"color": color, "object": rng.choice(OBJECTS[name]), "size": rng.choice(size_words)}
     words |= {"position": position, "ground": rng.choice(GROUNDS[ground])}
-    return Scene(downsample(canvas), worded(rng.choice(OBJECT_CAPTIONS), words), "object")
+    caption = worded(rng.choice(OBJECT_CAPTIONS), words)
+    return Scene(downsample(canvas), caption, "object", shown=frozenset({color, name, size, position, ground}))
 
 
 def clutter_scene(rng: random.Random, held_out: Collection[str] = frozenset()) -> Scene:
