@@ -47,8 +47,8 @@ def evaluate(topic: str, runs: Runs, **options: Any) -> Section:
             mitigation: dataset with training images, masks, a file for LS, lpips=False; quality_reference, a run or
                 folder of ordinary images, quality_model and quality_model_pretrain for CMMD, fid=False;
             audit: audited, control, dataset;
-            mitigation, damage and audit: sscd, a path, sscd_preprocessing="wen", reference_model for CLIP,
-            reference_model_pretrain, device="cpu".
+            mitigation, damage, audit and copies: sscd, a path, sscd_preprocessing, device="cpu"; all but copies:
+            reference_model for CLIP, reference_model_pretrain.
 
     Raises:
         InputError: for an unknown topic, and where runs cannot be read, compared or measured.
