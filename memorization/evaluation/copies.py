@@ -100,6 +100,7 @@ def evaluate_copies(
         raise InputError("copies are looked for by a copy descriptor: give one by --sscd")
     controls = [without_memorized(run) for run in controls]
     refuse_other_sampling([*runs, *controls])
+    refuse_compared_background(settings.background, [*runs, *controls])
     records = training_of(runs, dataset)
     runs, controls = ([without_plain_colours([run])[0] for run in some] for some in (runs, controls))
     training = describe_training(records, descriptor)
@@ -143,6 +144,15 @@ def refuse_other_sampling(runs: Sequence[Run]) -> None:
         if name is not None:
             values = " and ".join(pair_text(name, runs[0].settings, run.settings))
             raise InputError(f"{runs[0].path} and {run.path} cannot be compared: {name} is {values}")
+
+
+def refuse_compared_background(background: Path | None, runs: Sequence[Run]) -> None:
+    """
+    Raises:
+        InputError: if the background set is a run that is compared: every image would be the nearest of itself.
+    """
+    if background is not None and background.is_file() and any(background.samefile(run.path) for run in runs):
+        raise InputError(f"--background {background} is compared itself; give pictures of the same kind apart from it")
 
 
 def training_of(runs: Sequence[Run], dataset: str | None) -> dict[int, PromptRecord]:

@@ -134,6 +134,7 @@ def test_what_cannot_be_compared_is_refused(copied, tmp_path, capsys):
     assert "go together" in refused(*usual, "--similarity", "score_normalised")
     normalised = (*usual, "--similarity", "score_normalised", "--background")
     assert "one holds a training picture" in refused(*normalised, tmp_path / "one")
+    assert "controls_ours.jsonl is compared itself" in refused(*normalised, controls)
     assert "none does not exist" in refused(*normalised, tmp_path / "none")
     guided = write_control_run(tmp_path, "guided", 2, guidance_scale=3.0)
     assert "guidance_scale is 7.5 and 3.0" in refused(run, "--controls", guided, "--sscd", path)
