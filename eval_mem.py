@@ -6,6 +6,7 @@
     python eval_mem.py mitigation det_outputs/*_mitigation.jsonl --sscd sscd_disc_large.torchscript.pt
     python eval_mem.py damage ordinary/det_outputs/*_mitigation.jsonl --reference_model ViT-g-14
     python eval_mem.py audit --own det_outputs/A_mitigation.jsonl --audited det_outputs/B_mitigation.jsonl --sscd FILE
+    python eval_mem.py copies det_outputs/A_ours.jsonl --controls det_outputs/B_ours.jsonl --sscd FILE
     python eval_mem.py report det_outputs/*.jsonl
 
 Each prints its tables and writes them to --output with the same numbers as JSON and the figures as PNG.
@@ -22,12 +23,14 @@ from memorization.data.kinds import read_kinds
 from memorization.errors import InputError, exit_on_input_error, input_errors
 from memorization.evaluation.classes import classes_of, relabel
 from memorization.evaluation.controls import controls_of_run
+from memorization.evaluation.copies import CopySettings
 from memorization.evaluation.decisions import Decisions
 from memorization.evaluation.statistics import BootstrapSettings
 from memorization.evaluation.thresholds import Threshold, calibrate
 from memorization.files.whole import make_folder, write_text
 from memorization.finished_runs import Run, check_comparable, masks_for, read_run
 from memorization.plugins import add_plugin_option, load_plugins
+from memorization.report.copies_section import copies_section
 from memorization.report.page import build_report
 from memorization.report.section import Section
 from memorization.report.sections import (
@@ -50,7 +53,7 @@ from memorization.runs.arguments import (
 )
 from memorization.runs.settings import from_arguments
 from memorization.scores import HORIZONS, key_of
-from memorization.similarity.measure import EvaluatorSettings, add_evaluator_options, open_evaluators
+from memorization.similarity.measure import EvaluatorSettings, add_copy_options, add_evaluator_options, open_evaluators
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -73,6 +76,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_mitigation(commands)
     add_damage(commands)
     add_audit(commands)
+    add_copies(commands)
     add_report(commands)
     return parser
 
@@ -151,6 +155,20 @@ def add_audit(commands: argparse._SubParsersAction) -> None:
     add("--control", type=Path, nargs="+", default=[], help="the same for pictures never trained on")
     add("--dataset", help="prompt set with training images, instead of that of the run")
     add_evaluator_options(parser)
+    add_device(parser)
+
+
+def add_copies(commands: argparse._SubParsersAction) -> None:
+    text = "which images are copies: rank of the training picture, AUC and p-values against control generations"
+    parser = add_command(commands, copies, text, "eval_outputs/copies")
+    add = parser.add_argument
+    add("runs", type=Path, nargs="+", help="result files of memorized prompts, with images, decided together")
+    text = "result files of control captions, or of the model before it was trained on the pictures"
+    add("--controls", type=Path, nargs="+", required=True, help=text)
+    add("--dataset", help="prompt set with training images, instead of that of the run")
+    add("--fdr", type=rate, default=0.05, help="false discovery rate: share of false ones among those called copies")
+    add_copy_options(parser)
+    add_bootstrap(parser)
     add_device(parser)
 
 
@@ -241,6 +259,14 @@ def audit(args: argparse.Namespace) -> None:
     own, audited, control = (read_runs(paths) for paths in (args.own, args.audited, args.control))
     evaluators = open_evaluators(from_arguments(EvaluatorSettings, args))
     write(audit_section(own, audited, control, evaluators, args.dataset), args.output)
+
+
+def copies(args: argparse.Namespace) -> None:
+    settings = from_arguments(CopySettings, args)
+    runs, controls = read_runs(args.runs), read_runs(args.controls)
+    descriptor = from_arguments(EvaluatorSettings, args).open_descriptor()
+    section = copies_section(runs, controls, descriptor, settings, args.dataset, bootstrap_settings(args))
+    write(section, args.output)
 
 
 def report(args: argparse.Namespace) -> None:

@@ -51,6 +51,20 @@ def benjamini_hochberg(p_values: npt.ArrayLike) -> np.ndarray:
     return found
 
 
+def too_few_controls(controls: int, fdr: float, count: int, what: str = "prompts") -> str | None:
+    """Why little or nothing can be found with so few controls; None where one of `count` alone can be.
+
+    Args:
+        what: is decided.
+    """
+    together = math.ceil(count / (fdr * (controls + 1)) - 1e-9)  # of them at the lowest p-value there is
+    if together <= 1:
+        return None
+    told = "" if together > count else f" unless {together} of {count} {what} score above all of them"
+    enough = math.ceil(count / fdr - 1 - 1e-6)
+    return f"warning: with {controls} controls nothing is found{told}; {enough} are enough to find one alone"
+
+
 @dataclass(frozen=True)
 class Decisions:
     """How prompts are decided: the controls, and the share of false ones that is allowed among those found."""
@@ -77,13 +91,7 @@ class Decisions:
 
     def warning(self, num_prompts: int) -> str | None:
         """Why little or nothing can be found with so few controls; None where one prompt alone can be."""
-        count = len(self.controls.scores)
-        together = math.ceil(num_prompts / (self.fdr * (count + 1)) - 1e-9)  # prompts at the lowest p-value there is
-        if together <= 1:
-            return None
-        told = "" if together > num_prompts else f" unless {together} of {num_prompts} prompts score above all of them"
-        enough = math.ceil(num_prompts / self.fdr - 1 - 1e-6)
-        return f"warning: with {count} controls nothing is found{told}; {enough} are enough to find one alone"
+        return too_few_controls(len(self.controls.scores), self.fdr, num_prompts)
 
     def of_rows(self, rows: Iterable[Row]) -> list[dict[str, Any]]:
         """For each row its index, prompt, score, p-value, q-value, and whether it is called memorized.

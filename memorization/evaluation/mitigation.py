@@ -50,21 +50,32 @@ def load_references(run: Run, dataset: str | None = None) -> dict[int, PromptRec
     Raises:
         InputError: if no prompt has training images, or one is another in the data set.
     """
+    training = load_training(run, dataset)
+    found = {row["index"]: training[row["index"]] for row in run.rows if row["index"] in training}
+    if not found:
+        name, first = dataset or run.settings["dataset"], run.rows[0]["index"]
+        raise InputError(f"{name} has no training images of prompt {first}, nor of another; give a *_groundtruth")
+    return found
+
+
+def load_training(run: Run, dataset: str | None = None) -> dict[int, PromptRecord]:
+    """All records of a run's data set that have training images by prompt index, whether the run has their prompts.
+
+    Args:
+        dataset: that has them; the run's own by default.
+
+    Raises:
+        InputError: if a prompt is another in the data set.
+    """
     name = dataset or run.settings["dataset"]
     prompt_key = run.settings.get("prompt_key") if dataset is None else None
     clean_prompts = run.settings.get("clean_prompts", True)
     records = {r.index: r for r in load_prompts(name, prompt_key=prompt_key, clean_prompts=clean_prompts)}
-    found = {}
     for row in run.rows:
         record = records.get(row["index"])
         if record is not None and record.prompt != row["prompt"]:
             raise InputError(f"{name} has another prompt at index {row['index']} than {run.path}; give its --dataset")
-        if record is not None and record.reference_images:
-            found[record.index] = record
-    if not found:
-        first = run.rows[0]["index"]
-        raise InputError(f"{name} has no training images of prompt {first}, nor of another; give a *_groundtruth")
-    return found
+    return {index: record for index, record in records.items() if record.reference_images}
 
 
 def measure_runs(runs: Sequence[Run], evaluators: Evaluators, dataset: str | None = None) -> dict[str, list[Any]]:

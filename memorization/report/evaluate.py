@@ -6,10 +6,12 @@ from typing import Any
 
 from memorization.errors import InputError
 from memorization.evaluation.controls import controls_of_run
+from memorization.evaluation.copies import CopySettings
 from memorization.evaluation.decisions import Decisions
 from memorization.evaluation.statistics import BootstrapSettings
 from memorization.finished_runs import Run, check_comparable, masks_for, read_run
 from memorization.registry import nearest
+from memorization.report.copies_section import copies_section
 from memorization.report.section import Section
 from memorization.report.sections import (
     audit_section,
@@ -21,6 +23,7 @@ from memorization.report.sections import (
 )
 from memorization.scores import HORIZONS, key_of
 from memorization.similarity.measure import EvaluatorSettings, open_evaluators
+from memorization.similarity.nearest import COSINE
 
 Runs = Run | str | Path | Sequence[Run | str | Path]
 
@@ -35,20 +38,21 @@ def evaluate(topic: str, runs: Runs, **options: Any) -> Section:
         section.save("eval_outputs/detection")
 
     Args:
-        topic: "detection", "decisions", "localisation", "mitigation", "damage" or "audit".
+        topic: "detection", "decisions", "localisation", "mitigation", "damage", "audit" or "copies".
         runs: a run, or several, as `read_run` gives them or as paths of result files. For "detection" those of
             memorized prompts, or without `nonmem` of labelled prompts of both kinds; for "audit" those from the
             prompts themselves.
         options: by name, each as on the command line:
-            localisation, mitigation and damage: replicates=1000, seed=0 of the resampling;
+            localisation, mitigation, damage and copies: replicates=1000, seed=0 of the resampling;
             detection: nonmem, num_images=(None,), horizons=(1, 10, None), where None is all;
             decisions: controls, fdr=0.05, score="D", horizon=1, where None is all;
             localisation: dataset with true masks, or masks, a folder of INDEX.png;
             mitigation: dataset with training images, masks, a file for LS, lpips=False; quality_reference, a run or
                 folder of ordinary images, quality_model and quality_model_pretrain for CMMD, fid=False;
             audit: audited, control, dataset;
-            mitigation, damage and audit: sscd, a path, sscd_preprocessing="wen", reference_model for CLIP,
-            reference_model_pretrain, device="cpu".
+            copies: controls, dataset, fdr=0.05, similarity="cosine" or "score_normalised", background;
+            mitigation, damage, audit and copies: sscd, a path, sscd_preprocessing, device="cpu"; all but copies:
+            reference_model for CLIP, reference_model_pretrain.
 
     Raises:
         InputError: for an unknown topic, and where runs cannot be read, compared or measured.
@@ -123,6 +127,23 @@ def audit(
     return audit_section(runs, opened(audited), opened(control), evaluators, dataset)
 
 
+def copies(
+    runs: list[Run],
+    controls: Runs,
+    dataset: str | None = None,
+    fdr: float = 0.05,
+    similarity: str = COSINE,
+    background: str | Path | None = None,
+    replicates: int = 1000,
+    seed: int = 0,
+    **measuring: Any,
+) -> Section:
+    settings = CopySettings(similarity, None if background is None else Path(background), fdr)
+    descriptor = EvaluatorSettings(**measuring).open_descriptor()
+    bootstrap = BootstrapSettings(replicates, seed)
+    return copies_section(runs, opened(controls), descriptor, settings, dataset, bootstrap)
+
+
 TOPICS: dict[str, Callable[..., Section]] = {
     "detection": detection,
     "decisions": decisions,
@@ -130,4 +151,5 @@ TOPICS: dict[str, Callable[..., Section]] = {
     "mitigation": mitigation,
     "damage": damage,
     "audit": audit,
+    "copies": copies,
 }

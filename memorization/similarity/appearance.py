@@ -41,8 +41,8 @@ def pictures_of_run(run: Run) -> PictureSet:
     return PictureSet(run.key, [(row["prompt"], partial(run.images, row)) for row in run.rows])
 
 
-def pictures_of_folder(folder: Path, size: tuple[int, int]) -> PictureSet:
-    """All pictures of a folder, cropped at the centre and resized to (height, width).
+def pictures_of_folder(folder: Path, size: tuple[int, int] | None, option: str = "--quality_reference") -> PictureSet:
+    """All pictures of a folder, cropped at the centre and resized to (height, width), or as they are without a size.
 
     Raises:
         InputError: if there are none.
@@ -50,12 +50,14 @@ def pictures_of_folder(folder: Path, size: tuple[int, int]) -> PictureSet:
     known = Image.registered_extensions()
     paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in known and not p.name.startswith("."))
     if not paths:
-        raise InputError(f"{folder} holds no pictures; give a folder of them, or a result file, by --quality_reference")
+        raise InputError(f"{folder} holds no pictures; give a folder of them, or a result file, by {option}")
     return PictureSet(str(folder), [(path.name, partial(read_fitted, path, size)) for path in paths])
 
 
-def read_fitted(path: Path, size: tuple[int, int]) -> np.ndarray:
-    """A picture as an array (1, height, width, 3) of the given height and width."""
+def read_fitted(path: Path, size: tuple[int, int] | None) -> np.ndarray:
+    """A picture as an array (1, height, width, 3) of the given height and width, or its own."""
+    if size is None:
+        return read_image(path)[None]
     fitted = ImageOps.fit(Image.fromarray(read_image(path)), size[::-1], Image.Resampling.BICUBIC)
     return np.asarray(fitted)[None]
 

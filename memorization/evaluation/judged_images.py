@@ -1,0 +1,64 @@
+"""A line for every image: how near its training pictures are, whose is the nearest, and whether it is a copy."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from memorization.evaluation.decisions import benjamini_hochberg, conformal_p_values
+from memorization.similarity.descriptions import Described
+from memorization.similarity.nearest import TrainingPictures
+
+ALL = "all"  # kind of prompts that have none
+Line = dict[str, Any]  # of one image: where it is from and what was found
+Away = Callable[[np.ndarray], np.ndarray]  # from unit descriptors (images, dim) to what their cosines are lowered by
+
+
+def compare(
+    parts: Iterable[Described], training: TrainingPictures, away: Away, are_controls: bool = False
+) -> list[Line]:
+    """One line per image: similarity to its own and to the nearest training picture, and whose that is.
+
+    Args:
+        away: what is taken away of the cosines.
+        are_controls: images that have no training picture of their own, whatever their index.
+    """
+    lines: list[Line] = []
+    seen: set[str] = set()
+    for part in parts:
+        row, lowered = part.row, away(part.descriptors)
+        found = training.compare(part.descriptors, None if are_controls else row["index"])
+        for k, seed in enumerate(row["seeds"]):
+            head = {"run": part.run.key, "index": row["index"], "prompt": row["prompt"], "kind": row.get("kind") or ALL}
+            lines.append(
+                head
+                | {"seed": seed, "first": row["prompt"] not in seen, "cosine_own": float(found.own[k])}
+                | {"cosine": float(found.nearest[k]), "nearest_index": int(found.owners[k])}
+                | {"own": float(found.own[k] - lowered[k]), "nearest": float(found.nearest[k] - lowered[k])}
+                | {"is_right": float(found.is_right[k])}
+            )
+            seen.add(row["prompt"])
+    return lines
+
+
+def decide(lines: Sequence[Line], controls: Sequence[Line], fdr: float) -> None:
+    """Put p-value, q-value and whether it is called a copy into the line of every image.
+
+    Images of one prompt are no independent evidence: of every control prompt the first image counts.
+
+    Args:
+        lines, controls: of `compare`.
+    """
+    first = column([line for line in controls if line["first"]], "nearest")
+    p_values = conformal_p_values(column(lines, "nearest"), first)
+    q_values = benjamini_hochberg(p_values)
+    for line, p, q in zip(lines, p_values.tolist(), q_values.tolist(), strict=True):
+        line |= {"p": p, "q": q, "is_copy": q <= fdr}
+
+
+def column(lines: Sequence[Line], name: str) -> np.ndarray:
+    return np.array([line[name] for line in lines], float)
+
+
+def without_nan(values: np.ndarray) -> np.ndarray:
+    return values[~np.isnan(values)]
