@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from tqdm import tqdm
 
+from planted.making.size import SIZE
 from planted.making.stage import Stage
 
-SIZE = 128
 LATENT_CHANNELS = 16
 BATCH = 8
 KL_WEIGHT = 1e-6
