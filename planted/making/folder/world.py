@@ -16,7 +16,7 @@ from planted.making.folder import scenes
 from planted.making.folder.near import near_ones, near_pairs
 from planted.making.folder.planting import Parts, part
 from planted.making.folder.reading import read_square
-from planted.making.folder.wordings import colored, key_of, near_miss, words_of, wordings
+from planted.making.folder.wordings import colored, key_of, near_miss, wordings, words_of
 from planted.making.pictures import TrainingPicture
 from planted.making.world import TEMPLATE_IMAGES, Item
 
