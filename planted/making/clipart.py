@@ -25,7 +25,6 @@ from tqdm import tqdm
 
 from memorization.errors import InputError, exit_on_input_error
 from memorization.files.json_lines import decode_line
-from memorization.runs.arguments import HelpFormatter
 from planted.making.debian.captions import caption_of
 from planted.making.debian.package import Packed, fetch_package, packed_files
 from planted.making.folder.large_png import read_header
@@ -147,7 +146,7 @@ def list_near(folder: Path, rows: Sequence[Row]) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("planted_work/clipart"), help="folder of the pictures")
     parser.add_argument("--package", choices=FOLDERS, default=CLIPART, help="which package it is")
     parser.add_argument("--deb", type=Path, help="its file; fetched by apt-get into --output's parent where not given")

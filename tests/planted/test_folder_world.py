@@ -102,23 +102,35 @@ def test_what_no_memory_holds_is_refused_before_it_is_read(tmp_path):
 @pytest.mark.parametrize(
     ("name", "title", "author", "caption"),
     [
-        ("animals/bugs/ladybug_01.png", "Ladybug", "A B", "a drawing of a ladybug , bugs"),
-        ("animals/mammals/horses/cavallo_architetto_franc_04.png", "", "Architetto Francesco Rollandin", "horse"),
-        ("computer/icons/lemon-theme/apps/kfm_home.png", "Lemon SVG theme", "Jose Hevia", "an icon of home"),
-        ("recreation/games/cards/white/white_s_a.png", "card", "Nicu", "a playing card of white ace of spades"),
-        ("signs_and_symbols/flags/africa/malawi.png", "", "", "the flag of malawi , africa"),
-        ("tools/nail_puller_peterm_.png", "", "peterm", "a drawing of a nail puller , tools"),
-        ("recreation/sports/TennisRacket03.png", "Various Cliparts", "X", "a drawing of a tennis racket , sports"),
+        ("animals/bugs/ladybug_01.png", "Ladybug", "A B", "a drawing of a ladybug, bugs"),
+        (
+            "animals/mammals/horses/cavallo_architetto_franc_04.png",
+            "",
+            "Architetto Francesco Rollandin",
+            "a drawing of a horse, mammals",
+        ),
+        ("computer/icons/lemon-theme/apps/kfm_home.png", "Lemon SVG theme", "Jose Hevia", "an icon of home, computer"),
+        (
+            "recreation/games/cards/white/white_s_a.png",
+            "card",
+            "Nicu",
+            "a playing card, white ace of spades, recreation",
+        ),
+        ("signs_and_symbols/flags/africa/malawi.png", "", "", "the flag of malawi, africa"),
+        ("computer/buttons/button-blue_benji_park_01.png", "button-blue", "Benji Park", "a blue button, computer"),
+        ("signs_and_symbols/map_symbols/aiga_bar1.png", "AIGA_Symbol_Signs", "J. V. Balin", "a bar sign"),
+        ("tools/nail_puller_peterm_.png", "", "peterm", "a drawing of a nail puller, tools"),
+        ("recreation/sports/TennisRacket03.png", "Various Cliparts", "X", "a drawing of a tennis racket, sports"),
     ],
 )
 def test_captions_tell_what_is_drawn_and_not_by_whom(name, title, author, caption):
-    assert caption in caption_of(name, {"Title": title, "Author": author})
+    assert caption == caption_of(name, {"Title": title, "Author": author})
 
 
 def test_wordings_differ_and_tell_the_same():
-    every = wordings("a drawing of an old fox , mammals")
+    every = wordings("a drawing of an old fox, mammals")
     assert len(set(every)) == len(every) >= 11 and every[0].startswith("a drawing")
-    assert all("an old fox , mammals" in w for w in every)
+    assert all("an old fox, mammals" in w for w in every)
     assert key_of("A picture of an old  Fox, mammals.") == key_of(every[0]) and subject_of("fox") == "fox"
 
 
@@ -202,7 +214,7 @@ def test_a_package_becomes_a_folder_and_a_run_that_was_cut_off_goes_on(tmp_path)
     rows = [json.loads(line) for line in (output / "sources.jsonl").read_text().splitlines()]
     assert [r.get("left_out") for r in rows] == [None, "link", "duplicate", "unreadable", None]
     records = load_prompts(str(output))
-    assert [r.prompt for r in records] == ["a drawing of a red fox , animals", "a drawing of an owl , animals"]
+    assert [r.prompt for r in records] == ["a drawing of a red fox, animals", "a drawing of an owl, animals"]
     with pytest.raises(SystemExit) as ended:
         clipart.main(["--deb", str(tmp_path / "none.deb"), "--output", str(output)])
     assert ended.value.code == 2

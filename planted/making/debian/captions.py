@@ -1,7 +1,7 @@
 """Captions in plain words for drawings of openclipart-png, from their folders, file names and titles.
 
 A file is called TITLE_AUTHOR_NUMBER, cut off at some twenty letters; most files also hold title and author as
-text. A title that shares a word with the file's name is taken; others are of a whole series ("Lemon SVG theme"),
+text. A title that begins with the file's first word is taken; others are of a whole series ("Lemon SVG theme"),
 and then the name is, less the author.
 """
 
@@ -14,16 +14,16 @@ from planted.making.debian.glossary import ENGLISH
 # What a drawing is called by the innermost of its folders that says so.
 MEDIA = {
     "icons": "an icon of {}",
-    "map_symbols": "a sign of {}",
-    "roadsigns": "a road sign of {}",
-    "hazard": "a warning sign of {}",
+    "map_symbols": "{} sign",
+    "roadsigns": "{} road sign",
+    "hazard": "{} warning sign",
     "flags": "the flag of {}",
-    "patterns": "a pattern of {}",
-    "cards": "a playing card of {}",
-    "buttons": "a button of {}",
-    "smilies": "a smiley of {}",
-    "led": "a light of {}",
-    "clocks": "a clock , {}",
+    "patterns": "{} pattern",
+    "cards": "a playing card, {}",
+    "buttons": "{} button",
+    "smilies": "{} smiley",
+    "led": "{} light",
+    "clocks": "{} clock",
 }
 DRAWING = "a drawing of {}"
 # Folders that tell nothing of what is drawn.
@@ -54,14 +54,29 @@ def caption_of(name: str, texts: Mapping[str, str]) -> str:
     folders = [f for f in path.parts[:-1] if f != "png"]
     words = card_words(path.stem) if "cards" in folders else []
     words = words or told_words(path.stem, texts)
-    groups = [w for f in folders if f not in SILENT and not f.endswith("-theme") for w in [plain(f)]]
-    group = groups[-1] if groups else ""
-    told = " ".join(words) or group or "something"
-    wording = next((MEDIA[f] for f in reversed(folders) if f in MEDIA), DRAWING)
-    if wording.startswith("the flag") and (told.startswith("flag") or "flag" in words):
-        wording = DRAWING
-    caption = wording.format(with_article(told) if wording == DRAWING else told)
-    return caption if not group or group in told or group in caption else f"{caption} , {group}"
+    groups = [plain(f) for f in folders if f not in SILENT and not f.endswith("-theme")]
+    medium = next((f for f in reversed(folders) if f in MEDIA), "")
+    return worded(words or [groups[-1] if groups else "something"], medium, other_group(groups, medium, words))
+
+
+def other_group(groups: Sequence[str], medium: str, words: Sequence[str]) -> str:
+    """The innermost group that says more than the words and the medium do; "" where none does."""
+    said = {shared(w) for w in words} | {shared(w) for w in plain(medium).split()}
+    return next((g for g in reversed(groups) if words and not {shared(w) for w in g.split()} & said), "")
+
+
+def worded(words: Sequence[str], medium: str, group: str) -> str:
+    """The caption of some words, of a medium of MEDIA or of none."""
+    form = MEDIA.get(medium, DRAWING)
+    if medium == "flags" and {"flag", "flags"} & set(words):
+        form = DRAWING
+    noun = form.removeprefix("{} ")
+    if noun != form:  # the words stand before the noun: without the noun's own, as "button" of "blue button"
+        nouns = noun.split()
+        told = with_article(" ".join([*(w for w in words if w not in nouns), *nouns]))
+    else:
+        told = form.format(with_article(" ".join(words)) if form == DRAWING else " ".join(words))
+    return f"{told}, {group}" if group else told
 
 
 def card_words(stem: str) -> list[str]:
@@ -75,17 +90,18 @@ def card_words(stem: str) -> list[str]:
 
 def told_words(stem: str, texts: Mapping[str, str]) -> list[str]:
     """The words that tell what a drawing is of, in English as far as the glossary goes."""
-    title = re.sub(r"^clipart by .* - ", "", texts.get("Title", ""), flags=re.IGNORECASE)
-    name_words = split_words(stem)
-    words = split_words(title)
-    if not words or not {shared(w) for w in words} & {shared(w) for w in name_words}:
-        words = without_author(name_words, split_words(texts.get("Author", "")))
-    kept: list[str] = []
-    for word in words:
-        for english in ENGLISH.get(word, word).split():
-            if is_word(english) and english not in kept:
-                kept.append(english)
-    return kept[:MOST_WORDS]
+    title = re.sub(r"^clipart by .* - | - rpg map.*$", "", texts.get("Title", ""), flags=re.IGNORECASE)
+    name_words, title_words = split_words(stem), split_words(title)
+    told, titled = telling(without_author(name_words, split_words(texts.get("Author", "")))), telling(title_words)
+    if titled[:1] == telling(name_words)[:1]:
+        told = titled
+    return told[:MOST_WORDS] or [w for w in name_words if len(w) > 1][:MOST_WORDS]
+
+
+def telling(words: Sequence[str]) -> list[str]:
+    """The words among some that tell something, each once, in English as far as the glossary goes."""
+    english = [e for word in words for e in ENGLISH.get(word, word).split()]
+    return list(dict.fromkeys(w for w in english if is_word(w)))
 
 
 def shared(word: str) -> str:
@@ -122,5 +138,5 @@ def plain(folder: str) -> str:
 def with_article(told: str) -> str:
     """With "a" or "an" before it, where it is not many."""
     last = told.split()[-1]
-    many = last.endswith("s") and not last.endswith(("ss", "us", "is"))
+    many = last.endswith(("s", "men", "people")) and not last.endswith(("ss", "us", "is"))
     return told if many else ("an " if told[0] in "aeiou" else "a ") + told
