@@ -114,7 +114,7 @@ def test_what_no_memory_holds_is_refused_before_it_is_read(tmp_path):
             "recreation/games/cards/white/white_s_a.png",
             "card",
             "Nicu",
-            "a playing card, white ace of spades, recreation",
+            "a playing card, white ace of spades, games",
         ),
         ("signs_and_symbols/flags/africa/malawi.png", "", "", "the flag of malawi, africa"),
         ("computer/buttons/button-blue_benji_park_01.png", "button-blue", "Benji Park", "a blue button, computer"),

@@ -1,7 +1,7 @@
 """Captions in plain words for drawings of openclipart-png, from their folders, file names and titles.
 
 A file is called TITLE_AUTHOR_NUMBER, cut off at some twenty letters; most files also hold title and author as
-text. A title that begins with the file's first word is taken; others are of a whole series ("Lemon SVG theme"),
+text. A title that goes on where the file's name is cut off is taken; others are of a whole series ("Lemon SVG theme"),
 and then the name is, less the author.
 """
 
@@ -93,7 +93,9 @@ def told_words(stem: str, texts: Mapping[str, str]) -> list[str]:
     title = re.sub(r"^clipart by .* - | - rpg map.*$", "", texts.get("Title", ""), flags=re.IGNORECASE)
     name_words, title_words = split_words(stem), split_words(title)
     told, titled = telling(without_author(name_words, split_words(texts.get("Author", "")))), telling(title_words)
-    if titled[:1] == telling(name_words)[:1]:
+    names = telling(name_words)
+    of_series = not names and re.search(r"theme|collection|icon|clipart", title, re.IGNORECASE)
+    if titled and not of_series and all(t.startswith(n) for t, n in zip(titled, names, strict=False)):
         told = titled
     return told[:MOST_WORDS] or [w for w in name_words if len(w) > 1][:MOST_WORDS]
 
