@@ -66,7 +66,7 @@ def take(packed: Packed, folder: Path, number: int, captioner: Captioner, seen: 
         header = read_header(path)
         size = [header.width, header.height] if header else None
         try:
-            image = read_square(path)
+            image = read_square(path, trim=True)
         except InputError as error:
             why = str(error).replace(file.name, "it")
             return row | {"left_out": "unreadable", "size": size, "why": why}

@@ -59,6 +59,8 @@ def test_pictures_of_every_kind_are_read_whole_and_over_white(tmp_path):
     seen = read_square(tmp_path / "clear.png")
     assert seen.shape == (128, 128, 3) and seen.dtype == np.uint8
     assert (seen[64, 20] == (255, 0, 0)).all() and (seen[64, 110] == 255).all() and (seen[10] == 255).all()
+    trimmed = read_square(tmp_path / "clear.png", trim=True)
+    assert (trimmed[5, 5] == (255, 0, 0)).all() and (trimmed[120, 120] == (255, 0, 0)).all()
     grey = np.full((40, 40), 128 * 257, np.uint16)
     Image.fromarray(grey).save(tmp_path / "deep.png")
     assert (read_square(tmp_path / "deep.png") == 128).all()
