@@ -14,6 +14,7 @@ import argparse
 import hashlib
 import json
 import tempfile
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -48,7 +49,9 @@ def stamp_sentences(deb: Path) -> dict[str, str]:
 def texts_of(path: Path) -> dict[str, str]:
     """What a PNG says about itself, in whole letters; nothing of a picture that Pillow will not open for its size."""
     try:
-        with Image.open(path) as image:
+        with warnings.catch_warnings(), path.open("rb") as file:
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # only its texts are read
+            image = Image.open(file)
             return {k: ftfy.fix_text(v) for k, v in image.info.items() if isinstance(v, str)}
     except (OSError, ValueError, Image.DecompressionBombError):
         return {}
