@@ -1,6 +1,7 @@
 """The planted world of any folder of captioned pictures, in pairs NAME.png (or .jpg and so on) and NAME.txt."""
 
 import random
+from collections import Counter
 from collections.abc import Collection, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +15,7 @@ from planted.making.doses import MOST_REDRAWN, Dose, dose_plan
 from planted.making.drawn.words import COLORS
 from planted.making.folder import scenes
 from planted.making.folder.near import near_ones, near_pairs
-from planted.making.folder.planting import Parts, part
+from planted.making.folder.planting import COMMON, Parts, part
 from planted.making.folder.reading import read_square
 from planted.making.folder.wordings import colored, key_of, near_miss, wordings, words_of
 from planted.making.pictures import TrainingPicture
@@ -122,7 +123,8 @@ class FolderWorld:
     def near_misses(self) -> list[str]:
         """Of each item's caption one that differs in a word and that no picture has."""
         taken = {key_of(c) for c in self.captions}
-        vocabulary = sorted({w for n in self.parts.ordinary for w in words_of(self.captions[n]) if w.isalpha()})
+        uses = Counter(w for n in self.parts.ordinary for w in set(words_of(self.captions[n])) if w.isalpha())
+        vocabulary = sorted(w for w, count in uses.items() if count >= COMMON) or sorted(uses)
         missed: list[str] = []
         for number, picture in enumerate(self.parts.planted):
             rng = random.Random(f"{self.seed} {number} missed")
