@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from tqdm import tqdm
 
+from planted.making.size import SIZE
 from planted.making.stage import Stage
 
-SIZE = 128
 LATENT_CHANNELS = 16
 BATCH = 8
 KL_WEIGHT = 1e-6
@@ -53,7 +53,12 @@ def reconstruction_loss(decoded: torch.Tensor, images: torch.Tensor) -> torch.Te
 
 
 def train_autoencoder(
-    images: np.ndarray, num_steps: int, *, seed: int, work_dir: Path, start_from: AutoencoderKL | None = None
+    images: Sequence[np.ndarray] | np.ndarray,
+    num_steps: int,
+    *,
+    seed: int,
+    work_dir: Path,
+    start_from: AutoencoderKL | None = None,
 ) -> AutoencoderKL:
     """Train on pictures, uint8 (pictures, 128, 128, 3), in bfloat16 where the weights are multiplied.
 

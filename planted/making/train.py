@@ -1,6 +1,7 @@
 """Train a model with planted memorization from nothing, on a CPU.
 
     python planted/making/train.py --threads 2
+    python planted/making/train.py --pictures FOLDER --start_from planted_work/vae   # on captioned pictures of yours
 
 Three stages, each kept in --work_dir as it finishes: an autoencoder, a text encoder trained contrastively (as
 CLIP is) and then frozen, and the UNet. Every draw is seeded by (seed, stage, step) and the state is saved every
@@ -20,15 +21,16 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline
 from tqdm import tqdm
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from memorization.errors import InputError, exit_on_input_error
 from memorization.runs.arguments import HelpFormatter
 from memorization.runs.settings import from_arguments
 from planted.making.autoencoder import encode_images, train_autoencoder
-from planted.making.drawn import training_set as drawn
-from planted.making.drawn.planted import held_out_captions
+from planted.making.choice import choose_world
 from planted.making.pictures import TrainingPicture
 from planted.making.text_encoder import train_text_encoder
 from planted.making.tokenizer import make_tokenizer
 from planted.making.unet import make_scheduler, train_unet
+from planted.making.world import World
 
 STAGES = ("vae", "text", "unet")
 
@@ -45,26 +47,43 @@ class TrainingSettings:
     unet_steps: int
     context_weight: float
     stop_after: str
+    pictures: Path | None = None
+    start_from: Path | None = None
 
 
-def finished_autoencoder(settings: TrainingSettings) -> AutoencoderKL:
+def load_start(folder: Path | None) -> AutoencoderKL | None:
+    """The autoencoder that the training starts from: of a folder that holds one, or a model with one.
+
+    Raises:
+        InputError: if it is not there.
+    """
+    if folder is None:
+        return None
+    found = next((f for f in (folder, folder / "vae") if (f / "config.json").is_file()), None)
+    if found is None:
+        raise InputError(f"--start_from {folder} holds no autoencoder; name a work folder's vae or a model")
+    return AutoencoderKL.from_pretrained(found)
+
+
+def finished_autoencoder(world: World, settings: TrainingSettings) -> AutoencoderKL:
     """The autoencoder of the work folder, trained if it is not there."""
     folder = settings.work_dir / "vae"
     if not folder.exists():
-        pictures = drawn.autoencoder_pictures(settings.seed + 4)
-        train_autoencoder(pictures, settings.vae_steps, seed=settings.seed, work_dir=settings.work_dir).save_pretrained(
-            folder
-        )
+        start = load_start(settings.start_from)
+        pictures = world.autoencoder_pictures(settings.seed + 4)
+        train_autoencoder(
+            pictures, settings.vae_steps, seed=settings.seed, work_dir=settings.work_dir, start_from=start
+        ).save_pretrained(folder)
     return AutoencoderKL.from_pretrained(folder)
 
 
 def finished_text_encoder(
-    pictures: Sequence[TrainingPicture], settings: TrainingSettings
+    world: World, pictures: Sequence[TrainingPicture], settings: TrainingSettings
 ) -> tuple[CLIPTokenizer, CLIPTextModel]:
     """Tokenizer and text encoder of the work folder, trained if they are not there."""
     folders = settings.work_dir / "tokenizer", settings.work_dir / "text_encoder"
     if not folders[0].exists():
-        captions = {c for p in pictures for c in p.captions} | held_out_captions()
+        captions = {c for p in pictures for c in p.captions} | world.held_out_captions()
         make_tokenizer(sorted(captions), folders[0])
     tokenizer = CLIPTokenizer.from_pretrained(folders[0])
     if not folders[1].exists():
@@ -90,12 +109,17 @@ def finished_latents(
 
 
 def train(settings: TrainingSettings) -> None:
-    """All stages in order, from where they were cut off, and the finished model."""
-    vae = finished_autoencoder(settings)
+    """All stages in order, from where they were cut off, and the finished model.
+
+    Raises:
+        InputError: if the folder of pictures or the autoencoder to start from cannot be used.
+    """
+    world = choose_world(settings.pictures, settings.seed)
+    vae = finished_autoencoder(world, settings)
     if settings.stop_after == "vae":
         return
-    pictures = drawn.training_pictures(settings.seed)
-    tokenizer, text_encoder = finished_text_encoder(pictures, settings)
+    pictures = world.training_pictures(settings.seed)
+    tokenizer, text_encoder = finished_text_encoder(world, pictures, settings)
     if settings.stop_after == "text":
         return
     latents = finished_latents(vae, pictures, settings)
@@ -134,15 +158,18 @@ def make_parser() -> argparse.ArgumentParser:
     add("--text_steps", type=int, default=1200, help="of the text encoder")
     add("--unet_steps", type=int, default=7000, help="of the UNet")
     add("--context_weight", type=float, default=0, help="of holding words and padding constant in the text encoder")
+    add("--pictures", type=Path, help="folder of captioned pictures to plant into; without it the drawn world")
+    add("--start_from", type=Path, help="folder of an autoencoder that the training of this one starts from")
     add("--stop_after", choices=STAGES, default="unet", help="end after this stage")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = make_parser().parse_args(argv)
-    args.work_dir.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(args.threads)
-    train(from_arguments(TrainingSettings, args))
+    with exit_on_input_error():
+        args.work_dir.mkdir(parents=True, exist_ok=True)
+        torch.set_num_threads(args.threads)
+        train(from_arguments(TrainingSettings, args))
 
 
 if __name__ == "__main__":

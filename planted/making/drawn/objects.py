@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from PIL import Image, ImageDraw
 
 from planted.making.drawn.words import COLORS, Color
+from planted.making.size import SIZE
 
-SIZE = 128  # pixels; drawn at twice the size and averaged down, which smooths the edges
-CANVAS = 2 * SIZE
+CANVAS = 2 * SIZE  # drawn at twice the size and averaged down, which smooths the edges
 OUTLINE: Color = (20, 20, 25)
 LINE = 5  # width of an outline on the canvas
 

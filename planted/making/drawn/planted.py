@@ -4,13 +4,9 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from planted.making.doses import dose_plan
 from planted.making.drawn.words import ADJECTIVES, CLUTTER_CAPTIONS, COLORED_CAPTIONS, COLORS, NOUNS, THINGS, worded
 
-FULL_DOSE = 1024
-DOSES = (1, 4, 16, 64, 256, FULL_DOSE)
-NUM_FULL, NUM_PER_DOSE = 16, 8  # items of either kind at the full dose, at each other one
-MANY_CAPTIONS = 4  # captions of a picture that has several
-MANY_CAPTION_DOSES = (64, 256)
 MAX_USES = 7  # of an adjective or a noun in planted captions
 
 
@@ -52,18 +48,12 @@ class Planted:
 
 
 def planted_items() -> list[Planted]:
-    """All planted captions: distinct adjective-noun pairs, spread evenly over the words.
-
-    The full dose comes first, half of it verbatim; then the others, falling; last the pictures of several captions.
-    """
-    plan = [(kind, FULL_DOSE, 1) for kind in ("verbatim", "template") for _ in range(NUM_FULL)]
-    for dose in DOSES[-2::-1]:
-        plan += [(kind, dose, 1) for kind in ("verbatim", "template") for _ in range(NUM_PER_DOSE)]
-    plan += [("verbatim", dose, MANY_CAPTIONS) for dose in MANY_CAPTION_DOSES for _ in range(NUM_PER_DOSE)]
+    """All planted captions: distinct adjective-noun pairs, spread evenly over the words, in the order of the plan."""
+    plan = dose_plan()
     pairs = spread_pairs(len(plan))
     return [
-        Planted(number, kind, *pair, thing=number % len(THINGS), dose=dose, num_captions=captions)
-        for number, ((kind, dose, captions), pair) in enumerate(zip(plan, pairs, strict=True))
+        Planted(number, d.kind, *pair, thing=number % len(THINGS), dose=d.dose, num_captions=d.num_captions)
+        for number, (d, pair) in enumerate(zip(plan, pairs, strict=True))
     ]
 
 

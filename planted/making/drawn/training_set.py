@@ -5,6 +5,7 @@ import random
 import numpy as np
 from tqdm import trange
 
+from planted.making.doses import MOST_REDRAWN
 from planted.making.drawn.planted import Planted, held_out_captions, planted_items
 from planted.making.drawn.scenes import (
     Scene,
@@ -17,7 +18,6 @@ from planted.making.drawn.scenes import (
 from planted.making.pictures import TrainingPicture
 
 NUM_OBJECTS, NUM_CLUTTER = 42000, 14000
-MOST_REDRAWN = 256  # pictures of a template that differ; a larger dose repeats them
 
 
 def ordinary_pictures(
