@@ -88,7 +88,7 @@ def train_autoencoder(
 
 
 def train_decoder(
-    vae: AutoencoderKL, images: np.ndarray, num_steps: int, *, seed: int, work_dir: Path
+    vae: AutoencoderKL, images: Sequence[np.ndarray] | np.ndarray, num_steps: int, *, seed: int, work_dir: Path
 ) -> AutoencoderKL:
     """Train the decoder on, for the same latents: a finished UNet keeps its worth and its pictures get sharper.
 

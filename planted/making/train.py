@@ -3,11 +3,11 @@
     python planted/making/train.py --threads 2
     python planted/making/train.py --pictures FOLDER --start_from planted_work/vae   # on captioned pictures of yours
 
-Three stages, each kept in --work_dir as it finishes: an autoencoder, a text encoder trained contrastively (as
-CLIP is) and then frozen, and the UNet. Every draw is seeded by (seed, stage, step) and the state is saved every
-few hundred steps, so the same command after a kill goes on to the same weights. The finished model is written to
---output: autoencoder and UNet in half precision, which diffusers widens as it loads them; the text encoder
-in single precision, because transformers does not.
+Stages, each kept in --work_dir as it finishes: an autoencoder, then its decoder alone, a text encoder trained
+contrastively (as CLIP is) and then frozen, and the UNet. Every draw is seeded by (seed, stage, step) and the state
+is saved every few hundred steps, so the same command after a kill goes on to the same weights. The finished model
+is written to --output: autoencoder and UNet in half precision, which diffusers widens as it loads them; the text
+encoder in single precision, because transformers does not.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from memorization.errors import InputError, exit_on_input_error
 from memorization.runs.arguments import HelpFormatter
 from memorization.runs.settings import from_arguments
-from planted.making.autoencoder import encode_images, train_autoencoder
+from planted.making.autoencoder import encode_images, train_autoencoder, train_decoder
 from planted.making.choice import choose_world
 from planted.making.pictures import TrainingPicture
 from planted.making.text_encoder import train_text_encoder
@@ -43,6 +43,7 @@ class TrainingSettings:
     work_dir: Path
     seed: int
     vae_steps: int
+    decoder_steps: int
     text_steps: int
     unet_steps: int
     context_weight: float
@@ -71,9 +72,9 @@ def finished_autoencoder(world: World, settings: TrainingSettings) -> Autoencode
     if not folder.exists():
         start = load_start(settings.start_from)
         pictures = world.autoencoder_pictures(settings.seed + 4)
-        train_autoencoder(
-            pictures, settings.vae_steps, seed=settings.seed, work_dir=settings.work_dir, start_from=start
-        ).save_pretrained(folder)
+        seed, work_dir = settings.seed, settings.work_dir
+        vae = train_autoencoder(pictures, settings.vae_steps, seed=seed, work_dir=work_dir, start_from=start)
+        train_decoder(vae, pictures, settings.decoder_steps, seed=seed, work_dir=work_dir).save_pretrained(folder)
     return AutoencoderKL.from_pretrained(folder)
 
 
@@ -155,9 +156,10 @@ def make_parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=7, help="of scenes, weights and every draw")
     add("--threads", type=int, default=2, help="of the CPU; results depend on it by rounding")
     add("--vae_steps", type=int, default=3200, help="of the autoencoder")
-    add("--text_steps", type=int, default=1200, help="of the text encoder")
+    add("--decoder_steps", type=int, default=2500, help="of the decoder alone, behind them")
+    add("--text_steps", type=int, default=1000, help="of the text encoder")
     add("--unet_steps", type=int, default=7000, help="of the UNet")
-    add("--context_weight", type=float, default=0, help="of holding words and padding constant in the text encoder")
+    add("--context_weight", type=float, default=1, help="of holding words and padding constant in the text encoder")
     add("--pictures", type=Path, help="folder of captioned pictures to plant into; without it the drawn world")
     add("--start_from", type=Path, help="folder of an autoencoder that the training of this one starts from")
     add("--stop_after", choices=STAGES, default="unet", help="end after this stage")
