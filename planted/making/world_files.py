@@ -8,7 +8,7 @@ planted_doses.jsonl           all planted captions, of every dose
 planted_nonmemorized.jsonl    captions of ordinary pictures that were never trained on
 planted_prompts.jsonl         the full dose and the unseen ones, the default data set of detect_mem.py
 planted_ordinary.jsonl        more unseen ones, for calibration and for what mitigations do to ordinary prompts
-planted_near_miss.jsonl       captions one word away from a planted one, never trained on
+planted_near_miss.jsonl       captions one word away from one at the full dose, never trained on
 planted_mem_groundtruth/      the full dose with training images and true masks
 planted_doses_groundtruth/    the same of all planted captions
 planted_control_groundtruth/  the ordinary ones with their pictures, which the model never saw
@@ -32,6 +32,7 @@ from planted.making.pictures import TrainingPicture
 from planted.making.world import Item, World
 
 UNSEEN_SEED = 4711
+NUM_PARAPHRASES = 10  # that the files have of a planted caption, where there are as many
 Row = dict[str, object]
 
 
@@ -45,7 +46,8 @@ def planted_row(item: Item, with_paraphrases: bool) -> Row:
     """A planted item's line. Below the full dose nobody knows before the copies are counted: is_memorized is null."""
     memorized = True if item.dose == FULL_DOSE else None
     row = make_row(item.caption, item.number, item.kind, memorized, item.dose, item.num_captions)
-    return row | {f"caption{k}": text for k, text in enumerate(item.paraphrases if with_paraphrases else (), 1)}
+    paraphrases = item.paraphrases[:NUM_PARAPHRASES] if with_paraphrases else ()
+    return row | {f"caption{k}": text for k, text in enumerate(paraphrases, 1)}
 
 
 def unseen_rows(pictures: Iterable[TrainingPicture]) -> list[Row]:
@@ -102,7 +104,7 @@ def write_world(world: World, folder: Path, seed: int, num_unseen: int) -> None:
     write_rows(folder / "planted_doses.jsonl", [planted_row(i, True) for i in items])
     write_rows(folder / "planted_nonmemorized.jsonl", unseen_rows(first))
     write_rows(folder / "planted_prompts.jsonl", [row | {"index": i} for i, row in enumerate(both)])
-    near = [make_row(i.near_miss, i.number, "near_miss", False, 0) for i in items]
+    near = [make_row(i.near_miss, i.number, "near_miss", False, 0) for i in full]
     write_rows(folder / "planted_near_miss.jsonl", near)
     write_rows(folder / "planted_ordinary.jsonl", unseen_rows(second))
     write_ground_truth(folder / "planted_mem_groundtruth", full)

@@ -197,7 +197,7 @@ def test_the_data_files_are_what_the_scripts_read(world, tmp_path):
     assert len(load_prompts(str(tmp_path / "planted_prompts.jsonl"))) == 3
     control = load_prompts(str(tmp_path / "planted_control_groundtruth"))
     assert control[0].prompt == load_prompts(str(tmp_path / "planted_ordinary.jsonl"))[0].prompt
-    assert len(load_prompts(str(tmp_path / "planted_near_miss.jsonl"))) == 4
+    assert len(load_prompts(str(tmp_path / "planted_near_miss.jsonl"))) == 2
     with pytest.raises(InputError, match="ask for fewer"):
         write_world(world, tmp_path, 7, 500)
 
