@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from planted.making.drawn.planted import DOSES, FULL_DOSE, Planted, held_out_captions, near_miss, planted_items
+from planted.making.doses import DOSES, FULL_DOSE, MOST_REDRAWN
+from planted.making.drawn.planted import Planted, held_out_captions, near_miss, planted_items
 from planted.making.drawn.probe import labels_of
 from planted.making.drawn.scenes import is_held_out_object, meaning_of, object_scene, template_scene
-from planted.making.drawn.training_set import MOST_REDRAWN, ordinary_pictures, planted_pictures
+from planted.making.drawn.training_set import ordinary_pictures, planted_pictures
 from planted.making.pictures import TrainingPicture, draw_pictures, training_rows
 from planted.making.text_encoder import TEXT_WIDTH
 from planted.making.unet import Float32Attention, make_unet
