@@ -33,6 +33,7 @@ from planted.making.unet import make_scheduler, train_unet
 from planted.making.world import World
 
 STAGES = ("vae", "text", "unet")
+PARTS = ("vae", "tokenizer", "text_encoder")  # that are finished before the UNet is begun
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,21 @@ class TrainingSettings:
     stop_after: str
     pictures: Path | None = None
     start_from: Path | None = None
+    finished: Path | None = None
+
+
+def take_finished(folder: Path, work_dir: Path) -> None:
+    """Copy the finished parts of a model to the work folder, where they are not trained again.
+
+    Raises:
+        InputError: if the folder has none.
+    """
+    parts = [folder / name for name in PARTS if (folder / name).is_dir()]
+    if not parts:
+        raise InputError(f"--finished {folder} has no {' or '.join(PARTS)}; name a model, whole or in part")
+    for part in parts:
+        if not (work_dir / part.name).exists():
+            shutil.copytree(part, work_dir / part.name)
 
 
 def load_start(folder: Path | None) -> AutoencoderKL | None:
@@ -113,8 +129,10 @@ def train(settings: TrainingSettings) -> None:
     """All stages in order, from where they were cut off, and the finished model.
 
     Raises:
-        InputError: if the folder of pictures or the autoencoder to start from cannot be used.
+        InputError: if the folder of pictures, or parts to start from, cannot be used.
     """
+    if settings.finished is not None:
+        take_finished(settings.finished, settings.work_dir)
     world = choose_world(settings.pictures, settings.seed)
     vae = finished_autoencoder(world, settings)
     if settings.stop_after == "vae":
@@ -162,6 +180,11 @@ def make_parser() -> argparse.ArgumentParser:
     add("--context_weight", type=float, default=1, help="of holding words and padding constant in the text encoder")
     add("--pictures", type=Path, help="folder of captioned pictures to plant into; without it the drawn world")
     add("--start_from", type=Path, help="folder of an autoencoder that the training of this one starts from")
+    add(
+        "--finished",
+        type=Path,
+        help="model, whole or in part, whose autoencoder and text encoder are kept",
+    )
     add("--stop_after", choices=STAGES, default="unet", help="end after this stage")
     return parser
 
