@@ -7,6 +7,7 @@ autoencoder was not trained on these pictures.
 """
 
 import argparse
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -18,9 +19,10 @@ from tqdm import tqdm
 from memorization.errors import exit_on_input_error, input_errors
 from memorization.evaluation.shares import share_measure
 from memorization.evaluation.statistics import Measure, interval_text, mean_interval
+from memorization.files.whole import write_text
 from memorization.runs.arguments import HelpFormatter
 from memorization.similarity.descriptors import CopyDescriptor
-from memorization.tables import format_table
+from memorization.tables import format_table, plain
 from planted.making.autoencoder import to_tensor
 from planted.making.choice import choose_world
 
@@ -62,6 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--sscd", required=True, help="copy descriptor, as in eval_mem.py")
     add("--pictures", type=Path, help="folder of captioned pictures; without it the drawn world")
     add("--seed", type=int, default=7, help="that of the training")
+    add("--output", type=Path, help="JSON file for the numbers")
     args = parser.parse_args(argv)
     with exit_on_input_error():
         items = choose_world(args.pictures, args.seed).items()
@@ -70,6 +73,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         with input_errors():
             descriptor = CopyDescriptor(args.sscd)
         rows = compare(descriptor, images, copies)
+        if args.output is not None:
+            found = {"pictures": len(images), "descriptor": descriptor.description, "measured": rows}
+            write_text(args.output, json.dumps(plain(found), indent=1) + "\n")
     cells = [[name, value if isinstance(value, float) else interval_text(value)] for name, value in rows.items()]
     print(format_table([f"{len(images)} verbatim pictures", "value"], cells))
 

@@ -174,7 +174,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=7, help="of scenes, weights and every draw")
     add("--threads", type=int, default=2, help="of the CPU; results depend on it by rounding")
     add("--vae_steps", type=int, default=3200, help="of the autoencoder")
-    add("--decoder_steps", type=int, default=2500, help="of the decoder alone, behind them")
+    add("--decoder_steps", type=int, default=1300, help="of the decoder alone, behind them")
     add("--text_steps", type=int, default=1000, help="of the text encoder")
     add("--unet_steps", type=int, default=7000, help="of the UNet")
     add("--context_weight", type=float, default=1, help="of holding words and padding constant in the text encoder")
