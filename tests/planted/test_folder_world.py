@@ -7,11 +7,12 @@ import tarfile
 
 import numpy as np
 import pytest
+from diffusers import StableDiffusionPipeline
 from PIL import Image, ImageDraw
 
 from memorization.data.prompts import load_prompts
 from memorization.errors import InputError
-from planted.making import clipart
+from planted.making import clipart, stage, train
 from planted.making.debian.captions import caption_of
 from planted.making.doses import Dose
 from planted.making.folder import large_png, reading
@@ -254,3 +255,21 @@ def make_package(path):
     )
     path.write_bytes(b"!<arch>\n" + packed)
     return path
+
+
+@pytest.mark.slow
+def test_a_model_trained_from_nothing_is_one_that_stock_diffusers_generates_with(folder, tmp_path, monkeypatch):
+    """One step of every stage; from_pretrained without arguments, as a newcomer types it."""
+    monkeypatch.setattr(stage, "SAVE_EVERY", 1)
+    world = FolderWorld(folder, 3, (Dose("verbatim", 4), Dose("template", 4)))
+    monkeypatch.setattr(train, "choose_world", lambda pictures, seed: world)
+    for module in ("autoencoder", "text_encoder", "unet"):
+        monkeypatch.setattr(f"planted.making.{module}.BATCH", 4)
+    steps = [word for name in ("vae", "decoder", "text", "unet") for word in (f"--{name}_steps", "1")]
+    where = ["--output", str(tmp_path / "model"), "--work_dir", str(tmp_path / "work")]
+    train.main([*where, *steps, "--pictures", "unused"])
+    pipe = StableDiffusionPipeline.from_pretrained(tmp_path / "model")
+    pipe.set_progress_bar_config(disable=True)
+    image = pipe("a drawing of a red box", num_inference_steps=1).images[0]
+    assert image.size == (128, 128)
+    assert (tmp_path / "model" / "training_log.jsonl").exists()
