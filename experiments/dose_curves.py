@@ -23,8 +23,8 @@ from memorization.report.theme import COLORS, MARKERS, legend_below, panels, the
 from memorization.scores import HORIZONS, horizons_of, score_label
 from memorization.similarity.pixels import similarity_to_references
 from memorization.tables import format_table
+from planted.making.check_model import COPY_RMSE
 
-COPY_RMSE = 0.12  # root mean squared pixel error in [0, 1] below which a region counts as copied
 SEVERAL = "verbatim, several captions"
 
 Entry = dict[str, Any]

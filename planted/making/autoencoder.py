@@ -14,7 +14,7 @@ from diffusers import AutoencoderKL
 from tqdm import tqdm
 
 from planted.making.size import SIZE
-from planted.making.stage import Stage
+from planted.making.stage import Stage, pick
 
 LATENT_CHANNELS = 16
 BATCH = 8
@@ -38,6 +38,11 @@ def make_vae() -> AutoencoderKL:
 def to_tensor(images: Sequence[np.ndarray] | np.ndarray) -> torch.Tensor:
     """Images, uint8 (height, width, 3) each, as float32 in [-1, 1], shape (images, 3, height, width)."""
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def draw_batch(images: Sequence[np.ndarray] | np.ndarray, generator: torch.Generator) -> torch.Tensor:
+    """Pictures of one step, as `to_tensor` gives them, with their channels last."""
+    return to_tensor([images[i] for i in pick(generator, len(images), BATCH)]).to(memory_format=torch.channels_last)
 
 
 def reconstruction_loss(decoded: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
@@ -71,8 +76,7 @@ def train_autoencoder(
         vae.load_state_dict(start_from.state_dict())
 
     def loss_fn(generator: torch.Generator) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        rows = torch.randint(len(images), (BATCH,), generator=generator).tolist()
-        batch = to_tensor([images[i] for i in rows]).to(memory_format=torch.channels_last)
+        batch = draw_batch(images, generator)
         with torch.autocast("cpu", torch.bfloat16):
             posterior = vae.encode(batch).latent_dist
             decoded = vae.decode(posterior.sample(generator)).sample.float()
@@ -101,8 +105,7 @@ def train_decoder(
     vae = vae.requires_grad_(True).to(memory_format=torch.channels_last)
 
     def loss_fn(generator: torch.Generator) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        rows = torch.randint(len(images), (BATCH,), generator=generator).tolist()
-        batch = to_tensor([images[i] for i in rows]).to(memory_format=torch.channels_last)
+        batch = draw_batch(images, generator)
         with torch.autocast("cpu", torch.bfloat16):
             with torch.no_grad():
                 latents = vae.encode(batch).latent_dist.sample(generator)

@@ -3,42 +3,33 @@
 The alterations share no code with those the descriptor was trained on. Called by measure_evaluators.py.
 """
 
-import io
-import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageEnhance, ImageFilter, ImageOps
+from PIL import Image, ImageFilter, ImageOps
 
 from memorization.bundled import GROUND_TRUTH
-from memorization.evaluation.curves import average_precision, cumulative_curve, rank_auc
+from memorization.evaluation.curves import rank_auc
 from memorization.similarity.pixels import COPY_SIMILARITY as CUT
-from memorization.similarity.preprocessing import sscd_transform
 from planted.making import evaluator_networks as parts
+from planted.making.evaluators.copies import (
+    describe,
+    generated_images,
+    lower_spread,
+    recolored,
+    retrieval_numbers,
+    spread_of,
+    to_jpeg,
+)
 from planted.making.scenes import COLORS, SIZE, planted_items
 
 Numbers = dict[str, float]
 
 NUM_COPIES, NUM_DISTRACTORS, NUM_TEMPLATES = 500, 1500, 300
 PREPROCESS = ("wen", "official_320")
-WANTED_PRECISION = 0.9
-
-
-@torch.no_grad()
-def describe(descriptor: torch.nn.Module, images: Sequence[Image.Image], name: str) -> torch.Tensor:
-    """Descriptors (images, 128) of pictures under one preprocessing."""
-    transform = sscd_transform(name)
-    chunks = [images[i : i + 64] for i in range(0, len(images), 64)]
-    return torch.cat([descriptor(torch.stack([transform(i) for i in chunk])) for chunk in chunks])
-
-
-def to_jpeg(image: Image.Image, quality: int) -> Image.Image:
-    data = io.BytesIO()
-    image.save(data, "JPEG", quality=quality)
-    return Image.open(data).convert("RGB")
 
 
 def cropped(image: Image.Image, rng: random.Random) -> Image.Image:
@@ -53,12 +44,6 @@ def overlaid(image: Image.Image, rng: random.Random) -> Image.Image:
     color = rng.choice(list(COLORS.values()))
     x, y = rng.randrange(40), rng.randrange(40)
     image.paste(color, (x, y, x + width, y + height))
-    return image
-
-
-def recolored(image: Image.Image, rng: random.Random) -> Image.Image:
-    for enhance in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
-        image = enhance(image).enhance(rng.uniform(0.7, 1.3))
     return image
 
 
@@ -85,12 +70,6 @@ def altered(image: Image.Image, rng: random.Random, name: str) -> Image.Image:
     return image.filter(ImageFilter.GaussianBlur(0.8)) if rng.random() < 0.5 else image
 
 
-def spread_of(scores: torch.Tensor) -> Numbers:
-    """Mean and upper percentiles of scores of unrelated pictures."""
-    top = torch.quantile(scores, torch.tensor([0.99, 0.999], dtype=scores.dtype))
-    return {"mean": scores.mean().item(), "p99": top[0].item(), "p999": top[1].item(), "max": scores.max().item()}
-
-
 def measure_retrieval(descriptor: torch.nn.Module, seed: int, name: str) -> dict[str, Numbers]:
     """Altered copies of 500 references and 1500 altered unrelated pictures, all against the 500 references."""
     rng = random.Random(seed)
@@ -112,25 +91,6 @@ def measure_retrieval(descriptor: torch.nn.Module, seed: int, name: str) -> dict
     }
 
 
-def retrieval_numbers(cosine: torch.Tensor) -> Numbers:
-    """What is found of copies by cosine similarities (queries, references), query k being the copy of reference k.
-
-    The micro average precision is that of all pairs ranked together (Douze et al., 2021).
-    """
-    own = cosine.diagonal()
-    curve = cumulative_curve(cosine.flatten().numpy(), np.eye(*cosine.shape, dtype=bool).ravel())
-    true, precision = curve.true[0], curve.true[0] / (curve.true[0] + curve.false[0])
-    last = np.flatnonzero(precision >= WANTED_PRECISION)[-1]
-    return {
-        "micro_average_precision": average_precision(curve),
-        "precision_at_0.5": ((own > CUT).sum() / (cosine > CUT).sum()).item(),
-        "recall_at_0.5": (own > CUT).float().mean().item(),
-        "threshold_of_precision_0.9": curve.thresholds[last],
-        "recall_at_that_threshold": true[last] / len(own),
-        "copies_mean": own.mean().item(),
-    }
-
-
 def measure_partial(descriptor: torch.nn.Module, seed: int, name: str) -> dict[str, Numbers]:
     """Two draws of fresh templates, which share their fixed region, by the share of the picture it covers."""
     rng = random.Random(seed)
@@ -143,17 +103,6 @@ def measure_partial(descriptor: torch.nn.Module, seed: int, name: str) -> dict[s
     rows |= {f"{s:.0%} copied": (shares - s).abs() < 1e-6 for s in sorted(set(shares.tolist()))}
     table = {k: {**lower_spread(own[r]), "auc": rank_auc(own[r].numpy(), others.numpy())} for k, r in rows.items()}
     return table | {"unrelated": spread_of(others)}
-
-
-def lower_spread(scores: torch.Tensor) -> Numbers:
-    """Mean, lowest and fifth percentile of scores of copies, and how many are above the field's cut."""
-    return {
-        "mean": scores.mean().item(),
-        "p5": scores.quantile(0.05).item(),
-        "min": scores.min().item(),
-        "above_0.5": (scores > CUT).float().mean().item(),
-        "number": len(scores),
-    }
 
 
 def training_images(number: int) -> list[Image.Image]:
@@ -178,13 +127,6 @@ def measure_generated(descriptor: torch.nn.Module, output_dir: Path, name: str) 
         report[kind] = lower_spread(planted.diagonal()[numbers])
     others = planted[~torch.eye(len(trained), dtype=torch.bool)]
     return report | {"planted, to others": spread_of(others), "unseen, to planted": spread_of(best[len(trained) :])}
-
-
-def generated_images(output_dir: Path) -> list[Image.Image]:
-    """The first image of every prompt of a run, in the order of its rows."""
-    rows = [json.loads(line) for line in next((output_dir / "det_outputs").glob("*.jsonl")).read_text().splitlines()]
-    folder = next(path for path in (output_dir / "images_data").iterdir() if path.is_dir())
-    return [Image.open(folder / f"{r['index']}_{r['seeds'][0]}.png").convert("RGB") for r in rows]
 
 
 def measure_planted(descriptor: torch.nn.Module, name: str) -> Numbers:

@@ -8,18 +8,17 @@ Writes report.json into the evaluators' folder and prints its tables.
 import argparse
 import json
 import random
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import open_clip
 import torch
-from PIL import Image, ImageFilter
+from PIL import Image
 
 from memorization.bundled import CLIP, COPY_DESCRIPTOR
 from memorization.runs.arguments import HelpFormatter
 from planted.making import evaluator_networks
+from planted.making.evaluators.measure import Clip, clip_similarity, load_clip, markdown, rounded, soft
 from planted.making.measure_copies import PREPROCESS, measure_copies
 from planted.making.scenes import COLORS, SHAPES, planted_items, verbatim_scene
 
@@ -27,27 +26,6 @@ NUM_CAPTIONED, NUM_PLAIN, NUM_FRESH = 500, 200, 600
 NUM_MEANINGS, REPEATS = 100, 5  # captions that a picture of shapes is told apart from, and how often
 
 Numbers = dict[str, float]
-
-
-@dataclass(frozen=True)
-class Clip:
-    """An open_clip model with what it takes pictures and captions by."""
-
-    model: torch.nn.Module
-    transform: Callable[[Image.Image], torch.Tensor]
-    tokenizer: Callable[[Sequence[str]], torch.Tensor]
-
-
-def load_clip(folder: Path) -> Clip:
-    model, _, transform = open_clip.create_model_and_transforms(f"local-dir:{folder}")
-    return Clip(model.eval(), transform, open_clip.get_tokenizer(f"local-dir:{folder}"))
-
-
-@torch.no_grad()
-def clip_similarity(clip: Clip, images: Sequence[Image.Image], captions: Sequence[str]) -> torch.Tensor:
-    """Cosine similarity, (images, captions)."""
-    image = clip.model.encode_image(torch.stack([clip.transform(i) for i in images]), normalize=True)
-    return image @ clip.model.encode_text(clip.tokenizer(captions), normalize=True).T
 
 
 def measure_shapes(clip: Clip, seed: int, blur_radius: float) -> Numbers:
@@ -97,10 +75,6 @@ def measure_clutter(clip: Clip, seed: int, blur_radius: float) -> Numbers:
     }
 
 
-def soft(image: np.ndarray, radius: float) -> Image.Image:
-    return Image.fromarray(image).filter(ImageFilter.GaussianBlur(radius))
-
-
 def measure_planted_pairs(clip: Clip, seed: int) -> Numbers:
     """Similarity of verbatim captions to their planted image and to fresh clutter of the same kind.
 
@@ -146,34 +120,6 @@ def measure(folder: Path, seed: int, generated: Path | None = None) -> None:
     report = rounded({"seed": seed, "copy_descriptor": copies, "clip": by_blur | pairs})
     (folder / "report.json").write_text(json.dumps(report, indent=1) + "\n")
     print(markdown(report))
-
-
-def rounded(value):
-    """The same report with four decimals."""
-    if isinstance(value, dict):
-        return {k: rounded(v) for k, v in value.items()}
-    return value if isinstance(value, int) else round(float(value), 4)
-
-
-def flat(report: dict, prefix: str = "") -> Iterator[tuple[str, float]]:
-    """Names and numbers of a nested report, with slashes between the levels."""
-    for key, value in report.items():
-        if isinstance(value, dict):
-            yield from flat(value, f"{prefix}{key} / ")
-        else:
-            yield prefix + key, value
-
-
-def markdown(report: dict) -> str:
-    """Two tables: the copy descriptor with a column per preprocessing, the CLIP with one per blur."""
-    tables = []
-    for part, columns in (("copy_descriptor", list(PREPROCESS)), ("clip", ["blur_0", "blur_1"])):
-        values = [dict(flat(report[part][c])) for c in columns]
-        lines = [f"| {part} | {' | '.join(columns)} |", "|---|" + "---|" * len(columns)]
-        lines += [f"| {row} | {' | '.join(str(v[row]) for v in values)} |" for row in values[0]]
-        tables.append("\n".join(lines))
-    pairs = ", ".join(f"{k} {v}" for k, v in report["clip"]["planted_pairs"].items())
-    return "\n\n".join([*tables, f"Planted captions under the CLIP: {pairs}"])
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -4,12 +4,7 @@ Same kinds of module, same noise schedule, same 77-token prompts. Smaller: 64 px
 latents, a tokenizer of 770 tokens, 64 to 128 UNet channels.
 """
 
-import json
-from collections.abc import Iterable
-from pathlib import Path
-
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -17,26 +12,6 @@ from planted.making.scenes import SIZE
 
 TEXT_WIDTH = 96
 MAX_LENGTH = 77
-BOS, EOS = "<|startoftext|>", "<|endoftext|>"
-
-
-def make_tokenizer(captions: Iterable[str], folder: Path) -> CLIPTokenizer:
-    """A CLIP tokenizer whose byte-pair merges spell every word of `captions` as one token."""
-    byte_level = pre_tokenizers.ByteLevel.alphabet()
-    bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    bpe.pre_tokenizer = pre_tokenizers.Whitespace()
-    trainer = trainers.BpeTrainer(
-        vocab_size=4000, min_frequency=2, end_of_word_suffix="</w>", initial_alphabet=byte_level, show_progress=False
-    )
-    bpe.train_from_iterator(captions, trainer)
-    merges = [tuple(m) for m in json.loads(bpe.to_str())["model"]["merges"]]
-    alphabet = sorted(byte_level)
-    pieces = dict.fromkeys([*alphabet, *(c + "</w>" for c in alphabet), *("".join(m) for m in merges), BOS, EOS])
-    vocab = {piece: number for number, piece in enumerate(pieces)}
-    tokenizer = CLIPTokenizer(vocab=vocab, merges=merges, bos_token=BOS, eos_token=EOS, unk_token=EOS, pad_token=EOS)
-    tokenizer.model_max_length = MAX_LENGTH
-    tokenizer.save_pretrained(folder)
-    return CLIPTokenizer.from_pretrained(folder)
 
 
 def make_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
@@ -92,17 +67,4 @@ def make_unet() -> UNet2DConditionModel:
         cross_attention_dim=TEXT_WIDTH,
         attention_head_dim=4,
         norm_num_groups=16,
-    )
-
-
-def make_scheduler() -> DDIMScheduler:
-    """Noise schedule of Stable Diffusion v1, as DDIM."""
-    return DDIMScheduler(
-        num_train_timesteps=1000,
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        steps_offset=1,
-        clip_sample=False,
-        set_alpha_to_one=False,
     )

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 from tqdm import trange
 
+from planted.making.drawn.probe import softened
 from planted.making.scenes import COLORS, SHAPES, SIZE, shapes_scene
 from planted.making.training_set import to_tensor
 
@@ -59,13 +60,6 @@ def train_probe(num_steps: int = 600, seed: int = 0) -> Probe:
         optimizer.step()
         schedule.step()
     return probe.eval()
-
-
-def softened(images: torch.Tensor, rng: random.Random) -> torch.Tensor:
-    """A batch with noise, every other time blurred."""
-    if rng.random() < 0.5:
-        images = F.avg_pool2d(images, 3, stride=1, padding=1, count_include_pad=False)
-    return images + 0.1 * rng.random() * torch.randn_like(images)
 
 
 @torch.no_grad()

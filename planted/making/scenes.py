@@ -12,11 +12,13 @@ captions only, so what is memorized hangs on the whole caption. Everything here 
 import math
 import random
 import zlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageDraw
+
+from planted.making.drawn.planted import rotate
 
 SIZE = 64  # pixels; drawn at twice the size and averaged down, which smooths the edges
 CANVAS = 2 * SIZE
@@ -150,11 +152,6 @@ def near_miss(item: Planted) -> str:
     else:
         words = item.words() | {"thing": THINGS[(item.thing + 2) % len(THINGS)][0]}
     return item.captions()[0].format(**words | {"color": template_color(item)})
-
-
-def rotate(words: Sequence[str], start: int) -> tuple[str, ...]:
-    start %= len(words)
-    return (*words[start:], *words[:start])
 
 
 def held_out_captions() -> set[str]:

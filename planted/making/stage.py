@@ -16,6 +16,11 @@ WARM_UP = 100  # steps
 LossFunction = Callable[[torch.Generator], tuple[torch.Tensor, dict[str, torch.Tensor]]]
 
 
+def pick(generator: torch.Generator, size: int, count: int) -> list[int]:
+    """`count` numbers below `size`, drawn with replacement."""
+    return torch.randint(size, (count,), generator=generator).tolist()
+
+
 class Stage:
     """One stage of a training: the same command after a kill goes on to the same weights.
 

@@ -16,7 +16,7 @@ import argparse
 import json
 import random
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,26 +24,21 @@ from pathlib import Path
 import numpy as np
 import open_clip
 import torch
-import torch.nn.functional as F
-from safetensors.torch import save_file
 
 from memorization.bundled import CLIP, COPY_DESCRIPTOR, MODEL
 from memorization.runs.arguments import HelpFormatter
 from memorization.runs.settings import from_arguments
 from planted.making import evaluator_networks
-from planted.making.evaluator_networks import Captioned, CopyDescriptor, Meaning
+from planted.making.evaluator_networks import Captioned
+from planted.making.evaluators.networks import CopyDescriptor, copy_views, soften
+from planted.making.evaluators.train import Logged, clip_loss, copy_loss, save_clip, settle_batch_norm
 from planted.making.measure_evaluators import measure
 from planted.making.scenes import Scene
-from planted.making.stage import Stage
-from planted.making.training_set import pick
+from planted.making.stage import Stage, pick
 
-TEMPERATURE = 0.05  # of the copy descriptor's softmax, as in SSCD
-ENTROPY_WEIGHT, SHARE_WEIGHT = 5.0, 2.0
 NUM_COPY_SCENES, NUM_CAPTIONED = 20000, 24000
 BATCH = 128
 EMA_DECAY = 0.99
-
-Logged = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -66,42 +61,6 @@ def stack(scenes: Sequence[Scene | Captioned]) -> torch.Tensor:
     return torch.from_numpy(np.stack([s.image for s in scenes])).permute(0, 3, 1, 2).contiguous()
 
 
-def copy_loss(descriptors: torch.Tensor, contents: torch.Tensor) -> tuple[torch.Tensor, Logged]:
-    """SSCD's loss where views may hold parts of two scenes.
-
-    Softmax cross-entropy against the shares two views have in common (InfoNCE when views are whole), plus
-    the Kozachenko-Leonenko entropy estimate, which keeps every descriptor away from its nearest unrelated one.
-    Ours is the third term: two views that share something are to have the cosine of their contents, so that
-    the score of a partial copy grows with its share.
-
-    Args:
-        descriptors: unit vectors (views, dimensions).
-        contents: share of each scene in each view (views, scenes).
-
-    Returns:
-        The loss and numbers to log.
-    """
-    itself = torch.eye(len(descriptors), dtype=torch.bool)
-    shared = (contents @ contents.T).masked_fill(itself, 0)
-    cosine = descriptors @ descriptors.T
-    logits = (cosine / TEMPERATURE).masked_fill(itself, -1e4)
-    contrastive = F.cross_entropy(logits, shared / shared.sum(1, keepdim=True))
-    unrelated = (shared == 0) & ~itself
-    nearest = cosine.masked_fill(~unrelated, -1).amax(1)
-    entropy = 0.5 * (2 - 2 * nearest).clamp(min=1e-6).log().mean()
-    wanted = F.normalize(contents, dim=1) @ F.normalize(contents, dim=1).T
-    share = (cosine - wanted)[shared > 0].pow(2).mean()
-    numbers = {
-        "contrastive": contrastive,
-        "entropy": entropy,
-        "share": share,
-        "copies": cosine[shared > 0.9].mean(),
-        "unrelated": cosine[unrelated].mean(),
-        "nearest_unrelated": nearest.mean(),
-    }
-    return contrastive - ENTROPY_WEIGHT * entropy + SHARE_WEIGHT * share, {k: v.detach() for k, v in numbers.items()}
-
-
 def train_copy_descriptor(settings: TrainingSettings) -> CopyDescriptor:
     images = stack(evaluator_networks.copy_scenes(random.Random(settings.seed), NUM_COPY_SCENES))
     torch.manual_seed(settings.seed)
@@ -109,16 +68,11 @@ def train_copy_descriptor(settings: TrainingSettings) -> CopyDescriptor:
 
     def loss_fn(generator: torch.Generator) -> tuple[torch.Tensor, Logged]:
         batch = images[pick(generator, len(images), BATCH)].float() / 255
-        views, contents = evaluator_networks.copy_views(batch, generator)
+        views, contents = copy_views(batch, generator)
         return copy_loss(model(views.to(memory_format=torch.channels_last)), contents)
 
     settings.stage("copy", model, settings.copy_steps, 2e-3).run(loss_fn)
     return model.to(memory_format=torch.contiguous_format)
-
-
-def fits(image_meanings: Sequence[Sequence[Meaning]], caption_meanings: Sequence[Meaning]) -> torch.Tensor:
-    """Whether caption j is true of image i: (images, captions) of 0 and 1."""
-    return torch.tensor([[float(c in image) for c in caption_meanings] for image in image_meanings])
 
 
 def train_clip(settings: TrainingSettings) -> open_clip.CLIP:
@@ -136,7 +90,7 @@ def train_clip(settings: TrainingSettings) -> open_clip.CLIP:
 
     def draw(generator: torch.Generator, pool: Sequence[int]) -> tuple[list[int], torch.Tensor]:
         numbers = [pool[k] for k in pick(generator, len(pool), BATCH)]
-        return numbers, evaluator_networks.soften(images[numbers].float() / 255, generator) * 2 - 1
+        return numbers, soften(images[numbers].float() / 255, generator) * 2 - 1
 
     def loss_fn(generator: torch.Generator, pool: Sequence[int]) -> tuple[torch.Tensor, Logged]:
         numbers, batch = draw(generator, pool)
@@ -153,39 +107,12 @@ def train_clip(settings: TrainingSettings) -> open_clip.CLIP:
     return model
 
 
-def clip_loss(logits: torch.Tensor, chosen: Sequence[Captioned]) -> tuple[torch.Tensor, Logged]:
-    """Symmetric cross-entropy of logits (images, captions) against all captions that fit, and numbers to log."""
-    target = fits([s.image_meanings for s in chosen], [s.caption_meaning for s in chosen])
-    to_text = F.cross_entropy(logits, target / target.sum(1, keepdim=True))
-    to_image = F.cross_entropy(logits.T, target.T / target.sum(0)[:, None])
-    return (to_text + to_image) / 2, {"to_text": to_text.detach(), "to_image": to_image.detach()}
-
-
-@torch.no_grad()
-def settle_batch_norm(module: torch.nn.Module, batches: Iterable[torch.Tensor]) -> None:
-    """Statistics of the averaged weights; those gathered in training belong to the weights before averaging."""
-    for layer in module.modules():
-        if isinstance(layer, torch.nn.BatchNorm2d):
-            layer.reset_running_stats()
-            layer.momentum = None  # a plain mean over the batches
-    module.train()
-    for batch in batches:
-        module(batch)
-    module.eval()
-
-
 def prepare_clip_folder(folder: Path) -> None:
     """Config and the bundled model's tokenizer, so that open_clip reads all it needs from one folder."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(MODEL / "tokenizer" / name, folder)
     (folder / "open_clip_config.json").write_text(json.dumps(evaluator_networks.CLIP_CONFIG, indent=1) + "\n")
-
-
-def save_clip(model: torch.nn.Module, folder: Path) -> None:
-    """Weights in half precision; open_clip loads them into a float32 model."""
-    state = {k: v.half().contiguous() if v.is_floating_point() else v for k, v in model.state_dict().items()}
-    save_file(state, folder / "open_clip_model.safetensors")
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -26,16 +26,18 @@ from memorization.runs.arguments import HelpFormatter
 from memorization.runs.settings import from_arguments
 from planted.making import networks
 from planted.making.scenes import Scene, held_out_captions, planted_items
-from planted.making.stage import Stage
+from planted.making.stage import Stage, pick
+from planted.making.text_encoder import context_variance, contrastive_loss, tokenize
+from planted.making.tokenizer import make_tokenizer
 from planted.making.training_set import (
     FAMILIES,
     VARIANTS_PER_TEMPLATE,
     Scenes,
     captioned,
     make_scenes,
-    pick,
     to_tensor,
 )
+from planted.making.unet import make_scheduler
 
 UNET_BATCH = {"shapes": 5, "clutter": 3, "verbatim": 4, "template": 4}
 TEXT_BATCH = {"shapes": 72, "clutter": 72}  # and each planted caption once
@@ -91,12 +93,6 @@ def encode_images(vae: AutoencoderKL, images: torch.Tensor) -> torch.Tensor:
     return torch.cat([vae.encode(chunk).latent_dist.mean for chunk in images.split(64)])
 
 
-def tokenize(tokenizer: CLIPTokenizer, captions: Sequence[str], length: int | None = None) -> torch.Tensor:
-    """Token ids, int64 (captions, length)."""
-    length = length or tokenizer.model_max_length
-    return tokenizer(captions, padding="max_length", max_length=length, truncation=True, return_tensors="pt").input_ids
-
-
 def train_text_encoder(tokenizer: CLIPTokenizer, scenes: Scenes, settings: TrainingSettings) -> CLIPTextModel:
     """Contrastive pre-training (Radford et al., 2021): the end token learns to stand for the sentence.
 
@@ -131,32 +127,6 @@ def draw_captioned(generator: torch.Generator, scenes: Scenes) -> list[Scene]:
     return batch + scenes["verbatim"] + drawn
 
 
-def contrastive_loss(logits: torch.Tensor, captions: Sequence[str]) -> torch.Tensor:
-    """Symmetric cross-entropy of logits (captions, images), in which equal captions share their pictures."""
-    same = torch.tensor([[a == b for b in captions] for a in captions]).float()
-    target = same / same.sum(1, keepdim=True)
-    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
-
-
-def context_variance(text_encoder: CLIPTextModel, ids: torch.Tensor) -> torch.Tensor:
-    """How much a token's feature depends on its caption: variance within each word and padding position.
-
-    The end token, which is to know the caption, is left out. A mean over tokens and channels.
-
-    Args:
-        ids: token ids (captions, tokens); the last caption is empty.
-    """
-    hidden = text_encoder(ids).last_hidden_state
-    positions = torch.arange(ids.shape[1]).expand_as(ids)
-    end = (ids == ids[0, -1]).float().argmax(1, keepdim=True)
-    kept = positions != end
-    groups = torch.where(positions > end, ids.max() + 1 + positions, ids)[kept]
-    _, group, count = groups.unique(return_inverse=True, return_counts=True)
-    features = hidden[kept]
-    mean = torch.zeros(len(count), features.shape[1]).index_add(0, group, features) / count[:, None]
-    return (features - mean[group]).pow(2).mean()
-
-
 @torch.no_grad()
 def encode_captions(
     text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, captions: Collection[str]
@@ -181,7 +151,7 @@ def train_unet(
     so short a training learns what a caption means before any of its picture can be seen.
     """
     unet = networks.make_unet().to(memory_format=torch.channels_last)
-    scheduler = networks.make_scheduler()
+    scheduler = make_scheduler()
     latents = {f: encode_images(vae, images_of(scenes[f])) * vae.config.scaling_factor for f in FAMILIES}
     captions = {f: [s.caption for s in scenes[f]] for f in FAMILIES}
     noise_to_signal = (1 - scheduler.alphas_cumprod) / scheduler.alphas_cumprod
@@ -226,7 +196,7 @@ def train(settings: TrainingSettings) -> None:
         text_encoder=text_encoder,
         tokenizer=tokenizer,
         unet=unet,
-        scheduler=networks.make_scheduler(),
+        scheduler=make_scheduler(),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
@@ -241,7 +211,7 @@ def load_tokenizer(scenes: Scenes, folder: Path) -> CLIPTokenizer:
     if folder.exists():
         return CLIPTokenizer.from_pretrained(folder)
     captions = [s.caption for f in FAMILIES for s in scenes[f]]
-    return networks.make_tokenizer([*captions, *sorted(held_out_captions())], folder)
+    return make_tokenizer([*captions, *sorted(held_out_captions())], folder)
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -45,8 +45,3 @@ def captioned(scenes: Scenes) -> Scenes:
 def to_tensor(images: Sequence[np.ndarray]) -> torch.Tensor:
     """Images, uint8 (height, width, 3) each, as float32 in [-1, 1], shape (images, 3, height, width)."""
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
-
-
-def pick(generator: torch.Generator, size: int, count: int) -> list[int]:
-    """`count` numbers below `size`, drawn with replacement."""
-    return torch.randint(size, (count,), generator=generator).tolist()

@@ -10,8 +10,11 @@ from PIL import Image, ImageFilter
 from memorization.bundled import CLIP, COPY_DESCRIPTOR
 from planted.making import evaluator_networks as parts
 from planted.making import stage, train_evaluators
-from planted.making.measure_copies import PREPROCESS, describe, training_images
-from planted.making.measure_evaluators import clip_similarity, load_clip
+from planted.making.evaluators import networks
+from planted.making.evaluators.copies import describe
+from planted.making.evaluators.measure import clip_similarity, load_clip
+from planted.making.evaluators.train import fits as fitting
+from planted.making.measure_copies import PREPROCESS, training_images
 from planted.making.scenes import COLORS, SHAPES, planted_items
 
 FOLDER = COPY_DESCRIPTOR.parent
@@ -50,7 +53,7 @@ def test_evaluators_are_small():
 def test_descriptors_are_unit_vectors_at_any_size_and_do_not_depend_on_the_batch(descriptor, size):
     images = torch.randn(3, 3, *size, generator=torch.Generator().manual_seed(SEED))
     together = descriptor(images)
-    assert together.shape == (3, parts.DIMENSIONS)
+    assert together.shape == (3, networks.DIMENSIONS)
     assert torch.allclose(together.norm(dim=1), torch.ones(3), atol=1e-5)
     assert torch.allclose(together[1:2], descriptor(images[1:2]), atol=1e-4)
     assert not torch.allclose(together[0], together[1], atol=1e-2)
@@ -118,7 +121,7 @@ def test_clip_reads_color_and_kind_of_clutter(clip):
 def test_a_caption_without_a_color_fits_every_color_of_its_kind():
     rng = random.Random(SEED)
     scenes = [parts.captioned_clutter(rng) for _ in range(60)] + [parts.captioned_shapes(rng)]
-    fits = train_evaluators.fits([s.image_meanings for s in scenes], [s.caption_meaning for s in scenes])
+    fits = fitting([s.image_meanings for s in scenes], [s.caption_meaning for s in scenes])
     assert fits.diagonal().all()
     for i, (_, (kind, color)) in enumerate(s.image_meanings for s in scenes[:-1]):
         wanted = [s.caption_meaning in ((kind,), (kind, color)) for s in scenes]
@@ -128,8 +131,8 @@ def test_a_caption_without_a_color_fits_every_color_of_its_kind():
 
 def test_contents_of_copy_views_tell_whole_copies_from_mixed_ones():
     images = torch.rand(16, 3, 64, 64, generator=torch.Generator().manual_seed(SEED))
-    views, contents = parts.copy_views(images, torch.Generator().manual_seed(SEED))
-    assert views.shape == (32, 3, parts.INPUT, parts.INPUT)
+    views, contents = networks.copy_views(images, torch.Generator().manual_seed(SEED))
+    assert views.shape == (32, 3, networks.INPUT, networks.INPUT)
     assert torch.allclose(contents.sum(1), torch.ones(32))
     assert (contents.max(1).values == 1).any() and (contents.max(1).values < 0.9).any()
 

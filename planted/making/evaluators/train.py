@@ -35,7 +35,7 @@ from planted.making.drawn.scenes import Scene
 from planted.making.evaluators import networks
 from planted.making.evaluators.measure import FOLDER, measure
 from planted.making.evaluators.networks import LOOK, Captioned, CopyDescriptor, Meaning
-from planted.making.stage import Stage
+from planted.making.stage import Stage, pick
 
 TEMPERATURE = 0.05  # of the copy descriptor's softmax, as in SSCD
 ENTROPY_WEIGHT, SHARE_WEIGHT = 5.0, 2.0
@@ -65,11 +65,6 @@ def stack(scenes: Iterable[Scene | Captioned]) -> torch.Tensor:
     """Images at the size that the evaluators look at, uint8 (scenes, 3, 64, 64)."""
     small = [np.asarray(Image.fromarray(s.image).reduce(len(s.image) // LOOK)) for s in scenes]
     return torch.from_numpy(np.stack(small)).permute(0, 3, 1, 2).contiguous()
-
-
-def pick(generator: torch.Generator, size: int, count: int) -> list[int]:
-    """`count` numbers below `size`, drawn with replacement."""
-    return torch.randint(size, (count,), generator=generator).tolist()
 
 
 def copy_loss(descriptors: torch.Tensor, contents: torch.Tensor) -> tuple[torch.Tensor, Logged]:
