@@ -213,8 +213,8 @@ class AttentionRecorder:
         self.inner, self.name, self.store = inner, name, store
 
     def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, *args, **kwargs):
-        if encoder_hidden_states is not None:
-            self.store.add(self.name, attn, hidden_states, encoder_hidden_states)
+        read = hidden_states if encoder_hidden_states is None else encoder_hidden_states  # self-attention reads itself
+        self.store.add(self.name, attn, hidden_states, read)
         return self.inner(attn, hidden_states, encoder_hidden_states, attention_mask, *args, **kwargs)
 
 

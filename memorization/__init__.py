@@ -1,6 +1,6 @@
 """Training-data memorization in text-to-image diffusion models: detect it, find it in the image, mitigate it.
 
-Nine names are the library; each is loaded when it is first used, so that reading and evaluating finished runs never
+Ten names are the library; each is loaded when it is first used, so that reading and evaluating finished runs never
 loads a diffusion model's code or opens a GPU.
 """
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from memorization.mitigations.base import MITIGATIONS
     from memorization.models.stable_diffusion import load_pipeline
     from memorization.report.evaluate import evaluate
+    from memorization.tiles import attention_tiles
 
 HOMES = {
     "load_pipeline": "memorization.models.stable_diffusion",
@@ -24,6 +25,7 @@ HOMES = {
     "mitigate": "memorization.api",
     "read_run": "memorization.finished_runs",
     "evaluate": "memorization.report.evaluate",
+    "attention_tiles": "memorization.tiles",
     "DETECTORS": "memorization.detectors.base",
     "MITIGATIONS": "memorization.mitigations.base",
     "InputError": "memorization.errors",
@@ -32,6 +34,7 @@ __all__ = [
     "DETECTORS",
     "MITIGATIONS",
     "InputError",
+    "attention_tiles",
     "detect",
     "evaluate",
     "load_pipeline",

@@ -33,13 +33,14 @@ MAY_IMPORT = {
     "models": {"core", *GROUND},
     "ordinary": {"data", *GROUND},
     "embedding_search": {"core"},
+    "tiles": {"core", *GROUND},
     "plugins": {"detectors", "mitigations", *GROUND},
     "catalogue": {"detectors", "mitigations", *GROUND},
     "finished_runs": {"files", "rows", "mitigations", *GROUND},
     "similarity": {"data", "finished_runs", *GROUND},
     "evaluation": {"core", "data", "files", "finished_runs", "mitigations", "rows", "scores", "similarity", *GROUND},
 }
-MAY_IMPORT["report"] = {"evaluation", *MAY_IMPORT["evaluation"]}
+MAY_IMPORT["report"] = {"evaluation", "tiles", *MAY_IMPORT["evaluation"]}
 MAY_IMPORT["runs"] = {
     *("core", "data", "detectors", "evaluation", "files", "finished_runs", "mitigations", "models", "observation"),
     *("ordinary", "plugins", "rows", "scores", "similarity", "trace", *GROUND),

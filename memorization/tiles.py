@@ -1,0 +1,249 @@
+"""Where each token of a prompt looks: one attention map per token, begin and end token included.
+
+Layers are chosen by their place in the UNet (down, mid, up) and by the resolution of their maps, and averaged over
+heads and layers, as prompt-to-prompt does (Hertz et al., ICLR 2023). The image is bit for bit the one that is made
+unobserved.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from attn_utils import AttentionStore, CrossAttentionStore
+from memorization.errors import InputError
+
+if TYPE_CHECKING:
+    from local_sd_pipeline import DenoiseStep, LocalStableDiffusionPipeline
+
+PLACES = ("down", "mid", "up")
+PADDING = "padding"  # the tile of all tokens behind the end token together
+LARGEST_SELF = 32  # height up to which self-attention is kept, as in prompt-to-prompt: it grows with the fourth power
+
+
+@dataclass(frozen=True)
+class AttentionTiles:
+    """Attention of one image.
+
+    Attributes:
+        tokens: what each map is of: the prompt's tokens as text, begin and end token, padding; or component numbers.
+        maps: cross-attention probabilities, or self-attention's components in [0, 1], float32
+            (steps, tokens, height, width).
+        steps: which steps the maps are of, counted from 0, the noisiest.
+        layers: names of the layers that were averaged.
+        image: uint8 (height, width, 3).
+    """
+
+    tokens: tuple[str, ...]
+    maps: np.ndarray
+    steps: tuple[int, ...]
+    layers: tuple[str, ...]
+    image: np.ndarray
+
+    def mean(self) -> np.ndarray:
+        """Maps averaged over the steps, (tokens, height, width)."""
+        return self.maps.mean(0)
+
+
+# Layers
+
+
+def layer_place(name: str) -> str:
+    """Where a layer is: `down`, `mid` or `up`."""
+    return name.split("_", 1)[0]
+
+
+def attention_layers(pipe: "LocalStableDiffusionPipeline", places: Sequence[str], is_self: bool) -> list[str]:
+    """Names of the cross- or self-attention layers at some places, at all of them if none is named.
+
+    Raises:
+        InputError: if there is no such place, or no layer there.
+    """
+    unknown = next((place for place in places if place not in PLACES), None)
+    if unknown is not None:
+        raise InputError(f"place {unknown!r} is none of {', '.join(PLACES)}")
+    ending = f"attn{1 if is_self else 2}.processor"
+    every = [name for name in pipe.unet.attn_processors if name.endswith(ending)]
+    chosen = [name for name in every if not places or layer_place(name) in places]
+    if not chosen:
+        there = ", ".join(sorted({layer_place(name) for name in every}))
+        raise InputError(f"this UNet has no such attention at {', '.join(places)}; it has some at {there}")
+    return chosen
+
+
+def choose_layers(
+    pipe: "LocalStableDiffusionPipeline",
+    layers: Sequence[str],
+    places: Sequence[str],
+    resolutions: Sequence[int],
+    is_self: bool,
+    size: int,
+) -> list[str]:
+    """Names of the layers that a call asks for.
+
+    Args:
+        layers: parts of names; none takes all.
+        resolutions: heights of the maps; none takes all, of self-attention up to `LARGEST_SELF`.
+        size: height of the latents.
+
+    Raises:
+        InputError: if nothing is left, with what there is.
+    """
+    named = [n for n in attention_layers(pipe, places, is_self) if not layers or any(part in n for part in layers)]
+    if not named:
+        raise InputError(f"no attention layer at these places has {' or '.join(layers)} in its name")
+    heights = {name: layer_height(pipe, name, size) for name in named}
+    wanted = set(resolutions) or {h for h in heights.values() if not is_self or h <= LARGEST_SELF}
+    chosen = [name for name in named if heights[name] in wanted]
+    if not chosen or set(resolutions) - set(heights.values()):
+        raise InputError(f"no attention of {sorted(wanted)}; these layers have {sorted(set(heights.values()))}")
+    return chosen
+
+
+def layer_height(pipe: "LocalStableDiffusionPipeline", name: str, size: int) -> int:
+    """Height of a layer's maps: each down block but the last halves it, each up block but the last doubles it."""
+    place, blocks = layer_place(name), len(pipe.unet.config.block_out_channels)
+    if place == "mid":
+        return size // 2 ** (blocks - 1)
+    block = int(name.split(".")[1])
+    return size // 2 ** (block if place == "down" else blocks - 1 - block)
+
+
+# Maps
+
+
+class TokenMaps(AttentionStore):
+    """Keeps every token's map of every layer."""
+
+    def __init__(self, layers: Sequence[str]):
+        super().__init__(layers, tokens=None)
+
+
+class SelfMaps(CrossAttentionStore):
+    """Keeps what each position looks at, (images, positions, positions), of self-attention layers."""
+
+    def keep(self, probs: torch.Tensor) -> torch.Tensor:
+        return probs
+
+
+def joined_maps(maps: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Mean over layers of one image's maps (1, height * width, tokens), at the largest's size: (tokens, height, width).
+
+    Coarser maps are interpolated between the centres of their positions; a square number of positions is assumed.
+    """
+    squares = [m[0].T.unflatten(1, (int(m.shape[1] ** 0.5), -1)) for m in maps]
+    size = max(s.shape[-1] for s in squares)
+    resized = [F.interpolate(s[None], size=(size, size), mode="bilinear", align_corners=False)[0] for s in squares]
+    return torch.stack(resized).mean(0)
+
+
+def components(maps: Sequence[torch.Tensor], count: int) -> torch.Tensor:
+    """First components of self-attention, (count, height, width) in [0, 1] each.
+
+    Right singular vectors of the mean attention matrix less its row mean, as prompt-to-prompt shows them. Their sign is
+    free: the corner that a component is large in is made bright.
+
+    Raises:
+        InputError: if layers have maps of several resolutions.
+    """
+    sides = sorted({int(m.shape[1] ** 0.5) for m in maps})
+    if len(sides) > 1:
+        raise InputError(f"self-attention of {sides} has no mean; choose one resolution")
+    matrix = torch.stack([m[0] for m in maps]).mean(0)
+    _, _, vectors = torch.linalg.svd(matrix - matrix.mean(1, keepdim=True))
+    vectors = vectors[:count]
+    largest = vectors.gather(1, vectors.abs().argmax(1, keepdim=True))
+    vectors = vectors * largest.sign()
+    low, high = vectors.amin(1, keepdim=True), vectors.amax(1, keepdim=True)
+    return ((vectors - low) / (high - low).clamp(min=1e-12)).unflatten(1, (sides[0], -1))
+
+
+def token_labels(pipe: "LocalStableDiffusionPipeline", prompt: str) -> list[str]:
+    """The text of every token that the prompt has, with begin and end token, and `padding` where there is some."""
+    ids, tokenizer = pipe.token_ids(prompt), pipe.tokenizer
+    names = {tokenizer.bos_token_id: "<begin>", tokenizer.eos_token_id: "<end>"}
+    labels = [names.get(i) or tokenizer.decode([i]).strip() or "?" for i in ids]
+    return [*labels, PADDING] if len(ids) < tokenizer.model_max_length else labels
+
+
+def prompt_maps(maps: torch.Tensor, labels: Sequence[str]) -> torch.Tensor:
+    """Maps (all tokens, height, width) of the prompt's tokens, those of the padding added up into one."""
+    if labels[-1] != PADDING:
+        return maps
+    own = len(labels) - 1
+    return torch.cat([maps[:own], maps[own:].sum(0, keepdim=True)])
+
+
+# The call
+
+
+def choose_steps(steps: Sequence[int] | None, count: int) -> list[int]:
+    """Steps in the order of the loop, those below 0 counted from the end.
+
+    Raises:
+        InputError: if there is no such step, or none is asked for.
+    """
+    asked = range(count) if steps is None else steps
+    beyond = next((k for k in asked if not -count <= k < count), None)
+    if beyond is not None or not len(asked):
+        raise InputError(f"steps are counted from 0 to {count - 1}, or from -1 back; {beyond} is none of them")
+    return sorted({k % count for k in asked})
+
+
+def attention_tiles(
+    pipe: "LocalStableDiffusionPipeline",
+    prompt: str,
+    *,
+    layers: Sequence[str] = (),
+    places: Sequence[str] = (),
+    resolutions: Sequence[int] = (),
+    steps: Sequence[int] | None = None,
+    self_components: int = 0,
+    seed: int = 0,
+    num_inference_steps: int = 50,
+    guidance_scale: float = 7.5,
+) -> AttentionTiles:
+    """Generate a prompt once and keep where its tokens look.
+
+        tiles = memorization.attention_tiles(pipe, "the wild owl poster", places=["up"], steps=[49])
+        tiles.tokens, tiles.mean().shape
+
+    Args:
+        pipe: of `load_pipeline`.
+        layers: parts of layer names, such as "down_blocks.0"; none takes all.
+        places: out of down, mid, up; none takes all.
+        resolutions: heights of maps, in latent positions; none takes all.
+        steps: which steps, counted from 0; None takes all, -1 is the last.
+        self_components: instead of cross-attention so many first components of self-attention.
+        seed: of the starting noise.
+
+    Returns:
+        `AttentionTiles` of one image.
+
+    Raises:
+        InputError: if there is no such layer, place, resolution or step.
+    """
+    chosen = choose_steps(steps, num_inference_steps)
+    latents = pipe.initial_latents([seed])
+    names = choose_layers(pipe, layers, places, resolutions, self_components > 0, latents.shape[-1])
+    text, uncond = pipe.encode([prompt])
+    numbered = [f"component {k + 1}" for k in range(self_components)]
+    labels = numbered or token_labels(pipe, prompt)
+    found: list[torch.Tensor] = []
+    stores = {k: SelfMaps(names) if self_components else TokenMaps(names) for k in chosen}
+
+    def collect(step: "DenoiseStep") -> None:
+        if step.index in stores:
+            kept = stores[step.index].maps
+            maps = list(kept.values())
+            joined = components(maps, self_components) if self_components else prompt_maps(joined_maps(maps), labels)
+            found.append(joined.cpu())
+            kept.clear()  # a step's maps of every layer are large
+
+    sampling = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
+    final = pipe.generate(latents, (uncond, text), step_stores=stores, callback=collect, **sampling)
+    maps = torch.stack(found).float().numpy()
+    return AttentionTiles(tuple(labels), maps, tuple(chosen), tuple(names), pipe.decode(final)[0])
