@@ -56,6 +56,10 @@ def make_parser() -> argparse.ArgumentParser:
         help="stop after T steps: D(T) alone, or with --attn_scores LD(T) too; no images, no masks",
     )
     add("--scores", help="published detectors to measure as well: all, or names with commas")
+    add(
+        "--base_model_id",
+        help="model before tuning, for tuned_minus_base: as --model_id, or `own` for --model_id without what is added",
+    )
     add("--list_scores", action=TableAction, table=detector_table, help="print what --scores takes, and end")
     add("--calibration", type=Path, metavar="ROWS", help="run of ordinary prompts that broken_memories compares with")
     add("--store_attn_npz", action=Switch, default=True, help="bright-ending masks as npz")
@@ -78,7 +82,7 @@ def detect_prompts(settings: DetectionSettings, session: Session) -> None:
 
     # What is measured, and at which layers.
     refuse_blind_exit(session.is_blind, settings.early_exit)
-    abilities, own_settings = settings.abilities(session.is_blind), session.results.settings
+    abilities, own_settings = settings.abilities(session.is_blind, pipe.base is not None), session.results.settings
     chosen = choose_detectors(settings.scores, abilities, settings.calibration, own_settings)
     if session.is_blind and session.processes.is_main:
         warn(f"D(1) {BY_CONSTRUCTION}; look at more steps, as T=10")

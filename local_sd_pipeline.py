@@ -86,10 +86,14 @@ Guidance = Callable[[NoisePrediction], torch.Tensor]
 
 @dataclass(frozen=True)
 class Source:
-    """Where a pipeline was loaded from: folders or hub ids."""
+    """Where a pipeline was loaded from: folders, files or hub ids."""
 
     model_id: str
-    unet_id: str | None = None  # of a UNet that is not the model's own
+    unet_id: str | None = None  # of parts that are not the model's own
+    vae_id: str | None = None
+    config: str | None = None  # what a single file's configs and tokenizer are of
+    lora: tuple[str, ...] = ()  # with their scales
+    embedding: tuple[str, ...] = ()
     former_scheduler: bool = True  # whether DDIM has the values that it had before other classes were read right
 
 
@@ -97,11 +101,11 @@ class LocalStableDiffusionPipeline(StableDiffusionPipeline):
     """Stable Diffusion 1.x and 2.x with `denoise`, the loop as a generator, and what it needs around it.
 
     Attributes:
-        num_unet_evals: UNet evaluations of single samples since loading (a guided step on one image is
-            two). Read it before and after a piece of work to know its cost.
+        num_unet_evals: UNet evaluations of single samples since loading (a guided step on one image is two).
         num_unet_gradients: backward passes and tangents of single samples, counted by who takes them.
         grad_batch_size: images that a gradient is taken of at a time; None takes as many as fit, see `gradients`.
         loaded_from: where `load_pipeline` found it; None of a pipeline that was put together in memory.
+        base: the model before it was tuned, if given, for what compares with it.
     """
 
     num_unet_evals = 0
@@ -109,6 +113,7 @@ class LocalStableDiffusionPipeline(StableDiffusionPipeline):
     grad_batch_size: int | None = None
     empty_embeds = None
     loaded_from: Source | None = None
+    base: "LocalStableDiffusionPipeline | None" = None
 
     def predict_noise(self, latents: torch.Tensor, t: int, embeds: Sequence[torch.Tensor]) -> NoisePrediction:
         """One UNet call for all branches.
@@ -166,8 +171,7 @@ class LocalStableDiffusionPipeline(StableDiffusionPipeline):
 
         Args:
             latents: initial noise, shape (images, channels, height, width).
-            embeds: text features per branch, uncond first, each (images, tokens, dim). A third branch
-                reaches `guidance` as a third output.
+            embeds: text features per branch, uncond first, (images, tokens, dim); `guidance` gets a third's output.
             guidance: maps a `NoisePrediction` to the model output the scheduler gets; default is
                 classifier-free guidance at `guidance_scale`.
             stop_after: end after so many of the steps; None makes them all.
@@ -196,8 +200,7 @@ class LocalStableDiffusionPipeline(StableDiffusionPipeline):
 
         Args:
             store: records the last step's attention.
-            step_stores: dict from index to a store that records the attention of that step. All other steps run
-                without any hook.
+            step_stores: by index, stores that record that step's attention; all other steps run without any hook.
             callback: sees every `DenoiseStep`.
             **denoise_kwargs: of `denoise`.
 

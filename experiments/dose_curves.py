@@ -16,6 +16,7 @@ from memorization.data.tables import raw_rows
 from memorization.evaluation.classes import View, classes_of, gather
 from memorization.evaluation.detection import shared_scores
 from memorization.evaluation.detection_metrics import auc_measure
+from memorization.evaluation.localisation import evaluate_localisation
 from memorization.evaluation.shares import share_measure
 from memorization.evaluation.statistics import Measure, interval_text
 from memorization.finished_runs import Run, method_of, strength_of
@@ -92,6 +93,21 @@ def score_entries(run: Run, others: Sequence[Run], groups: Mapping[int, Group]) 
             mean = float(items.scores[items.labels].mean())
             entries.append(head | {"auc": auc_measure(items.scores, items.labels, items.prompts), "mean": mean})
     return entries
+
+
+def map_entries(run: Run, groups: Mapping[int, Group]) -> list[Entry]:
+    """Pixel AUROC of every map against the true mask, by the dose of the template.
+
+    Args:
+        run: of detect_mem.py --store_maps.
+    """
+    labels = {group.label: group for group in groups.values()}
+    found = [(labels[r["kind"]], r) for r in evaluate_localisation([by_dose(run, groups)]) if r["kind"] in labels]
+    return [
+        {"kind": g.kind, "dose": g.dose, "map": r["map"], "prompts": r["prompts"], "auroc": r["auroc"]}
+        for g, r in found
+        if g.kind == "template"
+    ]
 
 
 def mitigation_entries(

@@ -14,7 +14,15 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-from experiments.dose_curves import copy_entries, dose_figure, dose_table, groups_of, mitigation_entries, score_entries
+from experiments.dose_curves import (
+    copy_entries,
+    dose_figure,
+    dose_table,
+    groups_of,
+    map_entries,
+    mitigation_entries,
+    score_entries,
+)
 from experiments.protocol import THREADS
 from experiments.runs import Command, Entry, Runner, parse_entries, script
 from memorization.bundled import PLANTED
@@ -53,7 +61,8 @@ def commands(args: argparse.Namespace, entries: Sequence[Entry], rest: Sequence[
     found = []
     for dataset in (ground_truth, *(args.world / f"{name}.jsonl" for name in OTHERS)):
         head = ("--run_name", f"{STEM}_{dataset.stem}", "--dataset", dataset, "--num_images_per_prompt", args.images)
-        found.append(script("detect_mem", *head, *usual, *scores))
+        maps = ("--store_maps",) if dataset == ground_truth else ()
+        found.append(script("detect_mem", *head, *usual, *scores, *maps))
     for entry in entries:
         head = ("--run_name", entry.run_name(STEM), "--dataset", ground_truth, *entry.options)
         found.append(script("inference_mem", *head, "--num_images_per_prompt", args.mitigated_images, *usual))
@@ -78,11 +87,12 @@ def write_results(ground_truth: Path, output: Path, entries: Sequence[Entry]) ->
     planted, *others = (read_run(RunFiles(output, f"{STEM}_{name}_ours").rows) for name in names)
     copies = copy_entries(planted, records, groups)
     scores = score_entries(planted, others, groups)
+    maps = map_entries(planted, groups)
     mitigated = mitigation_entries([read_run(e.rows(output, STEM)) for e in entries], records, groups)
-    results = {"copies": copies, "scores": scores, "mitigations": mitigated}
+    results = {"copies": copies, "scores": scores, "maps": maps, "mitigations": mitigated}
     write_text(output / "doses.json", json.dumps(plain(results), indent=1) + "\n")
     unseen = [e for e in scores if e["negative_set"] == OTHERS[0]]
-    tables = [dose_table(copies, "", "copied"), dose_table(unseen, "score", "auc")]
+    tables = [dose_table(copies, "", "copied"), dose_table(unseen, "score", "auc"), dose_table(maps, "map", "auroc")]
     tables += [dose_table(mitigated, "method", "copied")] if mitigated else []
     write_text(output / "doses.md", "\n\n".join(tables) + "\n")
     dose_figure(copies, unseen, SHOWN).savefig(output / "doses.png", dpi=120)

@@ -143,7 +143,12 @@ def detect(
     whole, is_blind = early_exit is None, look_at_first_step(pipe, how.num_inference_steps)
     refuse_blind_exit(is_blind, early_exit)
     abilities = Abilities(
-        how.num_inference_steps, early_exit, how.num_images_per_prompt, has_mask=whole, is_blind=is_blind
+        how.num_inference_steps,
+        early_exit,
+        how.num_images_per_prompt,
+        has_mask=whole,
+        is_blind=is_blind,
+        has_base=pipe.base is not None,
     )
     chosen = choose_detectors(scores, abilities)
     recorded = Recorded(

@@ -18,7 +18,17 @@ from memorization.mitigations.options import is_weaker_when_larger, method_label
 from memorization.rows import AGAIN, check_counts, check_row, is_number
 from memorization.seeds import is_whole
 
-SAMPLING_SETTINGS = ("model_id", "unet_id", "guidance_scale", "num_inference_steps", "image_length")
+SAMPLING_SETTINGS = (
+    "model_id",
+    "unet_id",
+    "vae_id",
+    "lora",
+    "embedding",
+    "config",
+    "guidance_scale",
+    "num_inference_steps",
+    "image_length",
+)
 MODEL_SETTINGS = (*SAMPLING_SETTINGS, SCHEDULER, CONTENT)
 # Settings that evaluation computes with; they are None of other methods, and missing in old runs.
 NUMBERS = ("rand_noise_lam", "repeat_num", "l_target_ss", "l_target_pr", "optim_target_loss", "strength")

@@ -217,7 +217,8 @@ def change_text(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> st
         changed = sorted(n for n in one.keys() | other.keys() if one.get(n) != other.get(n))
         return f"what {', '.join(changed)} computes has changed since"
     if name != SCHEDULER and same_setting(old.get(name), new.get(name)):
-        what = {"model_id": "the model", "unet_id": "the UNet", "dataset": "the data set"}.get(name, "the file")
+        names = {"model_id": "the model", "unet_id": "the UNet", "vae_id": "the VAE", "dataset": "the data set"}
+        what = names.get(name, "the file")
         return f"{what} {old.get(name)!r} of {name} has changed since"
     return f"{name} {a} -> {b}"
 

@@ -122,13 +122,15 @@ class Inputs:
         tokens: end-token index, int64 (images,).
         seeds: one integer per image.
         masks: of an earlier pass, (images, 1, height, width).
+        base_embeds: `embeds` by the text encoder of the model before it was tuned.
     """
 
     latents: torch.Tensor
-    embeds: tuple[torch.Tensor, torch.Tensor]
+    embeds: Embeds
     tokens: torch.Tensor
     seeds: Sequence[int]
     masks: torch.Tensor | None = None
+    base_embeds: Embeds | None = None
 
     def chunks(self, size: int) -> Iterator["Inputs"]:
         """The batch in pieces of at most `size` images."""
@@ -136,7 +138,8 @@ class Inputs:
             some = slice(start, start + size)
             masks = None if self.masks is None else self.masks[some]
             embeds = (self.embeds[0][some], self.embeds[1][some])
-            yield Inputs(self.latents[some], embeds, self.tokens[some], self.seeds[some], masks)
+            base = None if self.base_embeds is None else (self.base_embeds[0][some], self.base_embeds[1][some])
+            yield Inputs(self.latents[some], embeds, self.tokens[some], self.seeds[some], masks, base)
 
 
 def make_inputs(
@@ -158,12 +161,16 @@ def make_inputs(
     count, flat = len(seeds[0]), [seed for some in seeds for seed in some]
     encoded, negative = pipe.encode(prompts)
     text = encoded if text is None else text
+    base_text, base_negative = (None, None) if pipe.base is None else pipe.base.encode(prompts)
     return Inputs(
         latents=pipe.initial_latents(flat) if latents is None else latents,
         embeds=(negative.repeat_interleave(count, 0), text.repeat_interleave(count, 0)),
         tokens=torch.tensor([pipe.end_token(p) for p in prompts]).repeat_interleave(count),
         seeds=flat,
         masks=masks,
+        base_embeds=None
+        if base_text is None or base_negative is None
+        else (base_negative.repeat_interleave(count, 0), base_text.repeat_interleave(count, 0)),
     )
 
 
@@ -172,7 +179,17 @@ def observe_batches(
 ) -> Observation:
     """`observe` for any number of images, at most `batch_size` in a UNet call."""
     pieces = [
-        observe(pipe, b.latents, b.embeds, b.tokens, recorded, seeds=b.seeds, mask=b.masks, **observe_kwargs)
+        observe(
+            pipe,
+            b.latents,
+            b.embeds,
+            b.tokens,
+            recorded,
+            seeds=b.seeds,
+            mask=b.masks,
+            base_embeds=b.base_embeds,
+            **observe_kwargs,
+        )
         for b in inputs.chunks(batch_size)
     ]
     return Observation.join(pieces)
@@ -189,6 +206,7 @@ def observe(
     detectors: Sequence["Detector"] = (),
     mask: torch.Tensor | None = None,
     calibration: Calibration | None = None,
+    base_embeds: Embeds | None = None,
     num_inference_steps: int = 50,
     **denoise_kwargs,
 ) -> Observation:
@@ -204,12 +222,14 @@ def observe(
         detectors: what is measured when the generation is over, but for those of finished images.
         mask: bright-ending mask of an earlier pass, (images, 1, height, width), in place of this generation's.
         calibration: for detectors that compare with ordinary images.
+        base_embeds: `embeds` by the text encoder of the base, for detectors that compare with it.
         **denoise_kwargs: further arguments of `pipe.denoise`.
 
     Returns:
         An `Observation`; tensors stay on the pipeline's device, and nothing here waits for it.
     """
     trace = Trace(pipe, embeds, tokens, seeds, num_inference_steps, calibration=calibration, detectors=detectors)
+    trace.base_embeds = base_embeds
     trace.token_shares = token_share_stores(pipe, detectors, num_inference_steps)
     store = recorded.store(tokens)
     final = pipe.generate(

@@ -208,7 +208,7 @@ def attention_tiles(
 ) -> AttentionTiles:
     """Generate a prompt once and keep where its tokens look.
 
-        tiles = memorization.attention_tiles(pipe, "the wild owl poster", places=["up"], steps=[49])
+        tiles = memorization.attention_tiles(pipe, "the frozen field poster", places=["up"], steps=[49])
         tiles.tokens, tiles.mean().shape
 
     Args:
@@ -243,7 +243,13 @@ def attention_tiles(
             found.append(joined.cpu())
             kept.clear()  # a step's maps of every layer are large
 
-    sampling = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
-    final = pipe.generate(latents, (uncond, text), step_stores=stores, callback=collect, **sampling)
+    final = pipe.generate(
+        latents,
+        (uncond, text),
+        step_stores=stores,
+        callback=collect,
+        num_inference_steps=num_inference_steps,
+        guidance_scale=guidance_scale,
+    )
     maps = torch.stack(found).float().numpy()
     return AttentionTiles(tuple(labels), maps, tuple(chosen), tuple(names), pipe.decode(final)[0])

@@ -46,6 +46,7 @@ class Trace:
         calibration: what ordinary images are like, for detectors that compare with them.
         detectors: those that are measured, some of which watch every step.
         found_maps: maps that detectors made on the way, (images, height, width) by name.
+        base_embeds: `embeds` by the text encoder of the model before it was tuned; None without one.
     """
 
     pipe: "LocalStableDiffusionPipeline"
@@ -63,6 +64,7 @@ class Trace:
     calibration: Calibration | None = None
     detectors: Sequence["Detector"] = ()
     found_maps: dict[str, torch.Tensor] = field(default_factory=dict)
+    base_embeds: Embeds | None = None
     last_index: int | None = None  # of the latest step beyond the first, which the next one replaces
 
     def watch(self, step: "DenoiseStep") -> None:

@@ -37,6 +37,7 @@ class Detector:
         always: given by every run, so that asking for it changes nothing.
         stepped: one score per step, (images, steps), which T averages.
         needs_mask: weighs with the bright-ending mask, which `--run_version baseline` leaves out.
+        needs_base: compares with the model before it was tuned, `trace.pipe.base`.
         of_images: compares the finished images of a prompt; needs two of them.
         key_steps: first steps that a key needs where those are fewer than the record's.
         least_steps: shortest generation that it makes sense for; `steps` by default.
@@ -57,6 +58,7 @@ class Detector:
     always: bool = False
     stepped: bool = False
     needs_mask: bool = False
+    needs_base: bool = False
     of_images: bool = False
     key_steps: Mapping[str, int] = field(default_factory=dict)
     least_steps: int | None = None

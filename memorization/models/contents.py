@@ -1,5 +1,8 @@
 """Content of a pipeline: what its runs are tied to, wherever its files lie."""
 
+import hashlib
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -7,13 +10,15 @@ from huggingface_hub import try_to_load_from_cache
 
 from memorization.bundled import find_bundled
 from memorization.identity import content_of_files, content_of_tensors, names_of
+from memorization.models.adapters import split_scale, split_token, weights_file
 from memorization.models.folders import (
     PARTS,
     check_model_folder,
     files_of_model,
     files_of_part,
     find_variant,
-    unet_folder,
+    is_single_file,
+    part_folder,
 )
 
 if TYPE_CHECKING:
@@ -21,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def pipeline_contents(pipe: "LocalStableDiffusionPipeline", from_memory: bool = False) -> dict[str, str]:
-    """Contents of `model_id` and `unet_id`, by these names; what cannot be found is left out.
+    """Contents of `model_id` and of what is loaded beside it, by the settings' names; what cannot be found is left out.
 
     Args:
         from_memory: take the weights as they are loaded, of a pipeline that may have been changed since.
@@ -30,18 +35,33 @@ def pipeline_contents(pipe: "LocalStableDiffusionPipeline", from_memory: bool = 
     if from_memory or source is None:
         parts = {part: getattr(pipe, part).state_dict() for part in PARTS}
         return {"model_id": content_of_tensors({f"{p}.{k}": v for p, state in parts.items() for k, v in state.items()})}
-    return source_contents(source.model_id, source.unet_id)
+    beside = names_of(
+        {
+            "vae_id": part_content(source.vae_id, "vae"),
+            "lora": content_of_added(source.lora, split_scale, "LoRA"),
+            "embedding": content_of_added(source.embedding, split_token, "embedding"),
+        }
+    )
+    if pipe.base is not None:
+        beside |= names_of({"base_model_id": pipeline_contents(pipe.base).get("model_id")})
+    return source_contents(source.model_id, source.unet_id, source.config) | beside
 
 
-def source_contents(model_id: str, unet_id: str | None = None) -> dict[str, str]:
-    """The same of what lies under these names, without loading it; of the hub, what its cache has.
+def source_contents(model_id: str, unet_id: str | None = None, config: str | None = None) -> dict[str, str]:
+    """Contents of a model and of another UNet for it, without loading them; of the hub, what its cache has.
+
+    Args:
+        config: folder or hub id whose configs a single file goes with.
 
     Raises:
         ValueError: if a path is no model.
     """
-    model = folder_of(str(find_bundled(model_id)), "model_index.json")
-    unet = None if unet_id is None else folder_of(unet_id, "config.json")
-    return names_of({"model_id": model_content(model, unet_id is None), "unet_id": unet_content(unet)})
+    path = str(find_bundled(model_id))
+    if is_single_file(path):
+        model = single_file_content(Path(path), config)
+    else:
+        model = model_content(folder_of(path, "model_index.json"), unet_id is None)
+    return names_of({"model_id": model, "unet_id": part_content(unet_id, "unet")})
 
 
 def folder_of(name: str, file: str) -> Path | None:
@@ -60,8 +80,29 @@ def model_content(folder: Path | None, own_unet: bool) -> str | None:
     return content_of_files(files_of_model(folder, variant, own_unet), folder)
 
 
-def unet_content(folder: Path | None) -> str | None:
+def single_file_content(path: Path, config: str | None) -> str | None:
+    """Content of a checkpoint in one file, with the configs and the tokenizer that it is read by."""
+    folder = None if config is None else folder_of(config, "model_index.json")
+    beside = [] if folder is None else [f for f in files_of_model(folder, None) if f.suffix in (".json", ".txt")]
+    return content_of_files([path, *beside])
+
+
+def part_content(part_id: str | None, name: str) -> str | None:
+    """Content of another UNet or VAE."""
+    folder = None if part_id is None else folder_of(part_id, "config.json")
     if folder is None:
         return None
-    folder = unet_folder(folder)
+    folder = part_folder(folder, name)
     return content_of_files(files_of_part(folder, find_variant([folder])), folder)
+
+
+def content_of_added(texts: Sequence[str], split: Callable[[str], tuple[str, object]], what: str) -> str | None:
+    """Content of LoRAs or embeddings in their order, each with its scale or token; None if one is not on the disk."""
+    parts = []
+    for name, value in map(split, texts):
+        path = Path(name)
+        found = content_of_files([weights_file(path, what)]) if path.exists() else None
+        if found is None:
+            return None
+        parts.append([found, value])
+    return f"files:{hashlib.sha256(json.dumps(parts).encode()).hexdigest()}" if parts else None

@@ -41,7 +41,7 @@ def check_model_folder(model_id: str, own_unet: bool = True) -> str | None:
     path = Path(model_id)
     if not looks_local(model_id):
         return None
-    refuse_single_file(path, "model")
+    refuse_missing_file(path)
     if not path.is_dir():
         raise ValueError(f"model folder {model_id} does not exist; give a diffusers folder or a hub id")
     index = path / "model_index.json"
@@ -59,27 +59,56 @@ def check_model_folder(model_id: str, own_unet: bool = True) -> str | None:
     return find_variant([path / part for part in PARTS if own_unet or part != "unet"])
 
 
-def check_unet_folder(unet_id: str) -> tuple[str | None, str | None]:
-    """(subfolder, variant) to load a UNet with; both None of a hub id.
+def is_single_file(model_id: str) -> bool:
+    """Whether a path is a checkpoint in one file."""
+    return Path(model_id).is_file()
+
+
+def check_config_folder(model_id: str, config: str | Path | None) -> None:
+    """Say early why a single file cannot be loaded with the configs of a folder.
 
     Raises:
-        ValueError: one line, if there is no UNet at a local path.
+        ValueError: if the file is no checkpoint, or the folder is no model's.
     """
-    path = Path(unet_id)
-    if not looks_local(unet_id):
+    if Path(model_id).suffix not in CHECKPOINTS:
+        raise ValueError(f"{model_id} is no checkpoint: its name ends in none of {', '.join(CHECKPOINTS)}")
+    if config is not None and looks_local(str(config)) and not (Path(config) / "model_index.json").is_file():
+        raise ValueError(f"--config {config} is not a Stable Diffusion folder: it has no model_index.json")
+
+
+def check_part_folder(part_id: str, name: str, what: str) -> tuple[str | None, str | None]:
+    """(subfolder, variant) to load a part of a model with; both None of a hub id.
+
+    Args:
+        name, what: the part's folder in a model, and its name in messages.
+
+    Raises:
+        ValueError: one line, if there is none at a local path.
+    """
+    path = Path(part_id)
+    if not looks_local(part_id):
         return None, None
-    refuse_single_file(path, "UNet")
+    refuse_single_file(path, what)
     if not path.is_dir():
-        raise ValueError(f"cannot load a UNet from {unet_id}: it does not exist; give a diffusers folder or a hub id")
-    folder = unet_folder(path)
+        raise ValueError(f"cannot load a {what} from {part_id}: it does not exist; give a diffusers folder or a hub id")
+    folder = part_folder(path, name)
     if not (folder / "config.json").is_file():
-        raise ValueError(f"cannot load a UNet from {unet_id}: it has no config.json")
+        raise ValueError(f"cannot load a {what} from {part_id}: it has no config.json")
     return None if folder == path else folder.name, find_variant([folder])
 
 
-def unet_folder(path: Path) -> Path:
-    """Where a UNet lies: in the folder itself, or in its `unet`."""
-    return path / "unet" if (path / "unet").is_dir() else path
+def part_folder(path: Path, name: str) -> Path:
+    """Where a part lies: in the folder itself, or in its subfolder of this name."""
+    return path / name if (path / name).is_dir() else path
+
+
+def refuse_missing_file(path: Path) -> None:
+    """
+    Raises:
+        ValueError: if the path would be a checkpoint in one file, and there is none.
+    """
+    if not path.exists() and path.suffix in CHECKPOINTS:
+        raise ValueError(f"{path} does not exist; give a single file, a diffusers folder or a hub id")
 
 
 def refuse_single_file(path: Path, what: str) -> None:
@@ -87,11 +116,11 @@ def refuse_single_file(path: Path, what: str) -> None:
     Raises:
         ValueError: if the path is a checkpoint in one file.
     """
-    if path.is_file() or (not path.exists() and path.suffix in CHECKPOINTS):
-        there = "is a single file" if path.is_file() else "does not exist, and would be a single file"
+    refuse_missing_file(path)
+    if path.is_file():
         raise ValueError(
-            f"{path} {there}: a {what} is read from a folder in diffusers' layout, which "
-            "StableDiffusionPipeline.from_single_file(FILE).save_pretrained(FOLDER) makes of it"
+            f"{path} is a single file: a {what} is read from a folder in diffusers' layout; a whole model's single "
+            "file goes to --model_id"
         )
 
 

@@ -1,22 +1,33 @@
 """Loading Stable Diffusion 1.x and 2.x for measurement."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import diffusers.utils.logging
 import torch
 import transformers.utils.logging
-from diffusers import UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from local_sd_pipeline import LocalStableDiffusionPipeline, Source
 from memorization.bundled import find_bundled
 from memorization.errors import first_line
-from memorization.models.folders import check_model_folder, check_unet, check_unet_folder, looks_local
+from memorization.models.adapters import add_embedding, merge_lora
+from memorization.models.devices import pick_device, pick_dtype
+from memorization.models.folders import (
+    check_config_folder,
+    check_model_folder,
+    check_part_folder,
+    check_unet,
+    is_single_file,
+    looks_local,
+)
 from memorization.models.schedulers import ddim_of, has_former_values
 
 FAULTS = (OSError, ValueError, TypeError, KeyError, AttributeError)  # what a folder that is no model raises
+UNCHECKED = {"safety_checker": None, "requires_safety_checker": False}
 
 
 def load_pipeline(
@@ -26,40 +37,95 @@ def load_pipeline(
     dtype: str = "auto",
     channels_last: bool = False,
     compile: bool = False,
+    *,
+    vae_id: str | Path | None = None,
+    lora: Sequence[str] = (),
+    embedding: Sequence[str] = (),
+    config: str | Path | None = None,
 ) -> LocalStableDiffusionPipeline:
     """Load a Stable Diffusion 1.x or 2.x pipeline for measurement: DDIM, no safety checker, no gradients.
 
     Args:
-        model_id: folder in diffusers' layout, hub id, or the name of the bundled model, planted_sd.
+        model_id: folder in diffusers' layout, hub id, single file, or the name of the bundled model, planted_sd.
         unet_id: folder or hub id of another UNet for it (a folder with a `unet` subfolder works too).
         device: "auto" takes CUDA, then MPS, then the CPU.
         dtype: "auto" is float16 on CUDA and float32 elsewhere.
         channels_last: memory format of the UNet and the VAE; changes results by rounding alone.
         compile: torch.compile the UNet, at its first call; changes results by rounding alone.
+        vae_id: folder or hub id of another VAE, as of `unet_id`.
+        lora: `PATH_OR_ID[:SCALE]` each, merged into the weights in this order.
+        embedding: `PATH_OR_ID[:TOKEN]` each, tokens of textual inversion.
+        config: of a single file: folder or hub id whose configs, tokenizer and scheduler it goes with, so that nothing
+            is fetched; by default diffusers guesses by the file and fetches them.
 
     Raises:
         ValueError: one line that names the fault: not there, not Stable Diffusion, a UNet that needs other inputs, a
-            scheduler that DDIM cannot stand in for, half precision on a device that lacks it.
+            scheduler that DDIM cannot stand in for, half precision on a device that lacks it, a LoRA of another model.
     """
     device = pick_device(device)
     torch_dtype = pick_dtype(dtype, device)
     model_id = str(find_bundled(model_id)) if find_bundled(model_id).exists() else str(model_id)
-    kwargs = dict(safety_checker=None, requires_safety_checker=False, dtype=torch_dtype)
     with quiet_loading(is_local=Path(model_id).exists()):
-        variant = check_model_folder(model_id, own_unet=unet_id is None)
-        if unet_id is not None:
-            kwargs["unet"] = load_unet(str(unet_id), torch_dtype)
-        pipe = load_parts(model_id, variant, **kwargs)
+        variant = check_files(model_id, config, own_unet=unet_id is None)
+        others = {
+            name: load_part(name, str(part_id), torch_dtype)
+            for name, part_id in (("unet", unet_id), ("vae", vae_id))
+            if part_id is not None
+        }
+        if is_single_file(model_id):
+            pipe = load_single_file(model_id, config, torch_dtype, others)
+        else:
+            pipe = load_parts(model_id, variant, torch_dtype, others)
     if not isinstance(pipe.unet, UNet2DConditionModel):
         raise ValueError(f"{model_id} is not a Stable Diffusion 1.x or 2.x model: it has no UNet2DConditionModel")
     widths = pipe.vae.config.latent_channels, pipe.text_encoder.config.hidden_size
     check_unet(pipe.unet.config, *widths, model_id if unet_id is None else str(unet_id))
     is_former = has_former_values(pipe.scheduler)
+    for text in embedding:
+        add_embedding(pipe, text)
+    for text in lora:
+        merge_lora(pipe, text)
     prepare(pipe, device, channels_last)
-    pipe.loaded_from = Source(model_id, None if unet_id is None else str(unet_id), is_former)
+    pipe.loaded_from = Source(
+        model_id,
+        unet_id=None if unet_id is None else str(unet_id),
+        vae_id=None if vae_id is None else str(vae_id),
+        config=None if config is None else str(config),
+        lora=tuple(lora),
+        embedding=tuple(embedding),
+        former_scheduler=is_former,
+    )
     if compile:
         pipe.unet.compile()
     return pipe
+
+
+def attach_base(pipe: LocalStableDiffusionPipeline, base: LocalStableDiffusionPipeline) -> None:
+    """Give a tuned model its base, for what compares them.
+
+    Raises:
+        ValueError: if they differ in what they generate from, so that no noise can be given to both.
+    """
+    values = [(p.unet.config.in_channels, p.native_length, p.scheduler.config.prediction_type) for p in (pipe, base)]
+    if values[0] != values[1]:
+        names = [p.loaded_from.model_id if p.loaded_from is not None else "the model" for p in (base, pipe)]
+        what = "channels, size in pixels, prediction"
+        raise ValueError(f"{names[0]} is no base of {names[1]}: {what} are {values[1]} and {values[0]}")
+    pipe.base = base
+
+
+def check_files(model_id: str, config: str | Path | None, own_unet: bool) -> str | None:
+    """What a path holds, looked at before anything is loaded; the variant of a folder's weights.
+
+    Raises:
+        ValueError: one line, if it cannot be loaded.
+    """
+    if not is_single_file(model_id):
+        if config is not None:
+            raise ValueError(f"--config goes with a single file; {model_id} has configs of its own")
+        return check_model_folder(model_id, own_unet)
+    check_config_folder(model_id, config)
+    return None
 
 
 def prepare(pipe: LocalStableDiffusionPipeline, device: str, channels_last: bool) -> None:
@@ -88,62 +154,54 @@ def quiet_loading(is_local: bool) -> Iterator[None]:
             logger.enable_progress_bar()
 
 
-def load_parts(model_id: str, variant: str | None, **kwargs) -> LocalStableDiffusionPipeline:
+def load_parts(
+    model_id: str, variant: str | None, dtype: torch.dtype, others: Mapping[str, torch.nn.Module]
+) -> LocalStableDiffusionPipeline:
+    """A model of a folder or of the hub, with other parts in place of its own.
+
+    Raises:
+        ValueError: if it cannot be loaded.
+    """
+    load = partial(LocalStableDiffusionPipeline.from_pretrained, model_id, dtype=dtype, **UNCHECKED, **others)
+    try:
+        return load(variant=variant)
+    except FAULTS as error:
+        if variant is None and not looks_local(model_id):  # a repository may have nothing else
+            with suppress(*FAULTS):
+                return load(variant="fp16")
+        raise ValueError(f"cannot load {model_id} as a Stable Diffusion pipeline: {first_line(error)}") from error
+
+
+def load_single_file(
+    path: str, config: str | Path | None, dtype: torch.dtype, others: Mapping[str, torch.nn.Module]
+) -> LocalStableDiffusionPipeline:
     """
     Raises:
         ValueError: if it cannot be loaded.
     """
+    given = None if config is None else str(config)
+    load = LocalStableDiffusionPipeline.from_single_file
     try:
-        return LocalStableDiffusionPipeline.from_pretrained(model_id, variant=variant, **kwargs)
+        return load(path, config=given, torch_dtype=dtype, **UNCHECKED, **others)
     except FAULTS as error:
-        if variant is None and not looks_local(model_id):  # a repository may have nothing else
-            with suppress(*FAULTS):
-                return LocalStableDiffusionPipeline.from_pretrained(model_id, variant="fp16", **kwargs)
-        raise ValueError(f"cannot load {model_id} as a Stable Diffusion pipeline: {first_line(error)}") from error
+        raise ValueError(f"cannot load {path} as a Stable Diffusion pipeline: {first_line(error)}") from error
 
 
-def load_unet(unet_id: str, dtype: torch.dtype) -> UNet2DConditionModel:
-    """
+def load_part(name: str, part_id: str, dtype: torch.dtype) -> torch.nn.Module:
+    """Another UNet or VAE, from a folder of its own or out of a model's.
+
+    Args:
+        name: `unet` or `vae`.
+
     Raises:
         ValueError: if there is none.
     """
-    subfolder, variant = check_unet_folder(unet_id)
+    cls, what = {"unet": (UNet2DConditionModel, "UNet"), "vae": (AutoencoderKL, "VAE")}[name]
+    subfolder, variant = check_part_folder(part_id, name, what)
     try:
-        return UNet2DConditionModel.from_pretrained(unet_id, subfolder=subfolder, variant=variant, dtype=dtype)
+        return cls.from_pretrained(part_id, subfolder=subfolder, variant=variant, dtype=dtype)
     except FAULTS as error:
-        if variant is None and not looks_local(unet_id):
+        if variant is None and not looks_local(part_id):
             with suppress(*FAULTS):
-                return UNet2DConditionModel.from_pretrained(unet_id, variant="fp16", dtype=dtype)
-        raise ValueError(f"cannot load a UNet from {unet_id}: {first_line(error)}") from error
-
-
-def pick_device(device: str) -> str:
-    """
-    Raises:
-        ValueError: if the device is not there.
-    """
-    if device != "auto":
-        try:
-            torch.empty(1, device=device)
-        except (RuntimeError, AssertionError) as error:  # the latter where torch was built without CUDA
-            raise ValueError(f"no device {device} here, or torch was built without it; use --device auto") from error
-        return device
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def pick_dtype(dtype: str, device: str) -> torch.dtype:
-    """
-    Raises:
-        ValueError: if the device cannot compute in it.
-    """
-    if dtype == "auto":
-        return torch.float16 if device.startswith("cuda") else torch.float32
-    found = getattr(torch, dtype)
-    try:
-        ones = torch.ones(1, 1, 3, 3, dtype=found, device=device)
-        torch.nn.functional.conv2d(ones, ones)
-    except RuntimeError as error:
-        raise ValueError(f"{device} cannot compute in {found} ({first_line(error)}); use --dtype float32") from error
-    return found
+                return cls.from_pretrained(part_id, variant="fp16", dtype=dtype)
+        raise ValueError(f"cannot load a {what} from {part_id}: {first_line(error)}") from error

@@ -119,17 +119,36 @@ def draw_curve(
     )
 
 
+def verdicts_of(results: Results) -> dict[str, str]:
+    """What is said beneath the pictures of each run: its CMMD, and whether its images are ruined; by its key.
+
+    Args:
+        results: of `evaluate_mitigation`; of a run's kinds the last, all of them together, counts.
+    """
+    found = {}
+    for r in results:
+        cmmd = f"CMMD {r[QUALITY]['value']:.2f}" if np.isfinite(r.get(QUALITY, {"value": np.nan})["value"]) else ""
+        found[r["run"]] = ", ".join(text for text in (cmmd, "ruined" if r.get("ruined") else "") if text)
+    return found
+
+
 def error_bars(rows: Results, measure: str) -> np.ndarray:
     """How far an interval reaches below and above its value, (2, rows)."""
     measures = [r[measure] for r in rows]
     return np.abs([[m["value"] - m["low"] for m in measures], [m["high"] - m["value"] for m in measures]])
 
 
-def strips_figure(runs: Sequence[Run], records: Mapping[int, PromptRecord], num_prompts: int = 4) -> Figure:
+def strips_figure(
+    runs: Sequence[Run],
+    records: Mapping[int, PromptRecord],
+    verdicts: Mapping[str, str] | None = None,
+    num_prompts: int = 4,
+) -> Figure:
     """Training image, then the same seed under every run.
 
     Args:
         records: with training images, by prompt index.
+        verdicts: what stands beneath each picture of a run, by the run's key.
     """
     shown = [row for row in runs[0].rows if row["index"] in records]
     rows = [shown[k] for k in np.linspace(0, len(shown) - 1, num_prompts).astype(int)]
@@ -139,6 +158,7 @@ def strips_figure(runs: Sequence[Run], records: Mapping[int, PromptRecord], num_
         line[0].set_ylabel(row.get("kind") or "", fontsize=7)
         for axis, run in zip(line[1:], runs, strict=True):
             show(axis, run.image(next(r for r in run.rows if r["index"] == row["index"]), 0))
+            axis.set_xlabel((verdicts or {}).get(run.key, ""), fontsize=6)
     titles = ["training", *(r.key.removeprefix("sweep_") for r in runs)]
     for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(title, fontsize=7)

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from memorization.errors import InputError
-from memorization.evaluation.audit import audit_tables, evaluate_audit
+from memorization.evaluation.audit import audit_tables, evaluate_audit, hiding_strengths
 from memorization.evaluation.classes import Classes, classes_of
 from memorization.evaluation.controls import EXCHANGEABLE, settings_of
 from memorization.evaluation.damage import damage_tables, evaluate_damage
@@ -28,6 +28,7 @@ from memorization.evaluation.localisation import (
 from memorization.evaluation.mitigation import evaluate_mitigation, load_references, mitigation_tables
 from memorization.evaluation.statistics import INTERVALS, USUAL, BootstrapSettings, Result
 from memorization.finished_runs import Run, stored_masks, strongest_runs
+from memorization.mitigations.base import PLAIN
 from memorization.report.detection_figures import (
     cost_figure,
     default_horizons,
@@ -36,7 +37,7 @@ from memorization.report.detection_figures import (
     roc_figure,
 )
 from memorization.report.map_figures import gallery_figure, overlay_figure, steps_figure
-from memorization.report.mitigation_figures import strips_figure, tradeoff_figure
+from memorization.report.mitigation_figures import strips_figure, tradeoff_figure, verdicts_of
 from memorization.report.section import Figure, Section
 from memorization.scores import HORIZONS, MAGNITUDE, image_scores, is_chosen, score_label
 from memorization.similarity.measure import Evaluators
@@ -209,8 +210,9 @@ def mitigation_section(
     """
     results, measured, quality = evaluate_mitigation(runs, evaluators, dataset, bootstrap)
     lines = [{"run": run, **row} for run, rows in measured.items() for row in rows]
-    draw = partial(strips_figure, strongest_runs(runs), load_references(runs[0], dataset))
-    figures = [Figure("strips", draw, "The same seeds under every method at its strongest.")]
+    shown, where = shown_runs(runs, results)
+    draw = partial(strips_figure, shown, load_references(runs[0], dataset), verdicts_of(results))
+    figures = [Figure("strips", draw, f"The same seeds under every method {where}.")]
     if evaluators.descriptor is not None and evaluators.clip is not None:
         caption = "Privacy against utility and against quality; bars are 95 % intervals, crosses ruined images."
         figures.insert(0, Figure("tradeoff", partial(tradeoff_figure, results), caption))
@@ -224,6 +226,14 @@ def mitigation_section(
         notes=[INTERVALS, evaluators.describe(), made_from(runs)],
         files={"per_prompt.jsonl": "".join(json.dumps(plain(line)) + "\n" for line in lines)},
     )
+
+
+def shown_runs(runs: Sequence[Run], results: Sequence[Result]) -> tuple[Sequence[Run], str]:
+    """Plain generation and one run of each method, and which: the weakest that hides, where copies were counted."""
+    if any("copied" not in r for r in results):
+        return strongest_runs(runs), "at its strongest"
+    keys = {r["run"] for r in hiding_strengths(results).values()} | {r["run"] for r in results if r["method"] == PLAIN}
+    return [run for run in runs if run.key in keys], "at the weakest strength that hides, or its strongest"
 
 
 def damage_section(runs: Sequence[Run], evaluators: Evaluators, bootstrap: BootstrapSettings = USUAL) -> Section:

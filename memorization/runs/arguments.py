@@ -65,8 +65,22 @@ def add_run_options(add: Callable[..., object], dataset: Path) -> None:
 
 
 def add_model_options(add: Callable[..., object]) -> None:
-    add("--model_id", default=str(MODEL), help="diffusers folder or hub id")
+    add("--model_id", default=str(MODEL), help="diffusers folder, hub id or single file (.safetensors, .ckpt)")
+    add("--config", help="folder or hub id whose configs and tokenizer a single file goes with; else they are fetched")
     add("--unet_id", help="folder or hub id of a fine-tuned UNet")
+    add("--vae_id", help="the same of a VAE")
+    add(
+        "--lora",
+        action="append",
+        metavar="PATH_OR_ID[:SCALE]",
+        help="LoRA in diffusers', peft's or kohya's format, merged into the weights; may be given several times",
+    )
+    add(
+        "--embedding",
+        action="append",
+        metavar="PATH_OR_ID[:TOKEN]",
+        help="token of textual inversion; may be given several times",
+    )
     add("--device", type=device_name, default="auto", help="auto (CUDA, MPS, CPU), cuda, cuda:N, mps, cpu")
     add(
         "--dtype",

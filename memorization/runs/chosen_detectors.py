@@ -29,6 +29,7 @@ class Abilities:
         has_mask: whether there is a bright-ending mask to weigh with: that of a finished image, or of an earlier pass.
         wants_masked: whether scores that weigh with it are asked for, as `--run_version ours` does.
         is_blind: whether the noise difference of the first step is 0 whatever the prompt.
+        has_base: whether there is a model before tuning to compare with.
     """
 
     num_inference_steps: int
@@ -37,6 +38,7 @@ class Abilities:
     has_mask: bool = True
     wants_masked: bool = True
     is_blind: bool = False
+    has_base: bool = False
 
     def lacking(self, detector: Detector) -> str | None:
         """Why a detector cannot be measured; None where it can."""
@@ -45,6 +47,8 @@ class Abilities:
             if not self.wants_masked:
                 return "needs --run_version ours"
             return None if self.has_mask else "needs a bright-ending mask, which an early exit does not have"
+        if detector.needs_base and not self.has_base:
+            return "compares with the model before it was tuned: give it by --base_model_id"
         if detector.of_images and (self.num_images_per_prompt < 2 or last is not None):
             return "compares finished images of a prompt: use --num_images_per_prompt 2 or more and no --early_exit"
         if last is not None and detector.watch is None and (detector.steps is None or detector.steps > last):

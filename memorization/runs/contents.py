@@ -15,7 +15,7 @@ from memorization.models.schedulers import deciding_values
 if TYPE_CHECKING:
     from local_sd_pipeline import LocalStableDiffusionPipeline
 
-MODELS = ("model_id", "unet_id")
+MODELS = ("model_id", "unet_id", "lora", "embedding")
 
 
 def run_contents(

@@ -85,10 +85,11 @@ class DetectionSettings:
     def given_files(self) -> dict[str, Path | None]:
         return {"attn_scores": self.attn_scores, "calibration": self.calibration}
 
-    def abilities(self, is_blind: bool) -> Abilities:
+    def abilities(self, is_blind: bool, has_base: bool) -> Abilities:
         """
         Args:
             is_blind: whether the first step shows nothing of the prompt.
+            has_base: whether the model before tuning is there.
         """
         return Abilities(
             num_inference_steps=self.run.num_inference_steps,
@@ -97,6 +98,7 @@ class DetectionSettings:
             has_mask=self.early_exit is None or self.attn_scores is not None,
             wants_masked=self.run_version == "ours",
             is_blind=is_blind,
+            has_base=has_base,
         )
 
 

@@ -19,13 +19,13 @@ from memorization.errors import InputError, input_errors, warn
 from memorization.files.json_lines import ResultsFile
 from memorization.files.layout import RunFiles
 from memorization.files.whole import FolderLock, make_folder
-from memorization.models.stable_diffusion import load_pipeline
 from memorization.observation import Inputs, make_inputs
 from memorization.ordinary import random_prompt
 from memorization.rows import find_fault, not_finite, told_of_faulty
 from memorization.runs.contents import model_contents, run_contents, warn_of_former_rows
 from memorization.runs.first_step import look_at_first_step
 from memorization.runs.images import RunImages
+from memorization.runs.models import load_model
 from memorization.runs.settings import ORIGINAL_SEEDS, RunSettings, ScriptSettings
 from memorization.runs.tracking import Tracking
 from memorization.runs.workers import BackgroundWriter, Processes
@@ -88,7 +88,7 @@ class Session:
                 # `random` draws its words from the model's tokenizer; other prompts are looked at before it is loaded.
                 early = None if settings.dataset == "random" else self.load_records()
                 with input_errors():
-                    self.pipe = pipe or self.load_model()
+                    self.pipe = pipe or load_model(settings, processes.device)
                     self.pipe.grad_batch_size = settings.grad_batch_size
                     self.layers = down_cross_layers(self.pipe.unet)
                     self.latent_size = self.pipe.initial_latents([0], settings.image_length).shape[-2:]
@@ -103,10 +103,6 @@ class Session:
         except BaseException:
             self.__exit__()
             raise
-
-    def load_model(self) -> "LocalStableDiffusionPipeline":
-        s = self.settings
-        return load_pipeline(s.model_id, s.unet_id, self.processes.device, s.dtype, s.channels_last, s.compile)
 
     def load_records(self) -> list[PromptRecord]:
         s = self.settings

@@ -15,6 +15,11 @@ IDENTITY = (
     "clean_prompts",
     "model_id",
     "unet_id",
+    "vae_id",
+    "lora",
+    "embedding",
+    "config",
+    "base_model_id",
     "gen_seed",
     "seed_mode",
     "num_images_per_prompt",
@@ -23,6 +28,7 @@ IDENTITY = (
     "num_inference_steps",
 )
 ORIGINAL_SEEDS = "original"
+OWN_BASE = "own"  # for --base_model_id: the same model without what is added to it
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,11 @@ class RunSettings:
     with_tracking: bool = False
     tracker: str = "jsonl"
     unet_id: str | None = None
+    vae_id: str | None = None
+    lora: list[str] | None = None
+    embedding: list[str] | None = None
+    config: str | None = None
+    base_model_id: str | None = None
     device: str = "auto"
     dtype: str = "auto"
     channels_last: bool = False
@@ -68,9 +79,12 @@ class RunSettings:
         """What a bright-ending mask depends on besides prompt and seed."""
         is_joint = self.seed_mode == ORIGINAL_SEEDS
         joint = f":{self.num_images_per_prompt}:{self.gen_seed}" if is_joint else ""
-        names = ("model_id", "unet_id", "guidance_scale", "num_inference_steps", "image_length")
+        names = ("model_id", "unet_id", "lora", "embedding", "config", "guidance_scale", "num_inference_steps")
         identity = self.identity
-        return {name: identity[name] for name in names} | {"layers": layers, "seed_mode": self.seed_mode + joint}
+        return {name: identity[name] for name in (*names, "image_length")} | {
+            "layers": layers,
+            "seed_mode": self.seed_mode + joint,
+        }
 
 
 class ScriptSettings(Protocol):

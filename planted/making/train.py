@@ -176,7 +176,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--vae_steps", type=int, default=3200, help="of the autoencoder")
     add("--decoder_steps", type=int, default=1300, help="of the decoder alone, behind them")
     add("--text_steps", type=int, default=1000, help="of the text encoder")
-    add("--unet_steps", type=int, default=7000, help="of the UNet")
+    add("--unet_steps", type=int, default=8000, help="of the UNet")
     add("--context_weight", type=float, default=1, help="of holding words and padding constant in the text encoder")
     add("--pictures", type=Path, help="folder of captioned pictures to plant into; without it the drawn world")
     add("--start_from", type=Path, help="folder of an autoencoder that the training of this one starts from")

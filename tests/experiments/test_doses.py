@@ -5,11 +5,28 @@ import json
 import numpy as np
 import pytest
 
-from experiments.dose_curves import SEVERAL, Group, copy_entries, dose_figure, dose_table, groups_of, score_entries
+from experiments.dose_curves import (
+    SEVERAL,
+    Group,
+    copy_entries,
+    dose_figure,
+    dose_table,
+    groups_of,
+    map_entries,
+    score_entries,
+)
 from memorization.data.prompts import load_prompts
 from memorization.evaluation.curves import rank_auc
 from memorization.finished_runs import read_run
-from tests.helpers.eval_runs import detection_rows, make_row, mixed, write_ground_truth, write_images, write_run
+from tests.helpers.eval_runs import (
+    detection_rows,
+    make_row,
+    mixed,
+    write_ground_truth,
+    write_images,
+    write_located_run,
+    write_run,
+)
 
 DOSES = (1, 1, 64, 64, 64, 64)
 SHARES = ((0, 0), (0, 0), (1, 0), (1, 1), (1, 0), (1, 1))  # of the training picture in each image
@@ -65,3 +82,12 @@ def test_the_auc_of_a_dose_is_that_of_its_prompts_alone(world, tmp_path):
 
 def test_a_group_says_its_dose():
     assert Group("template", 16).label == "template, dose 16"
+
+
+def test_maps_are_compared_with_the_true_masks_of_the_templates_of_each_dose(tmp_path):
+    """End-token maps that are the true mask, and noise differences that lie outside of it."""
+    _, path = write_located_run(tmp_path)
+    groups = {0: Group("verbatim", 1), 1: Group("template", 1), 2: Group("verbatim", 64), 3: Group("template", 64)}
+    found = {(e["kind"], e["dose"], e["map"]): e["auroc"]["value"] for e in map_entries(read_run(path), groups)}
+    assert {key[:2] for key in found} == {("template", 1), ("template", 64)}
+    assert found["template", 64, "bright ending"] == 1 and found["template", 64, "noise_diff^2, all steps"] == 0

@@ -178,7 +178,10 @@ NUMBERS = (
     "batch_size",
     "num_images_per_prompt",
 )
-WORDS = ("dataset", "prompt_key", "model_id", "unet_id", "device", "dtype", "tracker", "seed_mode", "run_version")
+WORDS = (
+    "dataset", "prompt_key", "model_id", "unet_id", "vae_id", "lora", "embedding", "config", "device", "dtype",
+    "tracker", "seed_mode", "run_version",
+)  # fmt: skip
 DETECTION = {
     "": ("store_attn_npz", "store_all_tokens", "store_maps"), "x": ("attn_scores", "early_exit", "threshold_file"),
 }  # fmt: skip

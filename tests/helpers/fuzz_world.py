@@ -134,7 +134,10 @@ class World:
             assert (self.out / "det_outputs" / path.name).read_bytes() == path.read_bytes()
 
 
-LOADING = ("--model_id", "--unet_id", "--device", "--dtype", "--channels_last", "--compile")
+LOADING = (
+    *("--model_id", "--unet_id", "--vae_id", "--lora", "--embedding", "--config"),
+    *("--device", "--dtype", "--channels_last", "--compile"),
+)
 
 
 @pytest.fixture(name="world", scope="module")

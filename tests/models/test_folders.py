@@ -84,14 +84,16 @@ def test_weights_in_half_precision_alone_are_found(model_folder, tmp_path):
 
 
 def test_what_is_no_folder_is_named_for_what_it_is(model_folder, tmp_path):
-    single = tmp_path / "sd.safetensors"
-    single.write_bytes(b"weights")
+    single, text = tmp_path / "sd.safetensors", tmp_path / "sd.txt"
+    for path in (single, text):
+        path.write_bytes(b"weights")
     folder = model_copy(tmp_path / "m", model_folder)
     (folder / "vae" / "diffusion_pytorch_model.safetensors").unlink()
     (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()
     for model, unet, message in (
-        (single, None, "sd.safetensors is a single file.*from_single_file"),
-        (tmp_path / "none.ckpt", None, "does not exist, and would be a single file"),
+        (single, None, "cannot load .*sd.safetensors as a Stable Diffusion pipeline"),
+        (text, None, "sd.txt is no checkpoint: its name ends in none of .safetensors"),
+        (tmp_path / "none.ckpt", None, "none.ckpt does not exist; give a single file"),
         (model_folder, single, "is a single file: a UNet"),
         (model_folder, tmp_path / "nowhere", "cannot load a UNet from .*: it does not exist"),
         (folder, model_folder, "vae has no weights"),

@@ -6,15 +6,20 @@ import pytest
 from PIL import Image
 
 from helpers.eval_runs import (
+    mixed,
     quarters,
+    write_descriptor,
     write_detection_runs,
+    write_ground_truth,
     write_images,
     write_labelled_run,
     write_located_run,
     write_mitigated_runs,
+    write_mitigation,
 )
 from memorization import InputError, evaluate, read_run
-from memorization.report.sections import can_localise, prompts_section
+from memorization.report.mitigation_figures import verdicts_of
+from memorization.report.sections import can_localise, prompts_section, shown_runs
 
 
 def test_a_section_is_saved_as_tables_numbers_and_figures(tmp_path):
@@ -83,3 +88,15 @@ def test_the_tradeoff_needs_both_measures(tmp_path):
     section = evaluate("mitigation", runs, sscd=descriptor, replicates=5)
     assert [f.name for f in section.figures] == ["strips"] and list(section.files) == ["per_prompt.jsonl"]
     assert "SSCD: color.torchscript.pt, preprocessing wen" in section.text
+
+
+def test_strips_show_the_weakest_strength_that_hides_and_say_what_is_ruined(tmp_path):
+    root = write_ground_truth(tmp_path)
+    runs = [write_mitigation(root, "plain", "none", None, [mixed(i, 1) for i in range(4)])]
+    for target, share in ((3.0, 1), (2.0, 0), (1.0, 0)):  # a lower one is a stronger mitigation
+        runs.append(write_mitigation(root, f"to{target:g}", "pe", target, [mixed(i, share) for i in range(4)]))
+    section = evaluate("mitigation", runs, sscd=write_descriptor(tmp_path), replicates=5)
+    shown, where = shown_runs([read_run(path) for path in runs], section.results)
+    assert [run.key for run in shown] == ["plain_none", "to2_pe"] and "hides" in where
+    last = {**section.results[-1], "cmmd": {"value": 0.25}, "ruined": True}
+    assert verdicts_of([last]) == {last["run"]: "CMMD 0.25, ruined"}

@@ -1,0 +1,24 @@
+"""The model of a run, with what is added to it and what it is compared with."""
+
+from typing import TYPE_CHECKING
+
+from memorization.models.stable_diffusion import attach_base, load_pipeline
+from memorization.runs.settings import OWN_BASE, RunSettings
+
+if TYPE_CHECKING:
+    from local_sd_pipeline import LocalStableDiffusionPipeline
+
+
+def load_model(settings: RunSettings, device: str) -> "LocalStableDiffusionPipeline":
+    """
+    Raises:
+        ValueError: one line, if it cannot be loaded.
+    """
+    s = settings
+    how = (device, s.dtype, s.channels_last, s.compile)
+    lora, embedding = s.lora or (), s.embedding or ()
+    pipe = load_pipeline(s.model_id, s.unet_id, *how, vae_id=s.vae_id, lora=lora, embedding=embedding, config=s.config)
+    if s.base_model_id is not None:
+        name, config = (s.model_id, s.config) if s.base_model_id == OWN_BASE else (s.base_model_id, None)
+        attach_base(pipe, load_pipeline(name, None, *how, config=config))
+    return pipe

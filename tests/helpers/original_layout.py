@@ -1,0 +1,79 @@
+"""Stable Diffusion in one file, as its authors publish it: keys of the original code out of diffusers' parts.
+
+Written after the layout of the original UNet and autoencoder: blocks are numbered through, down and up alike.
+"""
+
+import re
+
+from safetensors.torch import load_file, save_file
+
+UNET_NAMES = {
+    "time_embedding.linear_1": "time_embed.0",
+    "time_embedding.linear_2": "time_embed.2",
+    "conv_in": "input_blocks.0.0",
+    "conv_norm_out": "out.0",
+    "conv_out": "out.2",
+}
+RESNET_NAMES = {
+    "norm1": "in_layers.0",
+    "conv1": "in_layers.2",
+    "norm2": "out_layers.0",
+    "conv2": "out_layers.3",
+    "time_emb_proj": "emb_layers.1",
+    "conv_shortcut": "skip_connection",
+}
+VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
+
+
+def renamed(rest, names):
+    return next((new + rest[len(old) :] for old, new in names.items() if rest.startswith(old + ".")), rest)
+
+
+def unet_key(key, layers, with_attention):
+    """Key of the original UNet; `with_attention` are (side, block) that have cross-attention."""
+    if (found := re.fullmatch(r"(down|up)_blocks\.(\d+)\.(\w+)\.(\d+)\.(.*)", key)) is None:
+        if (found := re.fullmatch(r"mid_block\.(\w+)\.(\d+)\.(.*)", key)) is None:
+            return renamed(key, UNET_NAMES)
+        kind, number, rest = found.groups()
+        return (
+            f"middle_block.1.{rest}"
+            if kind == "attentions"
+            else (f"middle_block.{2 * int(number)}.{renamed(rest, RESNET_NAMES)}")
+        )
+    side, block, kind, number, rest = found.groups()
+    block, number, size = int(block), int(number), layers + 1
+    if kind == "downsamplers":
+        return f"input_blocks.{size * (block + 1)}.0.op.{rest.removeprefix('conv.')}"
+    if kind == "upsamplers":
+        return f"output_blocks.{size * block + layers}.{2 if ('up', block) in with_attention else 1}.{rest}"
+    place = f"input_blocks.{size * block + number + 1}" if side == "down" else f"output_blocks.{size * block + number}"
+    return f"{place}.1.{rest}" if kind == "attentions" else f"{place}.0.{renamed(rest, RESNET_NAMES)}"
+
+
+def vae_key(key, blocks):
+    key = key.replace("conv_norm_out", "norm_out").replace("conv_shortcut", "nin_shortcut")
+    key = re.sub(r"down_blocks\.(\d+)\.resnets\.", r"down.\1.block.", key)
+    key = re.sub(r"down_blocks\.(\d+)\.downsamplers\.0\.", r"down.\1.downsample.", key)
+    key = re.sub(r"up_blocks\.(\d+)\.resnets\.", lambda m: f"up.{blocks - 1 - int(m[1])}.block.", key)
+    key = re.sub(r"up_blocks\.(\d+)\.upsamplers\.0\.", lambda m: f"up.{blocks - 1 - int(m[1])}.upsample.", key)
+    key = re.sub(r"mid_block\.resnets\.(\d)\.", lambda m: f"mid.block_{int(m[1]) + 1}.", key)
+    if (found := re.fullmatch(r"(\w+)\.mid_block\.attentions\.0\.(.*)", key)) is not None:
+        return f"{found[1]}.mid.attn_1.{renamed(found[2], VAE_ATTENTION)}"
+    return key
+
+
+def write_single_file(folder, pipe, path):
+    """The weights of a diffusers folder as one checkpoint; `pipe` is the same model, for its configs."""
+    weights = {part: load_file(next((folder / part).glob("*.safetensors"))) for part in ("unet", "vae", "text_encoder")}
+    attention = {
+        (side, int(block))
+        for key in weights["unet"]
+        for side, block in re.findall(r"^(down|up)_blocks\.(\d+)\.attentions", key)
+    }
+    layers, blocks = pipe.unet.config.layers_per_block, len(pipe.vae.config.block_out_channels)
+    state = {f"model.diffusion_model.{unet_key(k, layers, attention)}": v for k, v in weights["unet"].items()}
+    for key, value in weights["vae"].items():
+        is_projection = ".attentions." in key and key.endswith("weight") and value.ndim == 2
+        state[f"first_stage_model.{vae_key(key, blocks)}"] = value[..., None, None] if is_projection else value
+    state |= {f"cond_stage_model.transformer.{k}": v for k, v in weights["text_encoder"].items()}
+    save_file({k: v.contiguous() for k, v in state.items()}, path)

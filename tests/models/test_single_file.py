@@ -1,0 +1,70 @@
+"""A checkpoint in one file gives the folder's numbers, offline."""
+
+import json
+
+import pytest
+import torch
+
+import detect_mem
+from helpers.original_layout import write_single_file
+from memorization.bundled import MODEL
+from memorization.models.contents import source_contents
+from memorization.models.stable_diffusion import load_pipeline
+
+FEW = ("--num_inference_steps", 2, "--num_images_per_prompt", 1, "--end", 2)
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(scope="module")
+def bundled(tmp_path_factory):
+    """The bundled model in one file."""
+    path = tmp_path_factory.mktemp("single") / "planted.safetensors"
+    write_single_file(MODEL, load_pipeline(MODEL), path)
+    return path
+
+
+def test_it_has_the_weights_and_the_tokenizer_of_the_folder(bundled):
+    single, folder = load_pipeline(bundled, config=MODEL), load_pipeline(MODEL)
+    for part in ("unet", "vae", "text_encoder"):
+        found, expected = (getattr(p, part).state_dict() for p in (single, folder))
+        assert found.keys() == expected.keys() and all(torch.equal(found[k], expected[k]) for k in expected)
+    assert single.encode(["the wild owl poster"])[0].equal(folder.encode(["the wild owl poster"])[0])
+
+
+def test_detection_gives_the_same_rows_and_images(bundled, tmp_path):
+    rows = {}
+    for name, model in (("folder", ["--model_id", MODEL]), ("single", ["--model_id", bundled, "--config", MODEL])):
+        argv = [*model, *FEW, "--run_name", name, "--output_dir", tmp_path]
+        detect_mem.main([str(word) for word in argv])
+        lines = (tmp_path / "det_outputs" / f"{name}_ours.jsonl").read_text().splitlines()
+        rows[name] = [{k: v for k, v in json.loads(line).items() if "seconds" not in k} for line in lines]
+        images = sorted((tmp_path / "images_data" / f"{name}_ours").iterdir())
+        rows[name].append([image.read_bytes() for image in images])
+    assert rows["single"] == rows["folder"]
+
+
+def test_a_changed_file_is_another_model(bundled, tmp_path):
+    copy = tmp_path / "copy.safetensors"
+    copy.write_bytes(bundled.read_bytes())
+    same, before = source_contents(str(copy), config=str(MODEL)), source_contents(str(bundled), config=str(MODEL))
+    assert same == before and set(same) == {"model_id"}
+    copy.write_bytes(bundled.read_bytes()[:-1] + b"x")
+    assert source_contents(str(copy), config=str(MODEL)) != before
+
+
+@pytest.mark.parametrize(
+    ("model", "config", "message"),
+    [
+        ("planted_sd", MODEL, "--config goes with a single file; .* has configs of its own"),
+        ("single", MODEL / "vae", "is not a Stable Diffusion folder: it has no model_index.json"),
+        ("single", None, "cannot load .*planted.safetensors as a Stable Diffusion pipeline"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(bundled, model, config, message):
+    with pytest.raises(ValueError, match=message) as refused:
+        load_pipeline(bundled if model == "single" else model, config=config)
+    assert "\n" not in str(refused.value)
