@@ -15,7 +15,9 @@ OF_GENERATIONS = [name for name, d in DETECTORS.items() if not d.of_images]
 
 @pytest.fixture(scope="module", params=["epsilon", "v_prediction"])
 def pipe(request):
-    return make_pipeline(request.param, latent=8)
+    made = make_pipeline(request.param, latent=8)
+    made.base = make_pipeline(request.param, latent=8)
+    return made
 
 
 def measure(pipe, name, prompts=PROMPTS, seeds=SEEDS, batch_size=4) -> Observation:

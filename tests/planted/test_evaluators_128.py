@@ -13,7 +13,7 @@ from planted.making.drawn.planted import planted_items
 from planted.making.drawn.words import COLORS, THINGS
 from planted.making.evaluators import networks as parts
 from planted.making.evaluators import train as train_evaluators
-from planted.making.evaluators.copies import PREPROCESS, describe, training_images
+from planted.making.evaluators.copies import PREPROCESS, describe, retrieval_numbers, training_images
 from planted.making.evaluators.measure import FOLDER, clip_similarity, load_clip
 
 SEED = 4242
@@ -139,6 +139,14 @@ def test_contents_of_copy_views_tell_whole_copies_from_mixed_ones():
     assert views.shape == (32, 3, parts.INPUT, parts.INPUT)
     assert torch.allclose(contents.sum(1), torch.ones(32))
     assert (contents.max(1).values == 1).any() and (contents.max(1).values < 0.9).any()
+
+
+def test_retrieval_ranks_all_pairs_together():
+    """Two copies and an unrelated query against two references, counted by hand."""
+    found = retrieval_numbers(torch.tensor([[0.9, 0.2], [0.3, 0.6], [0.1, 0.55]]))
+    assert found["micro_average_precision"] == 1 and found["recall_at_0.5"] == 1
+    assert found["precision_at_0.5"] == pytest.approx(2 / 3)
+    assert found["threshold_of_precision_0.9"] == pytest.approx(0.6) and found["recall_at_that_threshold"] == 1
 
 
 def test_training_goes_on_where_it_was_cut_off(tmp_path, monkeypatch):

@@ -121,7 +121,7 @@ def retrieval_numbers(cosine: torch.Tensor) -> Numbers:
     """
     own = cosine.diagonal()
     curve = cumulative_curve(cosine.flatten().numpy(), np.eye(*cosine.shape, dtype=bool).ravel())
-    true, precision = curve.true[0], curve.true[0] / (curve.true[0] + curve.false[0])
+    true, precision = curve.true, curve.true / (curve.true + curve.false)
     last = np.flatnonzero(precision >= WANTED_PRECISION)[-1]
     return {
         "micro_average_precision": average_precision(curve),
