@@ -75,5 +75,6 @@ def write_single_file(folder, pipe, path):
     for key, value in weights["vae"].items():
         is_projection = ".attentions." in key and key.endswith("weight") and value.ndim == 2
         state[f"first_stage_model.{vae_key(key, blocks)}"] = value[..., None, None] if is_projection else value
-    state |= {f"cond_stage_model.transformer.{k}": v for k, v in weights["text_encoder"].items()}
+    text = {k.removeprefix("text_model."): v for k, v in weights["text_encoder"].items()}
+    state |= {f"cond_stage_model.transformer.text_model.{k}": v for k, v in text.items()}
     save_file({k: v.contiguous() for k, v in state.items()}, path)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from planted.making.autoencoder import LATENT_CHANNELS
 from planted.making.doses import DOSES, FULL_DOSE, MOST_REDRAWN
 from planted.making.drawn.planted import Planted, held_out_captions, near_miss, planted_items
 from planted.making.drawn.probe import labels_of
@@ -84,7 +85,7 @@ def test_pictures_are_drawn_as_often_as_they_are_repeated_and_captions_in_turn()
 def test_attention_in_single_precision_is_stock_attention():
     torch.manual_seed(0)
     unet = make_unet().eval()
-    inputs = torch.randn(2, 16, 16, 16), torch.tensor([3, 700]), torch.randn(2, 77, TEXT_WIDTH)
+    inputs = torch.randn(2, LATENT_CHANNELS, 16, 16), torch.tensor([3, 700]), torch.randn(2, 77, TEXT_WIDTH)
     with torch.no_grad():
         stock = unet(*inputs).sample
         unet.set_attn_processor(Float32Attention())
