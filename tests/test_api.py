@@ -73,8 +73,8 @@ def test_an_option_that_there_is_not_is_named_with_the_nearest(loaded):
         detect_mem.run(loaded, gen_sed=1)
 
 
-def test_the_nine_names():
-    assert set(memorization.__all__) == set(memorization.HOMES) and len(memorization.__all__) == 9
-    assert len(DETECTORS) == 22 and len(MITIGATIONS) == 22
+def test_the_ten_names():
+    assert set(memorization.__all__) == set(memorization.HOMES) and len(memorization.__all__) == 10
+    assert len(DETECTORS) == 23 and len(MITIGATIONS) == 22
     with pytest.raises(AttributeError, match="its names are load_pipeline"):
         memorization.detekt  # noqa: B018
