@@ -12,50 +12,26 @@ import torch
 from tqdm import tqdm
 
 from attn_utils import cross_attention_layers, down_cross_layers
+from local_sd_pipeline import LocalStableDiffusionPipeline
 from memorization.data.prompts import PromptRecord
 from memorization.data.sources import token_texts
 from memorization.errors import InputError
 from memorization.mitigations.base import MITIGATIONS, Mitigation, run_mitigation
 from memorization.mitigations.batch import ImageBatch, Mitigated, MitigationOptions
 from memorization.mitigations.options import measures_first_step, preset_strength
+from memorization.models.observed import observe_pipeline
 from memorization.observation import Observation, Recorded, make_inputs, observe_batches
 from memorization.ordinary import ordinary_text
 from memorization.runs.chosen_detectors import Abilities, choose_detectors
 from memorization.runs.first_step import look_at_first_step, refuse_blind_exit, refuse_blind_method
 from memorization.runs.images import decode_images
+from memorization.sampling import Sampling
 from memorization.scores import MAGNITUDE, image_scores
-from memorization.seeds import image_seed
 
 if TYPE_CHECKING:
-    from local_sd_pipeline import LocalStableDiffusionPipeline
+    from diffusers import DiffusionPipeline
 
 Prompts = str | PromptRecord | Sequence[str | PromptRecord]
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How images are made: by the names of the command line, which has the same defaults."""
-
-    num_images_per_prompt: int = 1
-    num_inference_steps: int = 50
-    guidance_scale: float = 7.5
-    gen_seed: int = 0
-    batch_size: int = 16
-    grad_batch_size: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.grad_batch_size is not None and self.grad_batch_size < 1:
-            raise InputError(
-                f"grad_batch_size {self.grad_batch_size} is not at least 1; leave it out to let it be found"
-            )
-
-    def seeds(self, record: PromptRecord) -> list[int]:
-        return [image_seed(self.gen_seed, record.index, k) for k in range(self.num_images_per_prompt)]
-
-    def groups(self, records: Sequence[PromptRecord]) -> list[Sequence[PromptRecord]]:
-        """Prompts that share UNet calls."""
-        size = max(1, self.batch_size // self.num_images_per_prompt)
-        return [records[k : k + size] for k in range(0, len(records), size)]
 
 
 @dataclass(frozen=True)
@@ -67,7 +43,7 @@ class DetectedPrompt:
         scores: by row key, (images,) or (images, steps); higher = memorized.
         images: uint8 (images, height, width, 3); None after an early exit.
         mask: bright-ending mask, float32 (images, height, width); None after an early exit.
-        observation: tensors of the generation, on the CPU.
+        observation: tensors of the generation, on the CPU; None of a pipeline that is observed from outside.
     """
 
     prompt: str
@@ -76,7 +52,7 @@ class DetectedPrompt:
     scores: dict[str, np.ndarray]
     images: np.ndarray | None
     mask: np.ndarray | None
-    observation: Observation
+    observation: Observation | None
 
     def score(self, key: str = MAGNITUDE, T: int | None = 1) -> float:
         """The prompt's score: the mean over its images, of the first T steps where it has steps (None: all)."""
@@ -110,7 +86,7 @@ def as_records(prompts: Prompts) -> list[PromptRecord]:
 
 
 def detect(
-    pipe: "LocalStableDiffusionPipeline",
+    pipe: "LocalStableDiffusionPipeline | DiffusionPipeline",
     prompts: Prompts,
     scores: str | None = None,
     early_exit: int | None = None,
@@ -125,7 +101,8 @@ def detect(
         found.score("text_noise_norm_masked", T=None)    # LD over all steps
 
     Args:
-        pipe: of `load_pipeline`.
+        pipe: of `load_pipeline`; or any other text-to-image pipeline of diffusers with classifier-free guidance, which
+            gives D and images alone.
         prompts: a text, or texts and records of `load_prompts`.
         scores: detectors beside those of every run: `all`, or names out of `DETECTORS` with commas.
         early_exit: stop after so many steps: no images, no masks.
@@ -139,6 +116,11 @@ def detect(
         InputError: if a detector is unknown, or needs what this call does not have, or an image is not finite.
     """
     records, how = as_records(prompts), Sampling(**sampling)
+    if not isinstance(pipe, LocalStableDiffusionPipeline):
+        if scores is not None or store_maps:
+            raise InputError(f"{type(pipe).__name__} is observed from outside: D alone, no --scores and no maps")
+        guidance = sampling.get("guidance_scale")  # by default the pipeline's own
+        return [observe_prompt(pipe, r, how, guidance, early_exit) for r in tqdm(records, desc="detect", unit="prompt")]
     pipe.grad_batch_size = how.grad_batch_size
     whole, is_blind = early_exit is None, look_at_first_step(pipe, how.num_inference_steps)
     refuse_blind_exit(is_blind, early_exit)
@@ -175,6 +157,18 @@ def detect(
     return found
 
 
+def observe_prompt(
+    pipe: "DiffusionPipeline", record: PromptRecord, how: Sampling, guidance_scale: float | None, stop_after: int | None
+) -> DetectedPrompt:
+    """A prompt by a pipeline of another family: D of each step, and its images."""
+    seeds, steps = how.seeds(record), how.num_inference_steps
+    found = observe_pipeline(
+        pipe, record.prompt, seeds, num_inference_steps=steps, guidance_scale=guidance_scale, stop_after=stop_after
+    )
+    scores = {MAGNITUDE: found.norms.numpy()}
+    return DetectedPrompt(record.prompt, record.index, seeds, scores, found.images, None, None)
+
+
 def detected_prompt(
     record: PromptRecord,
     how: Sampling,
@@ -194,7 +188,7 @@ def detected_prompt(
 
 
 def mitigate(
-    pipe: "LocalStableDiffusionPipeline",
+    pipe: LocalStableDiffusionPipeline,
     prompts: Prompts,
     method: str,
     strength: float | None = None,
@@ -267,7 +261,7 @@ def check_method(name: str, strength: float) -> Mitigation:
 
 
 def image_batch(
-    pipe: "LocalStableDiffusionPipeline",
+    pipe: LocalStableDiffusionPipeline,
     group: Sequence[PromptRecord],
     how: Sampling,
     method: Mitigation,

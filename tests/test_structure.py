@@ -34,6 +34,7 @@ MAY_IMPORT = {
     "ordinary": {"data", *GROUND},
     "embedding_search": {"core"},
     "tiles": {"core", *GROUND},
+    "sampling": {"data", *GROUND},
     "plugins": {"detectors", "mitigations", *GROUND},
     "catalogue": {"detectors", "mitigations", *GROUND},
     "finished_runs": {"files", "rows", "mitigations", *GROUND},
@@ -45,7 +46,7 @@ MAY_IMPORT["runs"] = {
     *("core", "data", "detectors", "evaluation", "files", "finished_runs", "mitigations", "models", "observation"),
     *("ordinary", "plugins", "rows", "scores", "similarity", "trace", *GROUND),
 }
-MAY_IMPORT["api"] = {"runs", *MAY_IMPORT["runs"]}
+MAY_IMPORT["api"] = {"runs", "sampling", *MAY_IMPORT["runs"]}
 MAY_IMPORT["scripts"] = {"api", "catalogue", "report", *MAY_IMPORT["api"]}
 MAY_IMPORT["memorization"] = set()  # its names are loaded when they are used
 WITHOUT_DIFFUSERS = ("memorization", "memorization.scores", "memorization.finished_runs", "eval_mem")
