@@ -12,19 +12,14 @@ from memorization.files.json_lines import decode_line, numbered_lines
 from memorization.files.layout import RunFiles
 from memorization.files.masks import MaskedPrompt, open_masks
 from memorization.files.whole import read_png
-from memorization.identity import CONTENT, SCHEDULER, differing, pair_text
+from memorization.identity import CONTENT, MODEL_PARTS, SCHEDULER, differing, pair_text
 from memorization.mitigations.base import PLAIN
 from memorization.mitigations.options import is_weaker_when_larger, method_label, strength_of_settings
 from memorization.rows import AGAIN, check_counts, check_row, is_number
 from memorization.seeds import is_whole
 
 SAMPLING_SETTINGS = (
-    "model_id",
-    "unet_id",
-    "vae_id",
-    "lora",
-    "embedding",
-    "config",
+    *MODEL_PARTS,
     "guidance_scale",
     "num_inference_steps",
     "image_length",

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import torch
 
 CONTENT, SCHEDULER = "content", "scheduler"  # settings that hold contents by name, and the scheduler's values
+MODEL_PARTS = ("model_id", "unet_id", "vae_id", "lora", "embedding", "config")  # settings that say which model it is
 REVISIONS = "revisions"  # setting that holds those of the methods
 CACHE_VARIABLE, CACHE_FILE = "MEMORIZATION_CACHE", "contents.json"
 BLOCK = 1 << 22  # bytes read at once

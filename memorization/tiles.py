@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from attn_utils import AttentionStore, CrossAttentionStore
+from attn_utils import AttentionStore
 from memorization.errors import InputError
 
 if TYPE_CHECKING:
@@ -113,20 +113,6 @@ def layer_height(pipe: "LocalStableDiffusionPipeline", name: str, size: int) -> 
 
 
 # Maps
-
-
-class TokenMaps(AttentionStore):
-    """Keeps every token's map of every layer."""
-
-    def __init__(self, layers: Sequence[str]):
-        super().__init__(layers, tokens=None)
-
-
-class SelfMaps(CrossAttentionStore):
-    """Keeps what each position looks at, (images, positions, positions), of self-attention layers."""
-
-    def keep(self, probs: torch.Tensor) -> torch.Tensor:
-        return probs
 
 
 def joined_maps(maps: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -233,7 +219,7 @@ def attention_tiles(
     numbered = [f"component {k + 1}" for k in range(self_components)]
     labels = numbered or token_labels(pipe, prompt)
     found: list[torch.Tensor] = []
-    stores = {k: SelfMaps(names) if self_components else TokenMaps(names) for k in chosen}
+    stores = {k: AttentionStore(names) for k in chosen}
 
     def collect(step: "DenoiseStep") -> None:
         if step.index in stores:

@@ -91,12 +91,16 @@ def make_row(record: PromptRecord, seeds: Sequence[int], found: Observed) -> dic
 
 
 def observe_prompts(
-    pipe: DiffusionPipeline, settings: ObservationSettings, files: RunFiles, results: ResultsFile, size: dict[str, int]
+    pipe: DiffusionPipeline,
+    records: Sequence[PromptRecord],
+    settings: ObservationSettings,
+    files: RunFiles,
+    results: ResultsFile,
+    size: dict[str, int],
 ) -> None:
     """Every prompt that has no row yet: its images, then its row."""
-    records = [r for r in load_prompts(settings.dataset) if r.index not in results.done]
     results.begin()
-    for record in tqdm(records, desc="observe", unit="prompt"):
+    for record in tqdm([r for r in records if r.index not in results.done], desc="observe", unit="prompt"):
         seeds = [image_seed(settings.gen_seed, record.index, k) for k in range(settings.num_images_per_prompt)]
         found = observe_pipeline(
             pipe,
@@ -138,10 +142,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     files = RunFiles(args.output_dir, f"{args.run_name}_observed")
     size = {} if args.image_length is None else {"height": args.image_length, "width": args.image_length}
     with exit_on_input_error(), input_errors():
-        load_prompts(settings.dataset)  # looked at before the model is loaded
+        records = load_prompts(settings.dataset)  # looked at before the model is loaded
         pipe = load_other(args.model_id, args.device, args.dtype)
         results = ResultsFile(files.rows, settings.kept(pipe) | size, args.overwrite)
-        observe_prompts(pipe, settings, files, results, size)
+        observe_prompts(pipe, records, settings, files, results, size)
         print(summary(results.rows()))
         print(files.rows)
 

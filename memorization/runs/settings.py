@@ -8,17 +8,13 @@ from typing import Protocol, TypeVar
 
 from memorization.bundled import bundled_name
 from memorization.files.layout import RunFiles
+from memorization.identity import MODEL_PARTS
 
 IDENTITY = (
     "dataset",
     "prompt_key",
     "clean_prompts",
-    "model_id",
-    "unet_id",
-    "vae_id",
-    "lora",
-    "embedding",
-    "config",
+    *MODEL_PARTS,
     "base_model_id",
     "gen_seed",
     "seed_mode",
