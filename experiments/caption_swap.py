@@ -27,7 +27,7 @@ from memorization.evaluation.statistics import Measure, interval_text
 from memorization.files.whole import write_text
 from memorization.models.stable_diffusion import load_pipeline
 from memorization.runs.arguments import HelpFormatter
-from memorization.seeds import image_seed
+from memorization.seeds import image_seeds
 from memorization.tables import format_table
 from memorization.trace import Trace
 from noise_norms import noise_diff_norm
@@ -128,7 +128,7 @@ def measure(
     other = partners(records)
     found: Scores = {}
     for record in tqdm(records, desc="caption swap", unit="prompt"):
-        seeds = [image_seed(gen_seed, record.index, k) for k in range(num_images)]
+        seeds = image_seeds(gen_seed, record.index, num_images)
         images = [latents[record.index], latents[other[record.index].index]]
         for t in timesteps:
             for name, (on_own, on_other) in scores_at(pipe, images, t, record.prompt, seeds).items():

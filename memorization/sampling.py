@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from memorization.data.prompts import PromptRecord
 from memorization.errors import InputError
-from memorization.seeds import image_seed
+from memorization.seeds import image_seeds
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Sampling:
             )
 
     def seeds(self, record: PromptRecord) -> list[int]:
-        return [image_seed(self.gen_seed, record.index, k) for k in range(self.num_images_per_prompt)]
+        return image_seeds(self.gen_seed, record.index, self.num_images_per_prompt)
 
     def groups(self, records: Sequence[PromptRecord]) -> list[Sequence[PromptRecord]]:
         """Prompts that share UNet calls."""

@@ -16,6 +16,11 @@ def image_seed(gen_seed: int, index: int, k: int) -> int:
     return gen_seed * 10**8 + index * 10**3 + k
 
 
+def image_seeds(gen_seed: int, index: int, count: int) -> list[int]:
+    """`image_seed` of every image of a prompt."""
+    return [image_seed(gen_seed, index, k) for k in range(count)]
+
+
 def derived_seed(seed: int, purpose: str) -> int:
     """Seed of other random numbers of an image than its starting noise, which `seed` draws: below 2**32.
 

@@ -30,7 +30,7 @@ from memorization.models.devices import pick_device, pick_dtype
 from memorization.models.observed import Observed, observe_pipeline
 from memorization.runs.arguments import HelpFormatter, device_name, file_name, image_count, positive_int, seed_int
 from memorization.runs.settings import from_arguments
-from memorization.seeds import image_seed
+from memorization.seeds import image_seeds
 
 FLOW = "velocity of flow matching"
 WEIGHTS = ("*.safetensors", "*.bin", "*.json", "*.txt", "*.model")  # what decides the numbers of a folder
@@ -101,7 +101,7 @@ def observe_prompts(
     """Every prompt that has no row yet: its images, then its row."""
     results.begin()
     for record in tqdm([r for r in records if r.index not in results.done], desc="observe", unit="prompt"):
-        seeds = [image_seed(settings.gen_seed, record.index, k) for k in range(settings.num_images_per_prompt)]
+        seeds = image_seeds(settings.gen_seed, record.index, settings.num_images_per_prompt)
         found = observe_pipeline(
             pipe,
             record.prompt,

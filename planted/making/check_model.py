@@ -30,7 +30,7 @@ from memorization.evaluation.curves import rank_auc
 from memorization.models.stable_diffusion import load_pipeline
 from memorization.observation import Observation, Recorded, make_inputs, observe_batches
 from memorization.runs.arguments import HelpFormatter
-from memorization.seeds import image_seed
+from memorization.seeds import image_seeds
 from memorization.similarity.pixels import similarity_to_references
 from memorization.tables import format_table
 from noise_norms import leading_mean, norms_from_maps
@@ -86,7 +86,7 @@ def generate(pipe: LocalStableDiffusionPipeline, records: Sequence[PromptRecord]
     per_call = max(1, BATCH_SIZE // count)
     for start in tqdm(range(0, len(records), per_call), desc="generate"):
         batch = records[start : start + per_call]
-        seeds = [[image_seed(settings.gen_seed, r.index, k) for k in range(count)] for r in batch]
+        seeds = [image_seeds(settings.gen_seed, r.index, count) for r in batch]
         one = observe_batches(
             pipe,
             make_inputs(pipe, [r.prompt for r in batch], seeds),
