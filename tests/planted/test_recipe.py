@@ -9,11 +9,12 @@ from planted.making import autoencoder, stage
 from planted.making.autoencoder import (
     LATENT_CHANNELS,
     TERMINAL_SNR,
-    WIDE_CHANNELS,
-    condense,
+    latent_penalty,
     make_vae,
+    recolor,
     to_tensor,
     train_decoder,
+    whiten,
 )
 from planted.making.check_autoencoder import compare
 from planted.making.train import take_finished
@@ -44,28 +45,47 @@ def test_training_the_decoder_on_changes_pictures_and_keeps_latents(tmp_path, mo
         assert not torch.allclose(vae.decode(torch.ones(1, LATENT_CHANNELS, 16, 16)).sample, decoded, atol=1e-5)
 
 
-def test_condensing_keeps_every_picture_and_brings_the_directions_that_are_used_to_one_scale(monkeypatch):
-    """An autoencoder whose sixteen channels are mixtures of four, the strongest nearly constant over a picture."""
+def test_whitening_keeps_every_picture_and_brings_the_latents_to_one_scale(monkeypatch):
+    """An autoencoder whose channels are mixtures, the strongest nearly constant over a picture."""
     monkeypatch.setattr(autoencoder, "LARGEST_MEAN_SNR", 0.01)  # an untrained encoder hardly sees brightness
     torch.manual_seed(0)
-    vae = make_vae(WIDE_CHANNELS).eval().requires_grad_(False)
-    mixture, used = torch.randn(WIDE_CHANNELS, LATENT_CHANNELS), torch.randn(LATENT_CHANNELS, 2 * WIDE_CHANNELS, 1, 1)
-    used[0] *= 30
-    vae.quant_conv.weight[:WIDE_CHANNELS] = torch.einsum("wn,ncij->wcij", mixture, used)
-    vae.quant_conv.bias[:WIDE_CHANNELS] = 0
-    vae.post_quant_conv.bias.zero_()
+    vae = make_vae().eval().requires_grad_(False)
     rng = np.random.default_rng(0)
     texture = rng.integers(0, 40, (12, 8, 8, 3)).repeat(16, 1).repeat(16, 2)
     images = (texture + 215 * rng.random((12, 1, 1, 1))).astype(np.uint8)  # some dark, some bright
-    small = condense(vae, images)
     batch = to_tensor(images)
-    before, after = (v.encode(batch).latent_dist.mean for v in (vae, small))
-    torch.testing.assert_close(small.decode(after).sample, vae.decode(before).sample, atol=2e-3, rtol=2e-3)
-    flat = after.permute(1, 0, 2, 3).flatten(1)
+    before = vae.decode(vae.encode(batch).latent_dist.mean).sample
+    vae = whiten(vae, images)
+    posterior = vae.encode(batch).latent_dist
+    torch.testing.assert_close(vae.decode(posterior.mean).sample, before, atol=2e-3, rtol=2e-3)
+    flat = posterior.mean.permute(1, 0, 2, 3).flatten(1)
     assert flat.mean(1).abs().max() < 1e-2 and torch.corrcoef(flat).fill_diagonal_(0).abs().max() < 1e-2
-    assert flat.std(1).max() < 1.01 and small.config.latent_channels == LATENT_CHANNELS
-    mean_snr = after.mean((2, 3)).var(0) * TERMINAL_SNR * 256
-    assert mean_snr.max().item() == pytest.approx(0.01, rel=0.02) and small.config.scaling_factor == 1
+    assert flat.std(1).max() < 1.01 and vae.config.scaling_factor == 1
+    mean_snr = posterior.mean.mean((2, 3)).var(0) * TERMINAL_SNR * 256
+    assert mean_snr.max().item() == pytest.approx(0.01, rel=0.02)
+    assert posterior.std.std((0, 2, 3)).max() < 1e-6  # one for all pictures and places
+
+
+def test_colors_are_held_to_their_places_and_details_to_be_small():
+    images = torch.rand(2, 3, 128, 128, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    held = torch.zeros(2, LATENT_CHANNELS, 16, 16)
+    held[:, :3] = images.unfold(2, 8, 8).unfold(3, 8, 8).mean((4, 5))
+    assert latent_penalty(held, images).item() == pytest.approx(0, abs=1e-10)
+    even, uneven = held.clone(), held.clone()
+    even[:, 3] = 1
+    uneven[:, 3] = torch.tensor([1.0, -1]).repeat(8)
+    assert latent_penalty(even, images) > 5 * latent_penalty(uneven, images) > 0
+    assert latent_penalty(held.roll(1, 1), images) > 0.005
+
+
+def test_some_pictures_are_recolored_within_bounds_and_keep_their_outlines():
+    generator = torch.Generator().manual_seed(0)
+    images = (torch.rand(200, 3, 4, 4, generator=generator) > 0.5) * 2.0 - 1
+    changed = recolor(images, generator)
+    touched = (changed != images).flatten(1).any(1)
+    assert 0.15 < touched.float().mean() < 0.35 and changed.abs().max() <= 1
+    one = touched.nonzero()[0, 0]
+    assert [changed[one, k].unique().numel() for k in range(3)] == [2, 2, 2]
 
 
 def test_a_perfect_copy_is_nearest_to_its_original_and_a_swapped_one_is_not():
