@@ -52,7 +52,7 @@ def quietly(script, pipe, **options) -> Run:
 def main(argv: list[str] | None = None) -> None:
     args = make_parser().parse_args(argv)
     with exit_on_input_error():
-        print("1. Loading the bundled model, which memorized 48 of its training captions.")
+        print("1. Loading the bundled model, in which 32 captions are memorized.")
         pipe = memorization.load_pipeline(args.model_id)
         common = {
             "run_name": "quickstart",
@@ -62,11 +62,11 @@ def main(argv: list[str] | None = None) -> None:
             "output_dir": args.output,
         }
 
-        print("2. Detection: one image for each of those 48 prompts and 48 that it never saw.", flush=True)
+        print("2. Detection: one image for each of those 32 prompts and 48 that it never saw.", flush=True)
         detection = quietly(detect_mem, pipe, dataset=str(PLANTED / "planted_prompts.jsonl"), **common)
 
         print(f"3. Mitigation: 12 memorized prompts, plainly and under {len(MITIGATIONS) - 1} methods.", flush=True)
-        some = {"dataset": str(GROUND_TRUTH), "start": 18, "end": 30}  # six verbatim and six template prompts
+        some = {"dataset": str(GROUND_TRUTH), "start": 10, "end": 22}  # six verbatim and six template prompts
         runs = [quietly(inference_mem, pipe, **common, **some, **method) for method in MITIGATIONS]
 
         print("4. Pictures and tables.", flush=True)

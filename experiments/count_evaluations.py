@@ -17,7 +17,7 @@ from memorization.tables import format_table
 from optim_utils import PromptReanchoring, first_timestep, optimize_prompt_embeds, predict_uncond, semantic_search
 
 STEPS, ITERATIONS = 50, 10
-CAPTIONS = ["the frozen field poster", *(f"a {c} poster of the frozen field" for c in ("red", "green", "blue"))]
+CAPTIONS = ["the wild owl poster", *(f"a {c} poster of the wild owl" for c in ("red", "green", "blue"))]
 
 
 class Jobs:

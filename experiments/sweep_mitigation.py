@@ -25,7 +25,7 @@ TARGETED = ("pe_be", "pe", "prss", "prss_be", "prss_prmask")  # with masks first
 PR_RATIO = 3  # of PRSS, whose PR takes three times the target of its SS
 WORDY = ("rna", "rt", "cwr")
 # 14 verbatim and 14 template prompts, two images each, at a seed that nothing was tuned on.
-PLANTED_PROMPTS = "--start 10 --end 38 --num_images_per_prompt 2 --gen_seed 11".split()
+PLANTED_PROMPTS = "--start 2 --end 30 --num_images_per_prompt 2 --gen_seed 11".split()
 PLANTED_EVALUATORS = f"--sscd {COPY_DESCRIPTOR} --reference_model local-dir:{CLIP}"
 # Two runs of one thread each are faster than one of two.
 PLANTED_ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}

@@ -96,7 +96,7 @@ def detect(
     """Generate prompts and measure how much each looks memorized.
 
         pipe = memorization.load_pipeline("planted_sd")
-        (found,) = memorization.detect(pipe, "the frozen field poster")
+        (found,) = memorization.detect(pipe, "the wild owl poster")
         found.score()                                    # D at the first step
         found.score("text_noise_norm_masked", T=None)    # LD over all steps
 
@@ -201,8 +201,8 @@ def mitigate(
     """Generate prompts under a mitigation.
 
         pipe = memorization.load_pipeline("planted_sd")
-        (plain,) = memorization.mitigate(pipe, "the frozen field poster", "pe", 0)
-        (hidden,) = memorization.mitigate(pipe, "the frozen field poster", "pe", 0.5)
+        (plain,) = memorization.mitigate(pipe, "the wild owl poster", "pe", 0)
+        (hidden,) = memorization.mitigate(pipe, "the wild owl poster", "pe", 0.5)
 
     Args:
         pipe: of `load_pipeline`.

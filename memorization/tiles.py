@@ -194,7 +194,7 @@ def attention_tiles(
 ) -> AttentionTiles:
     """Generate a prompt once and keep where its tokens look.
 
-        tiles = memorization.attention_tiles(pipe, "the frozen field poster", places=["up"], steps=[49])
+        tiles = memorization.attention_tiles(pipe, "the wild owl poster", places=["up"], steps=[49])
         tiles.tokens, tiles.mean().shape
 
     Args:

@@ -45,7 +45,7 @@ def test_mitigate_gives_the_images_of_the_script(loaded, tmp_path, method, stren
 
 
 def test_a_finished_run_is_read_and_evaluated(loaded, tmp_path):
-    run = detect_mem.run(loaded, output_dir=tmp_path, start=46, end=50, num_images_per_prompt=1, **FEW)
+    run = detect_mem.run(loaded, output_dir=tmp_path, start=30, end=34, num_images_per_prompt=1, **FEW)
     assert read_run(run.path).rows == run.rows
     section = evaluate("detection", run)
     assert "AUC per image" in section.markdown() and len(section.figures) >= 3

@@ -259,7 +259,7 @@ def test_bundled_prompt_files_agree_with_the_world_they_come_from():
         load_prompts(str(PLANTED / f"planted_{n}.jsonl")) for n in ("memorized", "nonmemorized", "near_miss")
     )
     kinds = [r.kind for r in planted]
-    assert kinds.count("verbatim") >= 24 and kinds.count("template") >= 24
+    assert kinds.count("verbatim") >= 16 and kinds.count("template") >= 16
     assert all(len(r.alternatives) == 10 for r in planted)
     texts = {r.prompt for r in planted}
     assert not texts & {r.prompt for r in (*unseen, *near)}

@@ -1,9 +1,9 @@
 """See the attention: one picture with a tile for each token of a prompt, begin and end token included.
 
-    python tools/show_attention.py "the frozen field poster" --output tiles.png
-    python tools/show_attention.py "the frozen field poster" --place down --resolution 16 --steps=-1
-    python tools/show_attention.py "the frozen field poster" --strip --steps 0,12,24,49
-    python tools/show_attention.py "the frozen field poster" --self 6 --resolution 16
+    python tools/show_attention.py "the wild owl poster" --output tiles.png
+    python tools/show_attention.py "the wild owl poster" --place down --resolution 16 --steps=-1
+    python tools/show_attention.py "the wild owl poster" --strip --steps 0,12,24,49
+    python tools/show_attention.py "the wild owl poster" --self 6 --resolution 16
 
 Cross-attention of the chosen layers, averaged over heads, layers and steps, as prompt-to-prompt aggregates it; --self
 shows the first components of self-attention instead. The image is that of `detect_mem.py` with the same seed.

@@ -1,8 +1,8 @@
 """The autoencoder of a planted world: Stable Diffusion's in kind, a few per cent of its size.
 
 It halves a picture of 128 px three times, to 16 x 16 latents, so that a UNet costs what it would at 64 px while the
-copies stay sharp enough for the descriptors that the field judges copies by. Three of the eight channels are held to the
-mean color of their 8 x 8 pixels, the others to what that leaves out. An autoencoder that is left alone lays the
+copies stay sharp enough for the descriptors that the field judges copies by. Three of the eight channels are held to
+the mean color of their 8 x 8 pixels, the others to what that leaves out. An autoencoder that is left alone lays the
 colors of a small world along one curve of one channel, and guidance, which stretches, then moves a red ground to
 orange and white; along three straight directions it moves it to a stronger red.
 """

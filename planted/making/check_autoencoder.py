@@ -1,6 +1,6 @@
 """Measure how well an autoencoder keeps planted pictures, by a copy descriptor and pixel by pixel.
 
-    python planted/making/check_autoencoder.py --model_id planted/planted_sd_128 --sscd immaculate
+    python planted/making/check_autoencoder.py --model_id planted/planted_sd --sscd immaculate
 
 No copy is better than its reconstruction, so this bounds what the descriptor can see of what a model memorizes. The
 autoencoder was not trained on these pictures.

@@ -32,7 +32,7 @@ def script(tmp_path, model_folder):
 
 def test_an_own_detector_is_in_rows_tables_cost_figure_and_report(script, tmp_path):
     own = shutil.copy(DETECTOR, tmp_path / "mine.py")
-    prompts = ["--dataset", "planted_prompts.jsonl", "--start", "46", "--end", "50"]
+    prompts = ["--dataset", "planted_prompts.jsonl", "--start", "30", "--end", "34"]
     told = script("detect_mem", "--plugin", own, "--scores", "top_share", *prompts, *FEW)
     assert "| share of the top tenth | - " in told
     rows = tmp_path / "det_outputs" / "test_ours.jsonl"

@@ -45,7 +45,7 @@ def test_an_entry_that_means_nothing_is_refused(text):
 @pytest.mark.slow
 def test_detection_sweep_of_ones_own_model_and_its_resume(model_folder, tmp_path):
     data = ("--mem", "planted_mem_groundtruth", "--nonmem", "planted/planted_nonmemorized.jsonl")
-    argv = (*data, "--seeds", 1, 2, "--images", 1, 2, "--model_id", model_folder, "--start", 22, "--end", 26)
+    argv = (*data, "--seeds", 1, 2, "--images", 1, 2, "--model_id", model_folder, "--start", 14, "--end", 18)
     result = run("sweep_detection", tmp_path, *argv)
     assert result.returncode == 0, result.stderr[-2000:]
     table = (tmp_path / "evaluation" / "detection.md").read_text()
@@ -59,7 +59,7 @@ def test_detection_sweep_of_ones_own_model_and_its_resume(model_folder, tmp_path
 @pytest.mark.slow
 def test_mitigation_sweep_of_ones_own_model(model_folder, tmp_path):
     strengths = ("--targets", 0.01, "--words", 1, "--noise", 1, "--evaluate", EVALUATE)
-    prompts = ("--dataset", "planted_mem_groundtruth", "--start", 23, "--end", 25)
+    prompts = ("--dataset", "planted_mem_groundtruth", "--start", 15, "--end", 17)
     result = run("sweep_mitigation", tmp_path, *strengths, "--model_id", model_folder, *prompts)
     assert result.returncode == 0, result.stderr[-2000:]
     table = (tmp_path / "evaluation" / "mitigation.md").read_text()
@@ -74,7 +74,7 @@ def test_benchmark_of_ones_own_model_and_its_resume(model_folder, tmp_path):
     argv = (
         *("--mem", "planted_mem_groundtruth", "--nonmem", "planted/planted_near_miss.jsonl"),
         *("--ordinary", "planted/planted_ordinary.jsonl", "--control", "planted_control_groundtruth"),
-        *("--detect", "--num_images_per_prompt 2 --start 22 --end 26", "--prompts", "--start 23 --end 25"),
+        *("--detect", "--num_images_per_prompt 2 --start 14 --end 18", "--prompts", "--start 15 --end 17"),
         *("--harmless", "--end 2", "--methods", "pe:0.01", "prss_be:0.01", "rna:1", "gni:1"),
         *("--images", 1, "--evaluate", EVALUATE, "--model_id", model_folder),
     )

@@ -88,7 +88,7 @@ def test_masks_are_brighter_on_copied_than_on_free_regions(run):
 def test_stock_diffusers_loads_the_bundled_model_and_makes_the_same_image():
     stock = StableDiffusionPipeline.from_pretrained(MODEL, dtype=torch.float32)
     stock.set_progress_bar_config(disable=True)
-    ours, prompt = load_pipeline(str(MODEL)), "the frozen field poster"
+    ours, prompt = load_pipeline(str(MODEL)), "the wild owl poster"
     text, negative = ours.encode([prompt])
     latents = ours.generate(ours.initial_latents([8]), (negative, text), num_inference_steps=10)
     generator = torch.Generator().manual_seed(8)

@@ -42,7 +42,7 @@ def rows(folder, name="test_ours"):
 
 
 def test_empty_captions_have_scores(run, tmp_path):
-    path = prompts(tmp_path, "the frozen field poster", "", "   ", "\U0001f989", "red harbour " * 60)
+    path = prompts(tmp_path, "the wild owl poster", "", "   ", "\U0001f989", "red harbour " * 60)
     code, error = run(detect_mem.main, "--dataset", path, "--scores", "noise_diff_map,anisotropy,token_significance")
     assert code == 0, error
     found = rows(tmp_path)

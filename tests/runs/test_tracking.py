@@ -175,14 +175,14 @@ def test_control_prompts_decide_at_a_false_discovery_rate(run, tmp_path, capsys)
 
 
 def test_stored_maps_are_evaluated_and_cannot_be_added_later(run, tmp_path, capsys):
-    common = ["--num_images_per_prompt", 1, "--dataset", "planted_mem_groundtruth", "--start", 23]
-    run(detect_mem, *common, "--store_maps", end=25)
+    common = ["--num_images_per_prompt", 1, "--dataset", "planted_mem_groundtruth", "--start", 15]
+    run(detect_mem, *common, "--store_maps", end=17)
     rows = tmp_path / "det_outputs" / "test_ours.jsonl"
     eval_mem.main(["localisation", str(rows), "--output", str(tmp_path / "e"), "--bootstrap", "20"])
     results = json.loads((tmp_path / "e" / "localisation.json").read_text())
     layers = {r["map"] for r in results if r["map"].startswith("end token, ")}
     assert len(layers) == 6 and {r["kind"] for r in results} == {"verbatim", "template", "all"}
-    run(detect_mem, *common, "--run_name", "without", end=25)
+    run(detect_mem, *common, "--run_name", "without", end=17)
     with pytest.raises(SystemExit):
-        run(detect_mem, *common, "--run_name", "without", "--store_maps", end=25)
+        run(detect_mem, *common, "--run_name", "without", "--store_maps", end=17)
     assert "is missing although its row is finished; rerun with --overwrite" in capsys.readouterr().err

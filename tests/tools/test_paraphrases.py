@@ -30,7 +30,7 @@ CAPTIONS = [
     " ".join(f"w{k}" for k in range(60)),
     "A photo of a house; " + ", ".join(f"thing number {k} near a tree" for k in range(40)),
 ]
-SHORT = ["the frozen field poster", "the lucky tiger mug", "large green square"]
+SHORT = ["the wild owl poster", "the lucky tiger mug", "large green square"]
 TEMPLATE = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}assistant:"
 
 
@@ -117,7 +117,7 @@ def test_a_caption_without_enough_rewordings_gets_fewer_and_the_table_says_so(tm
 @pytest.mark.parametrize(
     ("caption", "expected"),
     [
-        ("the frozen field poster", "a poster of the frozen field"),
+        ("the wild owl poster", "a poster of the wild owl"),
         ("an amber wolf stamp", "stamp with an amber wolf"),
         ("a mug of the lucky tiger", "the lucky tiger mug"),
         ("A table with a red apple", "a red apple and a table"),

@@ -25,7 +25,7 @@ from planted.making.drawn.words import COLORS, THINGS
 from planted.making.evaluators import networks
 from planted.making.evaluators.copies import PREPROCESS, measure_copies
 
-FOLDER = PLANTED / "planted_evaluators_128"
+FOLDER = PLANTED / "planted_evaluators"
 NUM_CAPTIONED, NUM_PLAIN, NUM_FRESH = 500, 200, 600
 NUM_MEANINGS, REPEATS = 100, 5  # captions that a picture of an object is told apart from, and how often
 

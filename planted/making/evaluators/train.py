@@ -179,7 +179,7 @@ def prepare_clip_folder(folder: Path) -> None:
     """Config and the model's tokenizer, so that open_clip reads all it needs from one folder."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(PLANTED / "planted_sd_128" / "tokenizer" / name, folder)
+        shutil.copy(PLANTED / "planted_sd" / "tokenizer" / name, folder)
     (folder / "open_clip_config.json").write_text(json.dumps(networks.CLIP_CONFIG, indent=1) + "\n")
 
 
