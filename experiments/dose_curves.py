@@ -24,7 +24,7 @@ from memorization.report.theme import COLORS, MARKERS, legend_below, panels, the
 from memorization.scores import HORIZONS, horizons_of, score_label
 from memorization.similarity.pixels import similarity_to_references
 from memorization.tables import format_table
-from planted.making.check_model import COPY_RMSE
+from planted.making.model_measures import COPY_RMSE
 
 SEVERAL = "verbatim, several captions"
 

@@ -19,7 +19,7 @@ from memorization.data.prompts import load_prompts
 from memorization.evaluation.curves import rank_auc
 from memorization.models.stable_diffusion import load_pipeline
 from memorization.similarity.pixels import similarity_to_references
-from planted.making.check_model import COPY_RMSE
+from planted.making.model_measures import COPY_RMSE
 
 COPY = 1 - COPY_RMSE  # similarity above which a region counts as copied
 
