@@ -139,6 +139,12 @@ def dose_table(entries: Sequence[Entry], head: str, measure: str, digits: int = 
     return format_table([*([head] if head else []), "kind", *(f"dose {d}" for d in doses)], cells)
 
 
+def mitigation_table(entries: Sequence[Entry]) -> str:
+    """Share of copied images by dose under each mitigation at each strength; empty without any."""
+    named = [entry | {"method": f"{entry['method']} {entry['strength']:g}"} for entry in entries]
+    return dose_table(named, "method", "copied") if named else ""
+
+
 def dose_figure(copies: Sequence[Entry], scores: Sequence[Entry], shown: Sequence[str]) -> Figure:
     """Share of copies and AUC against dose, one panel a kind.
 

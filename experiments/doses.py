@@ -21,6 +21,7 @@ from experiments.dose_curves import (
     groups_of,
     map_entries,
     mitigation_entries,
+    mitigation_table,
     score_entries,
 )
 from experiments.protocol import THREADS
@@ -93,7 +94,7 @@ def write_results(ground_truth: Path, output: Path, entries: Sequence[Entry]) ->
     write_text(output / "doses.json", json.dumps(plain(results), indent=1) + "\n")
     unseen = [e for e in scores if e["negative_set"] == OTHERS[0]]
     tables = [dose_table(copies, "", "copied"), dose_table(unseen, "score", "auc"), dose_table(maps, "map", "auroc")]
-    tables += [dose_table(mitigated, "method", "copied")] if mitigated else []
+    tables += [mitigation_table(mitigated)] if mitigated else []
     write_text(output / "doses.md", "\n\n".join(tables) + "\n")
     dose_figure(copies, unseen, SHOWN).savefig(output / "doses.png", dpi=120)
     print("\n\n".join(tables))

@@ -17,7 +17,7 @@ from memorization.evaluation.audit import hiding_strengths
 from memorization.evaluation.shares import exact_bounds
 from memorization.evaluation.statistics import interval_text
 from memorization.mitigations.base import PLAIN
-from memorization.scores import MAGNITUDE, horizon_text, score_cost, score_label
+from memorization.scores import MAGNITUDE, horizon_text, score_cost
 from memorization.tables import format_table, parse_results
 
 RESULTS, COST = ROOT / "experiments" / "results", ROOT / "experiments" / "cost" / "results.json"
@@ -229,34 +229,7 @@ def job_row(r: Record, num_images: int) -> Sequence[object]:
     return [r["job"], r["seconds"] / num_images, r["ratio"], f"{r['evals']:g}", r["least_evals"], *sizes]
 
 
-# The parts of the next world
-
-
-def context_of_words() -> str:
-    """AUC per image where a text encoder holds words and padding to one content, and where they are free as CLIP's."""
-    held, free = (read(f"planted_parts/context_{name}")["scores"] for name in ("held", "free"))
-    rows = []
-    for one, other in zip(held, free, strict=True):
-        if (
-            one["key"] in (MAGNITUDE, "end_token_attention")
-            and one["memorized_kind"] in KINDS
-            and one["T"] in (1, None)
-        ):
-            name = f"{score_label(one['key'], one['T'])}: {one['memorized_kind']}"
-            rows.append([name, interval_text(one["auc"]), interval_text(other["auc"])])
-    return format_table(["AUC per image", "words and padding held", "free"], rows)
-
-
-def autoencoder() -> str:
-    """What planted pictures keep of themselves in the autoencoder."""
-    found = read("planted_parts/autoencoder")
-    rows = [[name, m if isinstance(m, float) else interval_text(m)] for name, m in found["measured"].items()]
-    return format_table([f"{found['pictures']} verbatim pictures, {found['descriptor']}", "value"], rows)
-
-
 TABLES: dict[str, Callable[[], str]] = {
-    "context_of_words": context_of_words,
-    "autoencoder": autoencoder,
     "detection": detection,
     "detection_differences": detection_differences,
     "localisation": localisation,

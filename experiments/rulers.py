@@ -75,19 +75,30 @@ def agreement(lines: Mapping[str, Sequence[Line]]) -> list[Result]:
     return results
 
 
-def rulers_table(judged: Mapping[str, Copies]) -> str:
-    """A row for each descriptor and kind of prompt."""
+def rulers_table(judged: Mapping[str, Sequence[Result]]) -> str:
+    """A row for each descriptor and kind of prompt.
+
+    Args:
+        judged: results of `evaluate_copies` by descriptor.
+    """
     rows = []
-    for name, copies in judged.items():
-        for result in copies.results:
+    for name, results in judged.items():
+        for result in results:
             cells = [interval_text(result[key]) if key in result else "" for key in SHOWN]
             rows.append([name, result["kind"], f"{result['images']} of {result['prompts']}", *cells])
     return format_table(["descriptor", "kind", "images of prompts", *SHOWN.values()], rows)
 
 
 def agreement_table(results: Sequence[Result]) -> str:
-    rows = [[r["kind"], r["similarity"], r["images"], interval_text(r["rank_correlation"])] for r in results]
-    return format_table(["kind", "similarity to", "images", "rank correlation"], rows)
+    """A row for each kind of prompt; where there are several pairs of descriptors, each row says which."""
+    is_named = len({tuple(r["pair"]) for r in results}) > 1
+    rows = [
+        [*([" and ".join(r["pair"])] if is_named else []), r["kind"], r["similarity"], r["images"]]
+        + [interval_text(r["rank_correlation"])]
+        for r in results
+    ]
+    headers = ["kind", "similarity to", "images", "rank correlation"]
+    return format_table([*(["descriptors"] if is_named else []), *headers], rows)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -109,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if args.output is not None:
             found = {name: {"results": c.results, "spread": c.spread} for name, c in judged.items()}
             write_text(args.output, json.dumps(plain({"descriptors": found, "agreement": agreed}), indent=1) + "\n")
-    print(rulers_table(judged))
+    print(rulers_table({name: copies.results for name, copies in judged.items()}))
     if agreed:
         print(f"\n{agreement_table(agreed)}")
 
