@@ -1,6 +1,6 @@
 """Measure what the bundled model memorizes and where the published signals hold on it.
 
-    python planted/making/check_model.py --gen_seed 100 --output planted/planted_report.json --images SHEETS
+    python planted/making/check_model.py --gen_seed 100 --output planted/planted_report.json --images FOLDER
 
 Every number in the docs' page on the bundled model comes from this script. It generates images for the planted prompts
 of the full dose, for unseen ones, near misses and 64 objects that captions never asked for, and compares them with the

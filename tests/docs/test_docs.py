@@ -164,11 +164,11 @@ def kept_measures() -> set[tuple[float, ...]]:
 
     def walk(value: object) -> None:
         if isinstance(value, dict) and isinstance(value.get("value"), float):
-            found.append((value["value"], value["low"], value["high"]))
+            found.append((value["value"], *value.get("interval", (value.get("low"), value.get("high")))))
         for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
             walk(inner)
 
-    for path in (ROOT / "experiments/results").rglob("*.json"):
+    for path in [*(ROOT / "experiments/results").rglob("*.json"), ROOT / "planted/planted_report.json"]:
         walk(json.loads(path.read_text()))
     for path in (ROOT / "experiments/results").rglob("*.md"):
         found += [tuple(map(float, m)) for m in INTERVAL.findall(path.read_text())]

@@ -7,6 +7,7 @@ import pytest
 from scipy.stats import spearmanr
 
 from experiments import rulers
+from experiments.planted_tables import copy_rulers, ruler_agreement, table
 from experiments.rulers import rank_correlation
 from tests.helpers.eval_runs import write_descriptor, write_mitigated_runs, write_run
 
@@ -32,7 +33,12 @@ def test_a_descriptor_agrees_with_itself_and_every_copy_has_rank_one(tmp_path, c
     (tmp_path / "again").mkdir()
     output = tmp_path / "rulers.json"
     argv = [str(plain), "--controls", str(controls), "--sscd", str(color)]
-    rulers.main([*argv, "--sscd", str(write_descriptor(tmp_path / "again")), "--output", str(output)])
+    again = write_descriptor(tmp_path / "again")
+    again = again.rename(again.with_name(f"again_{again.name}"))  # of another name, which tells descriptors apart
+    rulers.main([*argv, "--sscd", str(again), "--output", str(output)])
     found = json.loads(output.read_text())
-    assert capsys.readouterr().out.count("1.000") > 4
+    told = capsys.readouterr().out
+    assert told.count("1.000") > 4
+    kept = [table(make, output) for make in (copy_rulers, ruler_agreement)]
+    assert "\n\n".join(kept) == told.strip()
     assert all(r["rank1"]["value"] == 1 for d in found["descriptors"].values() for r in d["results"])

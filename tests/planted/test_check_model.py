@@ -1,5 +1,7 @@
 """What check_model.py measures, on made-up images, scores and maps whose answers are known; no model."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ import torch
 from memorization.data.pictures import read_image
 from memorization.data.prompts import PromptRecord, load_prompts
 from memorization.observation import LayerColumns, Observation
+from memorization.tables import plain
 from planted.making import check_model
 from planted.making.drawn.scenes import is_held_out_object
 from planted.making.model_measures import (
@@ -17,6 +20,7 @@ from planted.making.model_measures import (
     check_probe,
     resampled,
 )
+from planted.making.model_tables import all_tables
 from tests.helpers.eval_runs import LAYERS, write_ground_truth
 
 COUNT, SIZE = 2, 16
@@ -143,6 +147,15 @@ def test_intervals_resample_prompts_and_not_images():
     """Two prompts whose images are all alike: whole prompts are drawn, so the ends are those of the prompts."""
     values = np.repeat([0.0, 1.0], 50)
     assert resampled(lambda rows: values[rows].mean(), np.repeat(["a", "b"], 50))["interval"] == [0, 1]
+
+
+def test_the_report_survives_json_and_its_tables_say_what_was_not_reached(runs, monkeypatch):
+    monkeypatch.setattr(check_model, "train_probe", lambda: None)
+    shown = {name: {"value": 1.0, "interval": [0.9, 1.0], "n": 2, "prompts": 1} for name in ("object", "color", "all")}
+    monkeypatch.setattr(check_model, "check_probe", lambda probe, run: shown)
+    report = check_model.make_report(runs | {"asked": None}, check_model.Settings(100, COUNT, 2, 7.5))
+    found = all_tables(json.loads(json.dumps(plain(report))))
+    assert "| **not reached**: 0.750 [" in found and found.count("**not reached**") == 3
 
 
 def test_asked_captions_differ_and_were_never_trained_on(monkeypatch):
