@@ -173,16 +173,17 @@ def cross_attention_layers(unet: "UNet2DConditionModel") -> list[str]:
     return [name for name in unet.attn_processors if name.endswith("attn2.processor")]
 
 
-def down_cross_layers(unet: "UNet2DConditionModel", block: int = 0) -> list[str]:
-    """Names of the cross-attention layers of down block `block` (0 is the finest resolution).
+def down_cross_layers(unet: "UNet2DConditionModel") -> list[str]:
+    """Names of the cross-attention layers of the finest down block that has any: the first, SDXL's second.
 
     Raises:
-        ValueError: if that block has none.
+        ValueError: if none has.
     """
-    layers = [n for n in cross_attention_layers(unet) if n.startswith(f"down_blocks.{block}.")]
-    if not layers:
-        raise ValueError(f"down block {block} of this UNet has no cross-attention layers")
-    return layers
+    down = [n for n in cross_attention_layers(unet) if n.startswith("down_blocks.")]
+    if not down:
+        raise ValueError("the down blocks of this UNet have no cross-attention layers")
+    block = down[0].split(".")[1]  # names come in the order of the blocks
+    return [n for n in down if n.split(".")[1] == block]
 
 
 @contextmanager

@@ -1,5 +1,7 @@
 """Latents to pixels, and never to a black picture for want of range: what float16 cannot hold is done in float32."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -31,16 +33,32 @@ def decode_finite(vae: Any, latents: torch.Tensor, position: int = 0) -> torch.T
     image = decode_latents(vae, latents)
     if image.isfinite().all():
         return image
-    dtype = vae.dtype
-    torch.nn.Module.to(vae, torch.float32)  # diffusers' own warns of a cast that is taken back
-    try:
+    with in_float32(vae):
         image = decode_latents(vae, latents.float())
-    finally:
-        torch.nn.Module.to(vae, dtype)
     if not image.isfinite().all():
         raise NotFiniteError(position, "the VAE gives NaN or infinity for it, in float32 too")
     return image
 
 
+@contextmanager
+def in_float32(vae: Any) -> Iterator[None]:
+    """The VAE in float32 for the block; its weights come back as they were."""
+    dtype = vae.dtype
+    torch.nn.Module.to(vae, torch.float32)  # diffusers' own warns of a cast that is taken back
+    try:
+        yield
+    finally:
+        torch.nn.Module.to(vae, dtype)
+
+
 def decode_latents(vae: Any, latents: torch.Tensor) -> torch.Tensor:
-    return vae.decode(latents / vae.config.scaling_factor, return_dict=False)[0]
+    return vae.decode(unscaled(vae, latents), return_dict=False)[0]
+
+
+def unscaled(vae: Any, latents: torch.Tensor) -> torch.Tensor:
+    """Latents as the VAE has them, from the scale that the denoiser is trained in; some are also shifted."""
+    mean, std = (getattr(vae.config, name, None) for name in ("latents_mean", "latents_std"))
+    if mean is None or std is None:
+        return latents / vae.config.scaling_factor
+    mean, std = (torch.tensor(v, dtype=latents.dtype, device=latents.device)[:, None, None] for v in (mean, std))
+    return latents * std / vae.config.scaling_factor + mean

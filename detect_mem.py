@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from attn_utils import cross_attention_layers
-from local_sd_pipeline import LocalStableDiffusionPipeline
+from local_sd_pipeline import DenoisingPipeline
 from memorization.bundled import PLANTED
 from memorization.catalogue import detector_table
 from memorization.errors import exit_on_input_error, input_errors, warn
@@ -119,7 +119,7 @@ def detect_prompts(settings: DetectionSettings, session: Session) -> None:
         session.refuse_faulty()
 
 
-def run(pipe: LocalStableDiffusionPipeline | None = None, **options: object) -> Run:
+def run(pipe: DenoisingPipeline | None = None, **options: object) -> Run:
     """The script as a function: options by the names of the command line, with its defaults; gives the finished run.
 
     Args:
@@ -135,7 +135,7 @@ def run(pipe: LocalStableDiffusionPipeline | None = None, **options: object) -> 
     return read_run(settings.files.rows)
 
 
-def main(argv: Sequence[str] | None = None, pipe: LocalStableDiffusionPipeline | None = None) -> None:
+def main(argv: Sequence[str] | None = None, pipe: DenoisingPipeline | None = None) -> None:
     """Run a command line; `pipe` is a loaded pipeline to use instead of loading --model_id."""
     with exit_on_input_error():
         load_named_plugins(argv)

@@ -19,7 +19,7 @@ from attn_utils import wrapped_processors
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
 
-    from local_sd_pipeline import LocalStableDiffusionPipeline
+    from local_sd_pipeline import DenoisingPipeline
 
 SHARE = 0.5  # of the free memory that a chunk may take, as pictures are decoded beside it
 MARGIN = 1.5  # on what one forward pass keeps, for what the backward pass holds besides
@@ -35,7 +35,7 @@ kept_by_unet: "WeakKeyDictionary[torch.nn.Module, dict[tuple, int]]" = WeakKeyDi
 
 
 def in_chunks(
-    pipe: "LocalStableDiffusionPipeline",
+    pipe: "DenoisingPipeline",
     latents: torch.Tensor,
     samples: int,
     work: Callable[[slice], torch.Tensor],
@@ -51,7 +51,7 @@ def in_chunks(
     return torch.cat([work(slice(k, k + size)) for k in range(0, len(latents), size)])
 
 
-def chunk_size(pipe: "LocalStableDiffusionPipeline", latents: torch.Tensor, samples: int) -> int:
+def chunk_size(pipe: "DenoisingPipeline", latents: torch.Tensor, samples: int) -> int:
     """How many images a gradient is taken of at a time: `pipe.grad_batch_size`, or as many as fit, at least one.
 
     A chunk may take half of the free memory. An image is taken to need 1.5 times what the forward passes of its samples
@@ -69,7 +69,7 @@ def chunk_size(pipe: "LocalStableDiffusionPipeline", latents: torch.Tensor, samp
     return max(1, int(SHARE * free / (MARGIN * samples * kept_bytes(pipe, latents))))
 
 
-def kept_bytes(pipe: "LocalStableDiffusionPipeline", latents: torch.Tensor) -> int:
+def kept_bytes(pipe: "DenoisingPipeline", latents: torch.Tensor) -> int:
     """Bytes that the UNet's forward pass of one sample keeps for its backward pass; the pass is not counted as cost.
 
     Args:
@@ -82,7 +82,7 @@ def kept_bytes(pipe: "LocalStableDiffusionPipeline", latents: torch.Tensor) -> i
     return known[key]
 
 
-def measure_kept_bytes(pipe: "LocalStableDiffusionPipeline", latents: torch.Tensor) -> int:
+def measure_kept_bytes(pipe: "DenoisingPipeline", latents: torch.Tensor) -> int:
     weights = {p.untyped_storage().data_ptr() for p in pipe.unet.parameters()}
     kept: dict[int, int] = {}  # by storage, as layers share what they keep
 
@@ -92,8 +92,7 @@ def measure_kept_bytes(pipe: "LocalStableDiffusionPipeline", latents: torch.Tens
             kept[storage.data_ptr()] = storage.nbytes()
         return saved
 
-    tokens, width = pipe.tokenizer.model_max_length, pipe.unet.config.cross_attention_dim
-    text = torch.zeros(1, tokens, width, dtype=pipe.unet.dtype, device=latents.device)
+    text = torch.zeros_like(pipe.encode([""])[1], dtype=pipe.unet.dtype, device=latents.device)
     evals = pipe.num_unet_evals
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda saved: saved):
         sample = torch.zeros_like(latents[:1], dtype=text.dtype).requires_grad_()

@@ -14,7 +14,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from local_sd_pipeline import LocalStableDiffusionPipeline
+from local_sd_pipeline import DenoisingPipeline
 from memorization.bundled import GROUND_TRUTH
 from memorization.catalogue import mitigation_table
 from memorization.errors import exit_on_input_error
@@ -103,7 +103,7 @@ def mitigate_prompts(settings: MitigationSettings, session: Session) -> None:
         session.refuse_faulty()
 
 
-def run(pipe: LocalStableDiffusionPipeline | None = None, **options: object) -> Run:
+def run(pipe: DenoisingPipeline | None = None, **options: object) -> Run:
     """The script as a function: options by the names of the command line, with its defaults; gives the finished run.
 
     Args:
@@ -119,7 +119,7 @@ def run(pipe: LocalStableDiffusionPipeline | None = None, **options: object) -> 
     return read_run(settings.files.rows)
 
 
-def main(argv: Sequence[str] | None = None, pipe: LocalStableDiffusionPipeline | None = None) -> None:
+def main(argv: Sequence[str] | None = None, pipe: DenoisingPipeline | None = None) -> None:
     """Run a command line; `pipe` is a loaded pipeline to use instead of loading --model_id."""
     with exit_on_input_error():
         load_named_plugins(argv)

@@ -1,63 +1,26 @@
-"""Stable Diffusion with its denoising loop in the open: written once, observed from outside.
+"""Latent diffusion with its denoising loop in the open: written once for all families, observed from outside.
 
-`predict_noise` is the only place that calls the UNet and the only one that knows how guidance branches
+`predict_outputs` is the only place that calls the UNet and the only one that knows how guidance branches
 are stacked; `denoise` is the only loop. Guidance is a function that is passed in, and whoever wants to
-measure something iterates over the steps.
+measure something iterates over the steps. A family says how prompts become features (`encode_one`) and how the UNet
+takes them (`conditions`); Stable Diffusion 1 and 2 stand at the end of this file, SDXL in memorization/models/.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import DiffusionPipeline, StableDiffusionPipeline
 from PIL import Image
 
 from attn_utils import CrossAttentionStore, record_cross_attention
 from decoding import decode_finite
+from noise_norms import NoisePrediction
 
 GUIDANCE_SCALE = 7.5  # of Stable Diffusion
-
-
-@dataclass(frozen=True)
-class NoisePrediction:
-    """The UNet's outputs for all branches at one timestep.
-
-    The detection scores are defined on the predicted noise, guidance on whatever the UNet predicts.
-    For `epsilon` models these are the same. For `v_prediction` eps = sqrt(a) v + sqrt(1 - a) x_t, and
-    for `sample` eps = (x_t - sqrt(a) x_0) / sqrt(1 - a), with a = alphas_cumprod[t] (Salimans and Ho,
-    ICLR 2022, appendix D): linear in the output, so that a difference of noises is the difference of
-    outputs times `noise_scale`, and guidance in either space gives the same image.
-
-    Attributes:
-        outputs: one tensor (images, channels, height, width) per branch, uncond first.
-        latents: x_t, same shape.
-        noise_scale: d eps / d output, a 0-d tensor.
-        latents_scale: d eps / d x_t, a 0-d tensor; 0 for epsilon models.
-    """
-
-    outputs: tuple[torch.Tensor, ...]
-    latents: torch.Tensor
-    noise_scale: torch.Tensor
-    latents_scale: torch.Tensor
-
-    def noise(self, branch: int) -> torch.Tensor:
-        """Predicted noise of one branch."""
-        return self.as_noise(self.outputs[branch])
-
-    def as_noise(self, output: torch.Tensor) -> torch.Tensor:
-        """The noise that a model output stands for, a guided one's too."""
-        return self.noise_scale * output + self.latents_scale * self.latents
-
-    def diff(self, branch: int = 1, other: int = 0) -> torch.Tensor:
-        """Predicted noise of `branch` less that of `other` (uncond)."""
-        return self.noise_scale * (self.outputs[branch] - self.outputs[other])
-
-    def guided(self, guidance_scale: float) -> torch.Tensor:
-        """Model output under classifier-free guidance (Ho and Salimans, 2022) in Stable Diffusion's form."""
-        uncond, text = self.outputs[:2]
-        return uncond + guidance_scale * (text - uncond)
 
 
 @dataclass(frozen=True)
@@ -97,10 +60,15 @@ class Source:
     former_scheduler: bool = True  # whether DDIM has the values that it had before other classes were read right
 
 
-class LocalStableDiffusionPipeline(StableDiffusionPipeline):
-    """Stable Diffusion 1.x and 2.x with `denoise`, the loop as a generator, and what it needs around it.
+class DenoisingPipeline(DiffusionPipeline):
+    """`denoise`, the loop as a generator, and what it needs around it: mixed into a pipeline class of diffusers.
+
+    What a prompt says is one tensor, (images, rows, dim), whatever the family: the features of its tokens in the first
+    `tokenizer.model_max_length` rows, and behind them what else the UNet is conditioned on. So images and branches are
+    stacked, picked and optimised the same way in all of them.
 
     Attributes:
+        family_name: in messages.
         num_unet_evals: UNet evaluations of single samples since loading (a guided step on one image is two).
         num_unet_gradients: backward passes and tangents of single samples, counted by who takes them.
         grad_batch_size: images that a gradient is taken of at a time; None takes as many as fit, see `gradients`.
@@ -108,12 +76,30 @@ class LocalStableDiffusionPipeline(StableDiffusionPipeline):
         base: the model before it was tuned, if given, for what compares with it.
     """
 
+    family_name = "Stable Diffusion"
     num_unet_evals = 0
     num_unet_gradients = 0
     grad_batch_size: int | None = None
     empty_embeds = None
     loaded_from: Source | None = None
-    base: "LocalStableDiffusionPipeline | None" = None
+    base: "DenoisingPipeline | None" = None
+    unet: Any
+    vae: Any
+    scheduler: Any
+    tokenizer: Any
+    text_encoder: Any
+    image_processor: Any
+    vae_scale_factor: int
+    prepare_latents: Callable[..., torch.Tensor]
+    maybe_convert_prompt: Callable[..., str]
+
+    def encode_one(self, prompt: str) -> torch.Tensor:
+        """What the UNet is told of one prompt, (1, rows, dim); of the empty one, what guidance starts from."""
+        raise NotImplementedError
+
+    def conditions(self, embeds: torch.Tensor, latents: torch.Tensor) -> dict[str, Any]:
+        """The UNet's arguments for features (samples, rows, dim) and latents (samples, channels, height, width)."""
+        raise NotImplementedError
 
     def predict_noise(self, latents: torch.Tensor, t: int, embeds: Sequence[torch.Tensor]) -> NoisePrediction:
         """One UNet call for all branches.
@@ -135,7 +121,8 @@ class LocalStableDiffusionPipeline(StableDiffusionPipeline):
         sample = self.scheduler.scale_model_input(torch.cat([latents] * len(embeds)), t)
         self.num_unet_evals += len(sample)
         timestep = torch.full((), t, dtype=torch.int64, device=sample.device)  # filled there, not copied
-        output = self.unet(sample, timestep, encoder_hidden_states=torch.cat(tuple(embeds)), return_dict=False)[0]
+        conditions = self.conditions(torch.cat(tuple(embeds)), sample)
+        output = self.unet(sample, timestep, **conditions, return_dict=False)[0]
         return output.chunk(len(embeds))
 
     def noise_scales(self, t: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -223,14 +210,14 @@ class LocalStableDiffusionPipeline(StableDiffusionPipeline):
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Text features of the prompts and of the empty prompt, each (prompts, tokens, dim).
+        """Features of the prompts and of the empty prompt, each (prompts, rows, dim).
 
         Each prompt is encoded by itself, so that its features do not depend on its neighbours, and once; the
         empty prompt once for the life of the pipeline.
         """
         if self.empty_embeds is None:
-            self.empty_embeds = self.encode_prompt("", self.device, 1, False)[0]
-        embeds = {prompt: self.encode_prompt(prompt, self.device, 1, False)[0] for prompt in dict.fromkeys(prompts)}
+            self.empty_embeds = self.encode_one("")
+        embeds = {prompt: self.encode_one(prompt) for prompt in dict.fromkeys(prompts)}
         return torch.cat([embeds[p] for p in prompts]), self.empty_embeds.expand(len(prompts), -1, -1)
 
     @torch.no_grad()
@@ -295,6 +282,10 @@ class LocalStableDiffusionPipeline(StableDiffusionPipeline):
         channels, dtype = self.unet.config.in_channels, self.unet.dtype
         return self.prepare_latents(len(seeds), channels, size, size, dtype, self.device, generators)
 
+    def token_rows(self, embeds: torch.Tensor) -> torch.Tensor:
+        """The features of the tokens out of (samples, rows, dim), which the cross-attention reads."""
+        return embeds[:, : self.tokenizer.model_max_length]
+
     def token_ids(self, prompt: str) -> list[int]:
         """The prompt's ids as `encode` has them, begin and end token included, without the padding.
 
@@ -318,3 +309,13 @@ class LocalStableDiffusionPipeline(StableDiffusionPipeline):
         ids = self.tokenizer(self.written_out(prompt)).input_ids
         kept = self.tokenizer.model_max_length - 1
         return self.tokenizer.decode(ids[kept:-1]).strip() if len(ids) - 1 > kept else ""
+
+
+class LocalStableDiffusionPipeline(DenoisingPipeline, StableDiffusionPipeline):
+    """Stable Diffusion 1.x and 2.x."""
+
+    def encode_one(self, prompt: str) -> torch.Tensor:
+        return self.encode_prompt(prompt, self.device, 1, False)[0]
+
+    def conditions(self, embeds: torch.Tensor, latents: torch.Tensor) -> dict[str, Any]:
+        return {"encoder_hidden_states": embeds}

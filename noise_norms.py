@@ -1,9 +1,10 @@
-"""The magnitude of the text-conditional noise prediction, D, and its local form LD: pure functions on tensors.
+"""The predicted noise and the magnitude of its text-conditional part, D, with its local form LD: pure functions.
 
 Every score is one number per image, computed in float32, and higher means more likely memorized. A
 prompt's score is the mean over its images, taken by the caller.
 """
 
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
@@ -12,6 +13,46 @@ import torch
 from attn_utils import fit_mask
 
 Norms = TypeVar("Norms", torch.Tensor, np.ndarray)
+
+
+@dataclass(frozen=True)
+class NoisePrediction:
+    """The UNet's outputs for all branches at one timestep.
+
+    The detection scores are defined on the predicted noise, guidance on whatever the UNet predicts.
+    For `epsilon` models these are the same. For `v_prediction` eps = sqrt(a) v + sqrt(1 - a) x_t, and
+    for `sample` eps = (x_t - sqrt(a) x_0) / sqrt(1 - a), with a = alphas_cumprod[t] (Salimans and Ho,
+    ICLR 2022, appendix D): linear in the output, so that a difference of noises is the difference of
+    outputs times `noise_scale`, and guidance in either space gives the same image.
+
+    Attributes:
+        outputs: one tensor (images, channels, height, width) per branch, uncond first.
+        latents: x_t, same shape.
+        noise_scale: d eps / d output, a 0-d tensor.
+        latents_scale: d eps / d x_t, a 0-d tensor; 0 for epsilon models.
+    """
+
+    outputs: tuple[torch.Tensor, ...]
+    latents: torch.Tensor
+    noise_scale: torch.Tensor
+    latents_scale: torch.Tensor
+
+    def noise(self, branch: int) -> torch.Tensor:
+        """Predicted noise of one branch."""
+        return self.as_noise(self.outputs[branch])
+
+    def as_noise(self, output: torch.Tensor) -> torch.Tensor:
+        """The noise that a model output stands for, a guided one's too."""
+        return self.noise_scale * output + self.latents_scale * self.latents
+
+    def diff(self, branch: int = 1, other: int = 0) -> torch.Tensor:
+        """Predicted noise of `branch` less that of `other` (uncond)."""
+        return self.noise_scale * (self.outputs[branch] - self.outputs[other])
+
+    def guided(self, guidance_scale: float) -> torch.Tensor:
+        """Model output under classifier-free guidance (Ho and Salimans, 2022) in Stable Diffusion's form."""
+        uncond, text = self.outputs[:2]
+        return uncond + guidance_scale * (text - uncond)
 
 
 def noise_diff_map(noise_diff: torch.Tensor) -> torch.Tensor:

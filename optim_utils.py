@@ -17,7 +17,7 @@ from gradients import chunk_size, loss_scale
 from noise_norms import noise_diff_norm
 
 if TYPE_CHECKING:
-    from local_sd_pipeline import LocalStableDiffusionPipeline, NoisePrediction
+    from local_sd_pipeline import DenoisingPipeline, NoisePrediction
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class SearchResult:
     triggered: list[bool]
 
 
-def first_timestep(pipe: "LocalStableDiffusionPipeline", num_inference_steps: int) -> int:
+def first_timestep(pipe: "DenoisingPipeline", num_inference_steps: int) -> int:
     """The noisiest timestep of a run, a plain number, where PE and SS measure."""
     pipe.scheduler.set_timesteps(num_inference_steps)
     return int(pipe.scheduler.timesteps[0])
@@ -51,14 +51,14 @@ def first_timestep(pipe: "LocalStableDiffusionPipeline", num_inference_steps: in
 
 @torch.no_grad()
 def predict_uncond(
-    pipe: "LocalStableDiffusionPipeline", latents: torch.Tensor, t: int, negative_prompt_embeds: torch.Tensor
+    pipe: "DenoisingPipeline", latents: torch.Tensor, t: int, negative_prompt_embeds: torch.Tensor
 ) -> torch.Tensor:
     """The unconditional branch alone: one evaluation per image, shared by all that compares with it."""
     return pipe.predict_noise(latents, t, (negative_prompt_embeds,)).outputs[0]
 
 
 def text_magnitude(
-    pipe: "LocalStableDiffusionPipeline",
+    pipe: "DenoisingPipeline",
     latents: torch.Tensor,
     t: int,
     prompt_embeds: torch.Tensor,
@@ -78,7 +78,7 @@ def text_magnitude(
 
 
 def optimize_prompt_embeds(
-    pipe: "LocalStableDiffusionPipeline",
+    pipe: "DenoisingPipeline",
     latents: torch.Tensor,
     t: int,
     prompt_embeds: torch.Tensor,
@@ -129,7 +129,7 @@ def optimize_prompt_embeds(
 
 
 def descend(
-    pipe: "LocalStableDiffusionPipeline",
+    pipe: "DenoisingPipeline",
     start: torch.Tensor,
     loss: Callable[[torch.Tensor, list[int]], torch.Tensor],
     optimizer_class: type[torch.optim.Adam] | type[torch.optim.AdamW],
@@ -194,7 +194,7 @@ def descend(
 
 @torch.no_grad()
 def semantic_search(
-    pipe: "LocalStableDiffusionPipeline",
+    pipe: "DenoisingPipeline",
     latents: torch.Tensor,
     t: int,
     candidates: Sequence[torch.Tensor],

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from local_sd_pipeline import DenoiseStep, LocalStableDiffusionPipeline
+from local_sd_pipeline import DenoiseStep, DenoisingPipeline
 from memorization.bundled import GROUND_TRUTH, MODEL
 from memorization.data.pictures import read_image
 from memorization.data.prompts import PromptRecord, load_prompts
@@ -68,7 +68,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def scores_at(
-    pipe: LocalStableDiffusionPipeline, images: Sequence[torch.Tensor], t: int, prompt: str, seeds: Sequence[int]
+    pipe: DenoisingPipeline, images: Sequence[torch.Tensor], t: int, prompt: str, seeds: Sequence[int]
 ) -> dict[str, np.ndarray]:
     """D and the detectors' scores on some images under the same noises, by name (images, noises).
 
@@ -89,9 +89,7 @@ def scores_at(
 
 
 @torch.no_grad()
-def trace_of(
-    pipe: LocalStableDiffusionPipeline, noisy: torch.Tensor, t: int, prompt: str, seeds: Sequence[int]
-) -> Trace:
+def trace_of(pipe: DenoisingPipeline, noisy: torch.Tensor, t: int, prompt: str, seeds: Sequence[int]) -> Trace:
     """What a generation of a single step at timestep `t` would leave; latents (images, channels, height, width)."""
     text, negative = (e.expand(len(seeds), -1, -1) for e in pipe.encode([prompt]))
     tokens = torch.full((len(seeds),), pipe.end_token(prompt))
@@ -117,7 +115,7 @@ def partners(records: Sequence[PromptRecord]) -> dict[int, PromptRecord]:
 
 
 def measure(
-    pipe: LocalStableDiffusionPipeline,
+    pipe: DenoisingPipeline,
     records: Sequence[PromptRecord],
     timesteps: Sequence[int],
     gen_seed: int,

@@ -12,7 +12,7 @@ import torch
 from tqdm import tqdm
 
 from attn_utils import cross_attention_layers, down_cross_layers
-from local_sd_pipeline import LocalStableDiffusionPipeline
+from local_sd_pipeline import DenoisingPipeline
 from memorization.data.prompts import PromptRecord
 from memorization.data.sources import token_texts
 from memorization.errors import InputError
@@ -86,7 +86,7 @@ def as_records(prompts: Prompts) -> list[PromptRecord]:
 
 
 def detect(
-    pipe: "LocalStableDiffusionPipeline | DiffusionPipeline",
+    pipe: "DenoisingPipeline | DiffusionPipeline",
     prompts: Prompts,
     scores: str | None = None,
     early_exit: int | None = None,
@@ -116,7 +116,7 @@ def detect(
         InputError: if a detector is unknown, or needs what this call does not have, or an image is not finite.
     """
     records, how = as_records(prompts), Sampling(**sampling)
-    if not isinstance(pipe, LocalStableDiffusionPipeline):
+    if not isinstance(pipe, DenoisingPipeline):
         if scores is not None or store_maps:
             raise InputError(f"{type(pipe).__name__} is observed from outside: D alone, no --scores and no maps")
         guidance = sampling.get("guidance_scale")  # by default the pipeline's own
@@ -188,7 +188,7 @@ def detected_prompt(
 
 
 def mitigate(
-    pipe: LocalStableDiffusionPipeline,
+    pipe: DenoisingPipeline,
     prompts: Prompts,
     method: str,
     strength: float | None = None,
@@ -261,7 +261,7 @@ def check_method(name: str, strength: float) -> Mitigation:
 
 
 def image_batch(
-    pipe: LocalStableDiffusionPipeline,
+    pipe: DenoisingPipeline,
     group: Sequence[PromptRecord],
     how: Sampling,
     method: Mitigation,
@@ -292,9 +292,7 @@ def image_batch(
     )
 
 
-def mitigated_prompt(
-    pipe: "LocalStableDiffusionPipeline", record: PromptRecord, how: Sampling, one: Mitigated
-) -> MitigatedPrompt:
+def mitigated_prompt(pipe: "DenoisingPipeline", record: PromptRecord, how: Sampling, one: Mitigated) -> MitigatedPrompt:
     return MitigatedPrompt(
         record.prompt,
         record.index,

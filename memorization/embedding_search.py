@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 if TYPE_CHECKING:
-    from local_sd_pipeline import LocalStableDiffusionPipeline
+    from local_sd_pipeline import DenoisingPipeline
 
 STEPS, LR, BATCH = 50, 0.1, 8
 # Of the loss in float16, whose smallest number is above 91 to 100 % of the gradient at Stable Diffusion's size.
@@ -14,7 +14,7 @@ LOSS_SCALE = 4096.0
 
 
 def search_embedding(
-    pipe: "LocalStableDiffusionPipeline",
+    pipe: "DenoisingPipeline",
     latents: torch.Tensor,
     start: torch.Tensor,
     seed: int,

@@ -19,7 +19,7 @@ from attn_utils import (
 from memorization.trace import Calibration, Embeds, Trace
 
 if TYPE_CHECKING:
-    from local_sd_pipeline import LocalStableDiffusionPipeline
+    from local_sd_pipeline import DenoisingPipeline
     from memorization.detectors.base import Detector
 
 
@@ -143,7 +143,7 @@ class Inputs:
 
 
 def make_inputs(
-    pipe: "LocalStableDiffusionPipeline",
+    pipe: "DenoisingPipeline",
     prompts: Sequence[str],
     seeds: Sequence[Sequence[int]],
     latents: torch.Tensor | None = None,
@@ -175,7 +175,7 @@ def make_inputs(
 
 
 def observe_batches(
-    pipe: "LocalStableDiffusionPipeline", inputs: Inputs, batch_size: int, recorded: Recorded, **observe_kwargs
+    pipe: "DenoisingPipeline", inputs: Inputs, batch_size: int, recorded: Recorded, **observe_kwargs
 ) -> Observation:
     """`observe` for any number of images, at most `batch_size` in a UNet call."""
     pieces = [
@@ -196,7 +196,7 @@ def observe_batches(
 
 
 def observe(
-    pipe: "LocalStableDiffusionPipeline",
+    pipe: "DenoisingPipeline",
     latents: torch.Tensor,
     embeds: Embeds,
     tokens: torch.Tensor,
@@ -213,7 +213,7 @@ def observe(
     """Generate once and keep the noise-difference maps, the bright-ending mask and the detectors' scores.
 
     Args:
-        pipe: a `LocalStableDiffusionPipeline`.
+        pipe: a `DenoisingPipeline`.
         latents: initial noise, shape (images, channels, height, width).
         embeds: text features per branch, uncond first, each (images, tokens, dim).
         tokens: end-token index of every image, int64 (images,).
@@ -263,7 +263,7 @@ def observe(
 
 
 def token_share_stores(
-    pipe: "LocalStableDiffusionPipeline", detectors: Sequence["Detector"], num_steps: int
+    pipe: "DenoisingPipeline", detectors: Sequence["Detector"], num_steps: int
 ) -> dict[int, CrossAttentionStore]:
     """A store of token shares for every step that a detector reads them at."""
     wanted = {k for d in detectors if d.attention_steps is not None for k in d.attention_steps(num_steps)}

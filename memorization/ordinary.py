@@ -12,7 +12,7 @@ from memorization.bundled import MODEL, PLANTED
 from memorization.data.prompts import load_prompts
 
 if TYPE_CHECKING:
-    from local_sd_pipeline import LocalStableDiffusionPipeline
+    from local_sd_pipeline import DenoisingPipeline
 
 NUM_WORDS = 12
 CAPTIONS = PLANTED / "planted_ordinary.jsonl"
@@ -23,7 +23,7 @@ def random_prompt(words: Sequence[str], rng: Random) -> str:
     return " ".join(rng.choice(words) for _ in range(NUM_WORDS))
 
 
-def ordinary_text(pipe: "LocalStableDiffusionPipeline", dataset: str | None = None) -> torch.Tensor:
+def ordinary_text(pipe: "DenoisingPipeline", dataset: str | None = None) -> torch.Tensor:
     """Features of captions that are not memorized, (captions, tokens, dim): what methods compare with.
 
     Args:

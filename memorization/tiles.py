@@ -17,7 +17,7 @@ from attn_utils import AttentionStore
 from memorization.errors import InputError
 
 if TYPE_CHECKING:
-    from local_sd_pipeline import DenoiseStep, LocalStableDiffusionPipeline
+    from local_sd_pipeline import DenoiseStep, DenoisingPipeline
 
 PLACES = ("down", "mid", "up")
 PADDING = "padding"  # the tile of all tokens behind the end token together
@@ -56,7 +56,7 @@ def layer_place(name: str) -> str:
     return name.split("_", 1)[0]
 
 
-def attention_layers(pipe: "LocalStableDiffusionPipeline", places: Sequence[str], is_self: bool) -> list[str]:
+def attention_layers(pipe: "DenoisingPipeline", places: Sequence[str], is_self: bool) -> list[str]:
     """Names of the cross- or self-attention layers at some places, at all of them if none is named.
 
     Raises:
@@ -75,7 +75,7 @@ def attention_layers(pipe: "LocalStableDiffusionPipeline", places: Sequence[str]
 
 
 def choose_layers(
-    pipe: "LocalStableDiffusionPipeline",
+    pipe: "DenoisingPipeline",
     layers: Sequence[str],
     places: Sequence[str],
     resolutions: Sequence[int],
@@ -103,7 +103,7 @@ def choose_layers(
     return chosen
 
 
-def layer_height(pipe: "LocalStableDiffusionPipeline", name: str, size: int) -> int:
+def layer_height(pipe: "DenoisingPipeline", name: str, size: int) -> int:
     """Height of a layer's maps: each down block but the last halves it, each up block but the last doubles it."""
     place, blocks = layer_place(name), len(pipe.unet.config.block_out_channels)
     if place == "mid":
@@ -147,7 +147,7 @@ def components(maps: Sequence[torch.Tensor], count: int) -> torch.Tensor:
     return ((vectors - low) / (high - low).clamp(min=1e-12)).unflatten(1, (sides[0], -1))
 
 
-def token_labels(pipe: "LocalStableDiffusionPipeline", prompt: str) -> list[str]:
+def token_labels(pipe: "DenoisingPipeline", prompt: str) -> list[str]:
     """The text of every token that the prompt has, with begin and end token, and `padding` where there is some."""
     ids, tokenizer = pipe.token_ids(prompt), pipe.tokenizer
     names = {tokenizer.bos_token_id: "<begin>", tokenizer.eos_token_id: "<end>"}
@@ -180,7 +180,7 @@ def choose_steps(steps: Sequence[int] | None, count: int) -> list[int]:
 
 
 def attention_tiles(
-    pipe: "LocalStableDiffusionPipeline",
+    pipe: "DenoisingPipeline",
     prompt: str,
     *,
     layers: Sequence[str] = (),

@@ -10,7 +10,7 @@ from attn_utils import CrossAttentionStore
 from noise_norms import noise_diff_map
 
 if TYPE_CHECKING:
-    from local_sd_pipeline import DenoiseStep, LocalStableDiffusionPipeline
+    from local_sd_pipeline import DenoiseStep, DenoisingPipeline
     from memorization.detectors.base import Detector
 
 FIRST_STEPS = 3  # that detectors may look at again when the generation is over
@@ -31,7 +31,7 @@ class Trace:
     """What a generation of a batch leaves for the detectors, kept while it runs.
 
     Attributes:
-        pipe: a `LocalStableDiffusionPipeline`.
+        pipe: a `DenoisingPipeline`.
         embeds: (uncond, text) features, each (images, tokens, dim).
         tokens: end-token index of every image, int64 (images,).
         seeds: one integer per image.
@@ -49,7 +49,7 @@ class Trace:
         base_embeds: `embeds` by the text encoder of the model before it was tuned; None without one.
     """
 
-    pipe: "LocalStableDiffusionPipeline"
+    pipe: "DenoisingPipeline"
     embeds: Embeds
     tokens: torch.Tensor
     seeds: Sequence[int]

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import Attention, AttnProcessor
 
 from attn_utils import AttentionStore, cross_attention_layers, down_cross_layers, record_cross_attention
@@ -104,9 +105,10 @@ def test_only_the_last_step_is_recorded(pipe):
     assert not torch.equal(store.maps[layers[0]], torch.zeros_like(store.maps[layers[0]]))
 
 
-def test_a_block_without_cross_attention_is_named(pipe):
-    with pytest.raises(ValueError, match="down block 1"):
-        down_cross_layers(pipe.unet, 1)
+def test_down_blocks_without_cross_attention_are_refused():
+    blocks = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",), "norm_num_groups": 4}
+    with pytest.raises(ValueError, match="no cross-attention layers"):
+        down_cross_layers(UNet2DConditionModel(block_out_channels=(8,), **blocks))
 
 
 def test_maps_of_end_token_and_padding_change_neither_image_nor_mask(pipe):

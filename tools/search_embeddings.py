@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from tqdm import tqdm
 
-from local_sd_pipeline import LocalStableDiffusionPipeline
+from local_sd_pipeline import DenoisingPipeline
 from memorization.bundled import GROUND_TRUTH, MODEL, bundled_name
 from memorization.data.contents import dataset_content
 from memorization.data.pictures import read_image
@@ -109,7 +109,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def search_prompt(
-    pipe: LocalStableDiffusionPipeline, record: PromptRecord, settings: SearchSettings
+    pipe: DenoisingPipeline, record: PromptRecord, settings: SearchSettings
 ) -> tuple[torch.Tensor, float]:
     """An embedding (tokens, dim) for a prompt's training images, and the mean loss of its last steps."""
     latents = pipe.encode_images([read_image(p) for p in record.reference_images])

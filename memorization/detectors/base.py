@@ -15,7 +15,7 @@ from memorization.registry import Registry, first_sentence
 from memorization.released import Released
 
 if TYPE_CHECKING:
-    from local_sd_pipeline import DenoiseStep, LocalStableDiffusionPipeline
+    from local_sd_pipeline import DenoiseStep, DenoisingPipeline
 
 Scores = dict[str, torch.Tensor]
 COST_OF_GRADIENT = 2  # in evaluations, as the backward pass of a network costs twice its forward pass
@@ -63,7 +63,7 @@ class Detector:
     key_steps: Mapping[str, int] = field(default_factory=dict)
     least_steps: int | None = None
     attention_steps: Callable[[int], Sequence[int]] | None = None
-    watch: "Callable[[LocalStableDiffusionPipeline, DenoiseStep], Scores] | None" = None
+    watch: "Callable[[DenoisingPipeline, DenoiseStep], Scores] | None" = None
     kept: tuple[str, ...] = ()
     released: Released = field(default_factory=dict)
     revision: int = 1

@@ -10,7 +10,7 @@ from memorization.released import SD1
 from memorization.trace import Calibration, Trace
 
 if TYPE_CHECKING:
-    from local_sd_pipeline import DenoiseStep, LocalStableDiffusionPipeline
+    from local_sd_pipeline import DenoiseStep, DenoisingPipeline
 
 NORMS = ("latent_norm", "update_norm", "x0_norm")
 COMPARED = ("update_norm", "x0_norm")
@@ -18,7 +18,7 @@ SMALLEST_STD = 1e-5  # of the rewrite
 RELEASED = {SD1: {"tau_mild": 3.0, "tau_strong": 14.0}}
 
 
-def motion_norms(pipe: "LocalStableDiffusionPipeline", step: "DenoiseStep") -> dict[str, torch.Tensor]:
+def motion_norms(pipe: "DenoisingPipeline", step: "DenoiseStep") -> dict[str, torch.Tensor]:
     """Norms of the latents, of their update and of the predicted x_0, a dict to (images,); guided, as they move.
 
     Broken Memories (Huang et al., KDD 2026) compares them with those of ordinary prompts. x_0 is computed from the

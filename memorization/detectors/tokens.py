@@ -42,11 +42,12 @@ def token_gradients(trace: Trace) -> torch.Tensor:
     gradient per image and step.
     """
     pipe, first = trace.pipe, [trace.steps[k] for k in sorted(trace.steps) if k < FIRST_STEPS]
-    total = torch.zeros(trace.embeds[1].shape[:2], device=trace.embeds[1].device)
+    tokens = pipe.token_rows(trace.embeds[1])
+    total = torch.zeros(tokens.shape[:2], device=tokens.device)
     for step in first:
         gradients = in_chunks(pipe, step.latents, 1, partial(token_gradient, trace, step))
         pipe.num_unet_gradients += len(gradients)
-        total = total + gradients.norm(dim=2) / len(first)
+        total = total + pipe.token_rows(gradients).norm(dim=2) / len(first)
     return total
 
 

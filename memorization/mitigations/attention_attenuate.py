@@ -8,7 +8,7 @@ from memorization.mitigations.spikes import GUARD, attenuation
 from memorization.released import SD1, SD2
 
 if TYPE_CHECKING:
-    from local_sd_pipeline import LocalStableDiffusionPipeline
+    from local_sd_pipeline import DenoisingPipeline
 
 THRESHOLD = 0.01  # z-score from which a token spikes
 RELEASED = {"strength": 0.7, "threshold": THRESHOLD, "factor": 0.3}
@@ -24,9 +24,7 @@ RELEASED = {"strength": 0.7, "threshold": THRESHOLD, "factor": 0.3}
     released={SD1: RELEASED, SD2: RELEASED},
     revision=2,
 )
-def attenuated(
-    pipe: "LocalStableDiffusionPipeline", options: MitigationOptions, images: ImageBatch, strength: float
-) -> Mitigated:
+def attenuated(pipe: "DenoisingPipeline", options: MitigationOptions, images: ImageBatch, strength: float) -> Mitigated:
     """Attenuates tokens with spiking attention in down and mid blocks.
 
     The first part of GUARD under ordinary guidance. The threshold is the paper's; the command of the release's README

@@ -8,7 +8,7 @@ from memorization.mitigations.batch import ImageBatch, Mitigated, MitigationOpti
 from memorization.released import SD1, SD2
 
 if TYPE_CHECKING:
-    from local_sd_pipeline import LocalStableDiffusionPipeline
+    from local_sd_pipeline import DenoisingPipeline
 
 RELEASED = {"strength": 0.25, "c1": 1.25}
 
@@ -24,13 +24,13 @@ RELEASED = {"strength": 0.25, "c1": 1.25}
     revision=2,
 )
 def rescaled_attention(
-    pipe: "LocalStableDiffusionPipeline", options: MitigationOptions, images: ImageBatch, strength: float
+    pipe: "DenoisingPipeline", options: MitigationOptions, images: ImageBatch, strength: float
 ) -> Mitigated:
     """More attention to the begin token, none to padding.
 
     As released: what lies behind the prompt's end token is hidden in the empty prompt's branch too, at the same
     places; the begin token is scaled in the prompt's branch alone.
     """
-    padding = images.padding()
+    padding = images.padding(pipe.tokenizer.model_max_length)
     edits = [CrossAttentionEdit(branch=0, hidden=padding), CrossAttentionEdit(scale_begin=1 + strength, hidden=padding)]
     return always_acting(pipe, options, images, edits=edits)

@@ -15,13 +15,13 @@ from memorization.registry import Registry, first_sentence
 from memorization.released import Released
 
 if TYPE_CHECKING:
-    from local_sd_pipeline import LocalStableDiffusionPipeline
+    from local_sd_pipeline import DenoisingPipeline
 
 Flags = dict[str, Any]  # of the command line, by name
 
 PLAIN = "none"  # what generation without a mitigation is called
 
-MitigationFunction = Callable[["LocalStableDiffusionPipeline", MitigationOptions, ImageBatch, float], Mitigated]
+MitigationFunction = Callable[["DenoisingPipeline", MitigationOptions, ImageBatch, float], Mitigated]
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def mitigation(name: str, *, knob: str, source: str, **rest) -> Callable[[Mitiga
 
 
 def run_mitigation(
-    pipe: "LocalStableDiffusionPipeline", options: MitigationOptions, images: ImageBatch, name: str, strength: float
+    pipe: "DenoisingPipeline", options: MitigationOptions, images: ImageBatch, name: str, strength: float
 ) -> Mitigated:
     """Generate a batch with a method out of `MITIGATIONS`; strength 0 is plain generation."""
     if strength == 0:

@@ -10,7 +10,7 @@ from attn_utils import CrossAttentionEdit, edit_cross_attention
 from noise_norms import noise_diff_norm
 
 if TYPE_CHECKING:
-    from local_sd_pipeline import DenoiseStep, Guidance, LocalStableDiffusionPipeline, NoisePrediction
+    from local_sd_pipeline import DenoiseStep, DenoisingPipeline, Guidance, NoisePrediction
 
 
 @dataclass(frozen=True)
@@ -97,9 +97,9 @@ class ImageBatch:
         """Embedding of each image's prompt, or of the chosen candidate, (images, tokens, dim)."""
         return torch.stack([c[k] for c, k in zip(self.candidates, choice or [0] * len(self), strict=True)])
 
-    def padding(self) -> torch.Tensor:
-        """Which tokens are behind the prompt's end token, bool (images, tokens)."""
-        place = torch.arange(self.candidates[0].shape[1], device=self.latents.device)
+    def padding(self, length: int) -> torch.Tensor:
+        """Which of the encoder's `length` tokens are behind the prompt's end token, bool (images, tokens)."""
+        place = torch.arange(length, device=self.latents.device)
         return place[None] > torch.tensor(self.end_tokens, device=place.device)[:, None]
 
     def negatives(self, count: int | None = None) -> torch.Tensor:
@@ -163,7 +163,7 @@ class Mitigated:
 
 
 def denoise_with(
-    pipe: "LocalStableDiffusionPipeline",
+    pipe: "DenoisingPipeline",
     options: MitigationOptions,
     images: ImageBatch,
     *,
@@ -213,7 +213,7 @@ def denoise_with(
 
 
 def always_acting(
-    pipe: "LocalStableDiffusionPipeline",
+    pipe: "DenoisingPipeline",
     options: MitigationOptions,
     images: ImageBatch,
     *,
@@ -243,7 +243,7 @@ def always_acting(
     )
 
 
-def plain_generation(pipe: "LocalStableDiffusionPipeline", options: MitigationOptions, images: ImageBatch) -> Mitigated:
+def plain_generation(pipe: "DenoisingPipeline", options: MitigationOptions, images: ImageBatch) -> Mitigated:
     """Generation without a mitigation: what strength 0 of every method is."""
     return replace(always_acting(pipe, options, images), triggered=[False] * len(images))
 
@@ -269,7 +269,7 @@ class DelayedGuidance:
         return prediction.guided(self.first_scale if self.index < self.num_steps else self.guidance_scale)
 
 
-def steps_above(pipe: "LocalStableDiffusionPipeline", options: MitigationOptions, timestep: float) -> int:
+def steps_above(pipe: "DenoisingPipeline", options: MitigationOptions, timestep: float) -> int:
     """How many of the steps are noisier than a timestep; one that is exactly there does not count."""
     pipe.scheduler.set_timesteps(options.num_inference_steps)
     return sum(t > timestep for t in pipe.scheduler.timesteps.tolist())

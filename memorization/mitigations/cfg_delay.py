@@ -14,7 +14,7 @@ from memorization.mitigations.batch import (
 from memorization.released import SD1, SD2
 
 if TYPE_CHECKING:
-    from local_sd_pipeline import LocalStableDiffusionPipeline
+    from local_sd_pipeline import DenoisingPipeline
 
 RELEASED = {"strength": 0.5, "timestep": 500}
 
@@ -29,9 +29,7 @@ RELEASED = {"strength": 0.5, "timestep": 500}
     released={SD1: RELEASED, SD2: RELEASED},
     revision=2,
 )
-def delayed(
-    pipe: "LocalStableDiffusionPipeline", options: MitigationOptions, images: ImageBatch, strength: float
-) -> Mitigated:
+def delayed(pipe: "DenoisingPipeline", options: MitigationOptions, images: ImageBatch, strength: float) -> Mitigated:
     """No guidance until a fixed timestep.
 
     The static transition point: guidance scale 0, the unconditional prediction, at timesteps above it, the ordinary

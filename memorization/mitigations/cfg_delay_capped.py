@@ -7,7 +7,7 @@ from memorization.mitigations.batch import ImageBatch, Mitigated, MitigationOpti
 from memorization.mitigations.local_minimum import MinimumGuidance
 
 if TYPE_CHECKING:
-    from local_sd_pipeline import LocalStableDiffusionPipeline
+    from local_sd_pipeline import DenoisingPipeline
 
 UNCONDITIONAL = 0.0  # guidance scale at which the unconditional prediction is followed
 
@@ -21,7 +21,7 @@ UNCONDITIONAL = 0.0  # guidance scale at which the unconditional prediction is f
     reads="guidance",
 )
 def delayed_up_to(
-    pipe: "LocalStableDiffusionPipeline", options: MitigationOptions, images: ImageBatch, strength: float
+    pipe: "DenoisingPipeline", options: MitigationOptions, images: ImageBatch, strength: float
 ) -> Mitigated:
     """No guidance until the first local minimum of D_t, or until a share of the steps is over.
 

@@ -8,7 +8,7 @@ from memorization.mitigations.local_minimum import MinimumGuidance
 from memorization.released import SD1, SD2
 
 if TYPE_CHECKING:
-    from local_sd_pipeline import LocalStableDiffusionPipeline
+    from local_sd_pipeline import DenoisingPipeline
 
 CONDITIONAL = 1.0  # guidance scale at which the conditional prediction is followed
 RELEASED = {"strength": 1, "guidance scale before": CONDITIONAL}
@@ -26,7 +26,7 @@ RELEASED = {"strength": 1, "guidance scale before": CONDITIONAL}
     revision=2,
 )
 def delayed_dynamically(
-    pipe: "LocalStableDiffusionPipeline", options: MitigationOptions, images: ImageBatch, strength: float
+    pipe: "DenoisingPipeline", options: MitigationOptions, images: ImageBatch, strength: float
 ) -> Mitigated:
     """Follows the conditional prediction until the first local minimum of D_t, ordinary guidance after.
 

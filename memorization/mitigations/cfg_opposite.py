@@ -14,7 +14,7 @@ from memorization.mitigations.batch import (
 from memorization.released import SD1, SD2
 
 if TYPE_CHECKING:
-    from local_sd_pipeline import LocalStableDiffusionPipeline
+    from local_sd_pipeline import DenoisingPipeline
 
 TRANSITION = 0.65  # of the noise schedule: timestep 650 of 1000
 RELEASED = {"strength": 2, "timestep": 650}
@@ -29,9 +29,7 @@ RELEASED = {"strength": 2, "timestep": 650}
     reads="guidance",
     released={SD1: RELEASED, SD2: RELEASED},
 )
-def opposite(
-    pipe: "LocalStableDiffusionPipeline", options: MitigationOptions, images: ImageBatch, strength: float
-) -> Mitigated:
+def opposite(pipe: "DenoisingPipeline", options: MitigationOptions, images: ImageBatch, strength: float) -> Mitigated:
     """Negative guidance until timestep 650, ordinary guidance after.
 
     Opposite guidance with the static transition point. Left out, as in `cfg_delay`: the 200 steps that the released

@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
-    from local_sd_pipeline import LocalStableDiffusionPipeline
+    from local_sd_pipeline import DenoisingPipeline
 
 Embeds = tuple[torch.Tensor, torch.Tensor]  # of the empty prompt and of the prompt, each (images, tokens, dim)
 
 
-def output_diff(pipe: "LocalStableDiffusionPipeline", latents: torch.Tensor, t: int, embeds: Embeds) -> torch.Tensor:
+def output_diff(pipe: "DenoisingPipeline", latents: torch.Tensor, t: int, embeds: Embeds) -> torch.Tensor:
     """The UNet's output with the prompt less that without, (images, channels, height, width); two evaluations an image.
 
     For epsilon models its norm is D. For others the predicted noises differ by `NoisePrediction.noise_scale` times as

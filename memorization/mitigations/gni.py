@@ -9,7 +9,7 @@ from memorization.seeds import derived_seed
 from optim_utils import add_embedding_noise
 
 if TYPE_CHECKING:
-    from local_sd_pipeline import LocalStableDiffusionPipeline
+    from local_sd_pipeline import DenoisingPipeline
 
 RELEASED = {"strength": 0.1}
 
@@ -29,7 +29,7 @@ def flags_of_gni(scale: float) -> Flags:
     revision=2,
 )
 def embedding_noise(
-    pipe: "LocalStableDiffusionPipeline", options: MitigationOptions, images: ImageBatch, strength: float
+    pipe: "DenoisingPipeline", options: MitigationOptions, images: ImageBatch, strength: float
 ) -> Mitigated:
     """Adds Gaussian noise to the embeddings of the prompt and of the empty prompt.
 

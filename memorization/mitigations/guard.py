@@ -8,7 +8,7 @@ from memorization.mitigations.spikes import GUARD, RELEASED, SWEEP, guarded
 from memorization.released import SD1, SD2
 
 if TYPE_CHECKING:
-    from local_sd_pipeline import LocalStableDiffusionPipeline
+    from local_sd_pipeline import DenoisingPipeline
 
 
 @mitigation(
@@ -21,9 +21,7 @@ if TYPE_CHECKING:
     reads="attention",
     released={SD1: RELEASED, SD2: RELEASED},
 )
-def guard(
-    pipe: "LocalStableDiffusionPipeline", options: MitigationOptions, images: ImageBatch, strength: float
-) -> Mitigated:
+def guard(pipe: "DenoisingPipeline", options: MitigationOptions, images: ImageBatch, strength: float) -> Mitigated:
     """Attenuates tokens with spiking attention, repels from the original, and projects where both are parallel.
 
     The paper leaves the projection out; the released call has it on, since it leaves the argument at its default.

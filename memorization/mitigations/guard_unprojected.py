@@ -8,7 +8,7 @@ from memorization.mitigations.spikes import GUARD, RELEASED, SWEEP, guarded
 from memorization.released import SD1, SD2
 
 if TYPE_CHECKING:
-    from local_sd_pipeline import LocalStableDiffusionPipeline
+    from local_sd_pipeline import DenoisingPipeline
 
 
 @mitigation(
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     released={SD1: RELEASED, SD2: RELEASED},
 )
 def guard_unprojected(
-    pipe: "LocalStableDiffusionPipeline", options: MitigationOptions, images: ImageBatch, strength: float
+    pipe: "DenoisingPipeline", options: MitigationOptions, images: ImageBatch, strength: float
 ) -> Mitigated:
     """Attenuates tokens with spiking attention and repels from the original prediction.
 

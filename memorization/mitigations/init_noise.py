@@ -11,7 +11,7 @@ from memorization.released import SD1, SD1_NUMEL, SD2, SD2_NUMEL, family_of, siz
 from optim_utils import first_timestep
 
 if TYPE_CHECKING:
-    from local_sd_pipeline import LocalStableDiffusionPipeline
+    from local_sd_pipeline import DenoisingPipeline
 
 EVALS = 4  # of a repetition
 # The released code has the values for Stable Diffusion 1 as defaults, and counts the steps without guidance. The paper
@@ -35,7 +35,7 @@ CHOSEN_AT = {SD1: SD1_NUMEL, SD2: SD2_NUMEL}  # elements of the latents that rho
     revision=2,
 )
 def other_basin(
-    pipe: "LocalStableDiffusionPipeline", options: MitigationOptions, images: ImageBatch, strength: float
+    pipe: "DenoisingPipeline", options: MitigationOptions, images: ImageBatch, strength: float
 ) -> Mitigated:
     """Steps out of the attraction basin, and leaves the first five steps without guidance.
 
@@ -51,7 +51,7 @@ def other_basin(
 
 @torch.no_grad()
 def leave_basin(
-    pipe: "LocalStableDiffusionPipeline", latents: torch.Tensor, t: int, embeds: Embeds, repetitions: int
+    pipe: "DenoisingPipeline", latents: torch.Tensor, t: int, embeds: Embeds, repetitions: int
 ) -> torch.Tensor:
     """x <- x - gamma (diff(x + rho u) - diff(x)), so many times, with u the unit diff(x) of each image.
 

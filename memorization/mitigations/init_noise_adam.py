@@ -11,7 +11,7 @@ from memorization.released import SD1, SD2, released_for
 from optim_utils import descend, first_timestep
 
 if TYPE_CHECKING:
-    from local_sd_pipeline import LocalStableDiffusionPipeline
+    from local_sd_pipeline import DenoisingPipeline
 
 EVALS = 2  # of an iteration
 # The code has the values for Stable Diffusion 1 as defaults. The paper has lr 0.1 and targets from 5 to 20 for 2.
@@ -34,7 +34,7 @@ RELEASED = {
     revision=2,
 )
 def lower_magnitude_generation(
-    pipe: "LocalStableDiffusionPipeline", options: MitigationOptions, images: ImageBatch, strength: float
+    pipe: "DenoisingPipeline", options: MitigationOptions, images: ImageBatch, strength: float
 ) -> Mitigated:
     """Optimises the starting noise until the magnitude of the first step is at the target.
 
@@ -48,7 +48,7 @@ def lower_magnitude_generation(
 
 
 def lower_magnitude(
-    pipe: "LocalStableDiffusionPipeline",
+    pipe: "DenoisingPipeline",
     latents: torch.Tensor,
     t: int,
     embeds: Embeds,

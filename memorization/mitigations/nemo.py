@@ -17,7 +17,7 @@ from memorization.mitigations.value_neurons import activations, deviations, valu
 from memorization.released import SD1, SD2
 
 if TYPE_CHECKING:
-    from local_sd_pipeline import LocalStableDiffusionPipeline
+    from local_sd_pipeline import DenoisingPipeline
 
 Neurons = list[list[int]]  # by layer, in the order in which they were chosen
 
@@ -56,7 +56,7 @@ class PromptNeurons:
     released={SD1: VALUES, SD2: VALUES},
 )
 def memorization_neurons_off(
-    pipe: "LocalStableDiffusionPipeline", options: MitigationOptions, images: ImageBatch, strength: float
+    pipe: "DenoisingPipeline", options: MitigationOptions, images: ImageBatch, strength: float
 ) -> Mitigated:
     """Finds the value neurons that a memorized prompt needs, and switches them off.
 
@@ -94,7 +94,7 @@ def prompts_of(text: torch.Tensor) -> list[list[int]]:
 
 
 def find_neurons(
-    pipe: "LocalStableDiffusionPipeline",
+    pipe: "DenoisingPipeline",
     ordinary: torch.Tensor,
     text: torch.Tensor,
     shape: Sequence[int],
@@ -127,16 +127,14 @@ def find_neurons(
 
 
 @torch.no_grad()
-def candidate_neurons(
-    pipe: "LocalStableDiffusionPipeline", ordinary: torch.Tensor, text: torch.Tensor
-) -> Iterator[Neurons]:
+def candidate_neurons(pipe: "DenoisingPipeline", ordinary: torch.Tensor, text: torch.Tensor) -> Iterator[Neurons]:
     """Sets of neurons, ever larger: of each layer those that deviate by more than theta, in order, and the k largest.
 
     The first has theta 5 and k 0, each next one a quarter less and one more, the sixteenth and last 1.25 and 15. A
     neuron that is both is there twice.
     """
     scores = [z[0] for z in deviations(pipe, ordinary, text).values()]
-    sizes = [activations(layer, text)[0] for layer in value_layers(pipe.unet).values()]
+    sizes = [activations(layer, pipe.token_rows(text))[0] for layer in value_layers(pipe.unet).values()]
     for k in range(ROUNDS):
         theta = THETA - THETA_STEP * k
         yield [
@@ -177,7 +175,7 @@ class NeuronEffect:
         scales: of the structural similarity.
     """
 
-    def __init__(self, pipe: "LocalStableDiffusionPipeline", text: torch.Tensor, shape: Sequence[int]):
+    def __init__(self, pipe: "DenoisingPipeline", text: torch.Tensor, shape: Sequence[int]):
         """
         Args:
             text: features of the prompt, (1, tokens, dim).

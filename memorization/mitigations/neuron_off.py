@@ -9,7 +9,7 @@ from memorization.mitigations.batch import ImageBatch, Mitigated, MitigationOpti
 from memorization.mitigations.value_neurons import deviations, values_scaled
 
 if TYPE_CHECKING:
-    from local_sd_pipeline import LocalStableDiffusionPipeline
+    from local_sd_pipeline import DenoisingPipeline
 
 
 @mitigation(
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     revision=2,
 )
 def neurons_off(
-    pipe: "LocalStableDiffusionPipeline", options: MitigationOptions, images: ImageBatch, strength: float
+    pipe: "DenoisingPipeline", options: MitigationOptions, images: ImageBatch, strength: float
 ) -> Mitigated:
     """Switches off the share of value neurons that deviate most from ordinary captions on this prompt.
 

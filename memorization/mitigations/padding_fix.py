@@ -10,7 +10,7 @@ from memorization.mitigations.batch import ImageBatch, Mitigated, MitigationOpti
 from memorization.released import SD1, SD2
 
 if TYPE_CHECKING:
-    from local_sd_pipeline import LocalStableDiffusionPipeline
+    from local_sd_pipeline import DenoisingPipeline
 
 PADDING = "!"  # the token within a word, not the word: id 0 of CLIP's tokenizer
 RELEASED = {"strength": 1}
@@ -28,7 +28,7 @@ RELEASED = {"strength": 1}
     revision=2,
 )
 def other_padding(
-    pipe: "LocalStableDiffusionPipeline", options: MitigationOptions, images: ImageBatch, strength: float
+    pipe: "DenoisingPipeline", options: MitigationOptions, images: ImageBatch, strength: float
 ) -> Mitigated:
     """Pads with "!" instead of the end token, and masks the end token.
 
@@ -43,12 +43,14 @@ def other_padding(
 
 
 @torch.no_grad()
-def encode_padded(pipe: "LocalStableDiffusionPipeline", prompt: str, padding: str) -> torch.Tensor:
+def encode_padded(pipe: "DenoisingPipeline", prompt: str, padding: str) -> torch.Tensor:
     """Text features of a prompt with another token behind its end token, (1, tokens, dim).
 
     Raises:
         InputError: if the model has no such token.
     """
+    if getattr(pipe, "text_encoder_2", None) is not None:
+        raise InputError(f"padding_fix is not defined for {pipe.family_name}, which has a second text encoder")
     tokenizer, length = pipe.tokenizer, pipe.tokenizer.model_max_length
     if padding not in tokenizer.get_vocab():
         raise InputError(f"this model's tokenizer has no token {padding!r} to pad with; use another --method")

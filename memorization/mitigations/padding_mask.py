@@ -7,7 +7,7 @@ from memorization.mitigations.batch import ImageBatch, Mitigated, MitigationOpti
 from memorization.released import SD1, SD2
 
 if TYPE_CHECKING:
-    from local_sd_pipeline import LocalStableDiffusionPipeline
+    from local_sd_pipeline import DenoisingPipeline
 
 RELEASED = {"strength": 0.7}
 
@@ -21,15 +21,15 @@ RELEASED = {"strength": 0.7}
     released={SD1: RELEASED, SD2: RELEASED},
 )
 def masked_padding(
-    pipe: "LocalStableDiffusionPipeline", options: MitigationOptions, images: ImageBatch, strength: float
+    pipe: "DenoisingPipeline", options: MitigationOptions, images: ImageBatch, strength: float
 ) -> Mitigated:
     """Masks part of the padding, the first behind the end token.
 
     As released: a masked embedding is one of zeros, which still takes attention; the number of them is rounded down.
     The release's commands have 0.7 and 0.4.
     """
-    text = images.embeds()
+    text, length = images.embeds(), pipe.tokenizer.model_max_length
     for row, end in enumerate(images.end_tokens):
-        masked = int((text.shape[1] - (end + 1)) * strength)
+        masked = int((length - (end + 1)) * strength)
         text[row, end + 1 : end + 1 + masked] = 0
     return always_acting(pipe, options, images, text=text)

@@ -22,7 +22,7 @@ from optim_utils import (
 )
 
 if TYPE_CHECKING:
-    from local_sd_pipeline import LocalStableDiffusionPipeline
+    from local_sd_pipeline import DenoisingPipeline
 
 CHEN = "Chen et al., CVPR 2025"
 TARGETS, BUNDLED_TARGETS = (5, 4, 3, 2, 1), (1.8, 1.2, 0.8, 0.5, 0.3)
@@ -60,7 +60,7 @@ def flags_of_prss(target: float) -> Flags:
     flags=flags_of_pe,
 )
 def prompt_optimisation(
-    pipe: "LocalStableDiffusionPipeline", options: MitigationOptions, images: ImageBatch, strength: float
+    pipe: "DenoisingPipeline", options: MitigationOptions, images: ImageBatch, strength: float
 ) -> Mitigated:
     """Optimises the prompt embedding until the magnitude of the first step is at the target."""
     return search_prompt(pipe, replace(options, **flags_of_pe(strength)), images)
@@ -79,7 +79,7 @@ def prompt_optimisation(
     flags=flags_of_ss,
 )
 def paraphrase_search(
-    pipe: "LocalStableDiffusionPipeline", options: MitigationOptions, images: ImageBatch, strength: float
+    pipe: "DenoisingPipeline", options: MitigationOptions, images: ImageBatch, strength: float
 ) -> Mitigated:
     """Takes the first paraphrase whose magnitude is at the target or below, else the lowest."""
     return search_prompt(pipe, replace(options, **flags_of_ss(strength)), images)
@@ -98,7 +98,7 @@ def paraphrase_search(
     flags=flags_of_prss,
 )
 def search_and_reanchoring(
-    pipe: "LocalStableDiffusionPipeline", options: MitigationOptions, images: ImageBatch, strength: float
+    pipe: "DenoisingPipeline", options: MitigationOptions, images: ImageBatch, strength: float
 ) -> Mitigated:
     """Searches a paraphrase and moves away from the original prompt where that is still above the target."""
     return search_prompt(pipe, replace(options, **flags_of_prss(strength)), images)
@@ -125,7 +125,7 @@ class ModifiedPrompt:
     iterations: list[int] | None = None
 
 
-def search_prompt(pipe: "LocalStableDiffusionPipeline", options: MitigationOptions, images: ImageBatch) -> Mitigated:
+def search_prompt(pipe: "DenoisingPipeline", options: MitigationOptions, images: ImageBatch) -> Mitigated:
     """Generate images with the methods that `options` switch on; with all off, generation is plain.
 
     SS comes first and PE starts from what it chose; PR anchors on the original prompt.
@@ -151,9 +151,7 @@ def search_prompt(pipe: "LocalStableDiffusionPipeline", options: MitigationOptio
     )
 
 
-def modify_prompt(
-    pipe: "LocalStableDiffusionPipeline", options: MitigationOptions, images: ImageBatch
-) -> ModifiedPrompt:
+def modify_prompt(pipe: "DenoisingPipeline", options: MitigationOptions, images: ImageBatch) -> ModifiedPrompt:
     """The embeddings to generate with, and what was measured on the way."""
     unchanged = ModifiedPrompt(images.embeds(), [False] * len(images), [0] * len(images))
     if options.l_target_ss is None and options.optim_target_loss is None:
@@ -169,7 +167,7 @@ def modify_prompt(
 
 
 def searched(
-    pipe: "LocalStableDiffusionPipeline",
+    pipe: "DenoisingPipeline",
     options: MitigationOptions,
     images: ImageBatch,
     t: int,
@@ -191,7 +189,7 @@ def searched(
 
 
 def optimised(
-    pipe: "LocalStableDiffusionPipeline",
+    pipe: "DenoisingPipeline",
     options: MitigationOptions,
     images: ImageBatch,
     t: int,
@@ -218,7 +216,7 @@ def optimised(
 
 
 def generate_group(
-    pipe: "LocalStableDiffusionPipeline",
+    pipe: "DenoisingPipeline",
     options: MitigationOptions,
     images: ImageBatch,
     modified: torch.Tensor,

@@ -6,12 +6,12 @@ from memorization.mitigations.batch import ImageBatch, Mitigated, MitigationOpti
 from memorization.mitigations.perturb import adding_words
 
 if TYPE_CHECKING:
-    from local_sd_pipeline import LocalStableDiffusionPipeline
+    from local_sd_pipeline import DenoisingPipeline
 
 
 @adding_words("rt", "rand_word_add")
 def random_tokens(
-    pipe: "LocalStableDiffusionPipeline", options: MitigationOptions, images: ImageBatch, strength: float
+    pipe: "DenoisingPipeline", options: MitigationOptions, images: ImageBatch, strength: float
 ) -> Mitigated:
     """Adds the text of random tokens to the prompt.
 

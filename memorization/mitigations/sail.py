@@ -14,7 +14,7 @@ from memorization.released import SD1, SD1_NUMEL, SD2, SD2_NUMEL, family_of, siz
 from optim_utils import first_timestep
 
 if TYPE_CHECKING:
-    from local_sd_pipeline import LocalStableDiffusionPipeline
+    from local_sd_pipeline import DenoisingPipeline
 
 # The code has 8.2 as default. The paper has 7.6 to 9 on Stable Diffusion 1 and 4 to 6 on 2, of which 5 is the middle.
 RELEASED = {
@@ -59,7 +59,7 @@ class FoundNoise:
     revision=2,
 )
 def sail_generation(
-    pipe: "LocalStableDiffusionPipeline", options: MitigationOptions, images: ImageBatch, strength: float
+    pipe: "DenoisingPipeline", options: MitigationOptions, images: ImageBatch, strength: float
 ) -> Mitigated:
     """Searches starting noise in a flat place among eight candidates, which are optimised.
 
@@ -105,7 +105,7 @@ def refuse_unreachable(images: ImageBatch, target: float) -> None:
 
 
 def search_noise(
-    pipe: "LocalStableDiffusionPipeline",
+    pipe: "DenoisingPipeline",
     like: torch.Tensor,
     t: int,
     embeds: Embeds,
@@ -140,7 +140,7 @@ def search_noise(
 
 
 def optimise_candidates(
-    pipe: "LocalStableDiffusionPipeline",
+    pipe: "DenoisingPipeline",
     start: torch.Tensor,
     t: int,
     embeds: Embeds,
@@ -173,7 +173,7 @@ def optimise_candidates(
 
 
 def losses_and_gradients(
-    pipe: "LocalStableDiffusionPipeline",
+    pipe: "DenoisingPipeline",
     leaf: torch.Tensor,
     start: torch.Tensor,
     t: int,
@@ -203,7 +203,7 @@ def losses_and_gradients(
     return torch.cat(losses)
 
 
-def noise_diff(pipe: "LocalStableDiffusionPipeline", latents: torch.Tensor, t: int, text: torch.Tensor) -> torch.Tensor:
+def noise_diff(pipe: "DenoisingPipeline", latents: torch.Tensor, t: int, text: torch.Tensor) -> torch.Tensor:
     """The text-conditional part as the released code has it, (images, channels, height, width).
 
     For v-prediction the code takes the output for the picture: the predicted noise's difference comes out turned around

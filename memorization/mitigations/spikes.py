@@ -10,7 +10,7 @@ from attn_utils import CrossAttentionEdit, cross_attention_layers
 from memorization.mitigations.batch import ImageBatch, Mitigated, MitigationOptions, always_acting
 
 if TYPE_CHECKING:
-    from local_sd_pipeline import LocalStableDiffusionPipeline, NoisePrediction
+    from local_sd_pipeline import DenoisingPipeline, NoisePrediction
 
 GUARD = "Zhao et al., ICML 2026"
 THRESHOLD, FACTOR = 0.1, 0.3  # z-score from which a token spikes, what its logits are multiplied with
@@ -20,16 +20,14 @@ RELEASED = {"strength": 2, "threshold": THRESHOLD, "factor": FACTOR, "guidance s
 SWEEP = (0.5, 1, 2, 4, 8)
 
 
-def attenuation(
-    pipe: "LocalStableDiffusionPipeline", threshold: float, factor: float, num_branches: int
-) -> CrossAttentionEdit:
+def attenuation(pipe: "DenoisingPipeline", threshold: float, factor: float, num_branches: int) -> CrossAttentionEdit:
     """The edit that multiplies logits of the prompt's spiking tokens in the down and mid blocks."""
     layers = tuple(n for n in cross_attention_layers(pipe.unet) if n.startswith(("down_blocks", "mid_block")))
     return CrossAttentionEdit(num_branches=num_branches, layers=layers, spikes=(threshold, factor))
 
 
 def guarded(
-    pipe: "LocalStableDiffusionPipeline",
+    pipe: "DenoisingPipeline",
     options: MitigationOptions,
     images: ImageBatch,
     repulsion: float,

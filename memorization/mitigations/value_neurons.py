@@ -16,7 +16,7 @@ from memorization.errors import InputError
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
 
-    from local_sd_pipeline import LocalStableDiffusionPipeline
+    from local_sd_pipeline import DenoisingPipeline
 
 CHUNK = 64  # captions at a time
 
@@ -44,9 +44,7 @@ def activations(layer: torch.nn.Linear, text: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def deviations(
-    pipe: "LocalStableDiffusionPipeline", ordinary: torch.Tensor, text: torch.Tensor
-) -> dict[str, torch.Tensor]:
+def deviations(pipe: "DenoisingPipeline", ordinary: torch.Tensor, text: torch.Tensor) -> dict[str, torch.Tensor]:
     """How far each neuron is from what it does on ordinary captions, in their standard deviations, whichever the side.
 
     Args:
@@ -62,6 +60,7 @@ def deviations(
     if len(ordinary) < 2:
         raise InputError(f"neurons are compared with ordinary captions, of which two are needed, not {len(ordinary)}")
     found = {}
+    ordinary, text = pipe.token_rows(ordinary), pipe.token_rows(text)
     for name, layer in value_layers(pipe.unet).items():
         usual = activations(layer, ordinary)
         found[name] = (activations(layer, text) - usual.mean(0)).abs() / usual.std(0)

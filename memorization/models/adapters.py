@@ -7,16 +7,14 @@ tuned model; at scale 0 the weights are the base's, bit for bit. diffusers reads
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from diffusers.utils import is_peft_available
 from safetensors import SafetensorError, safe_open
 
 from memorization.errors import first_line
+from memorization.models.families import SDXL
 from memorization.models.folders import looks_local
-
-if TYPE_CHECKING:
-    from local_sd_pipeline import LocalStableDiffusionPipeline
 
 FAULTS = (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, SafetensorError)
 SUFFIXES = (".safetensors", ".bin", ".pt", ".ckpt")
@@ -46,7 +44,7 @@ def split_scale(text: str) -> tuple[str, float]:
     return name, scale
 
 
-def merge_lora(pipe: "LocalStableDiffusionPipeline", text: str) -> None:
+def merge_lora(pipe: Any, text: str) -> None:
     """Merge a LoRA into the UNet and, where it has a part for it, the text encoder.
 
     Args:
@@ -71,18 +69,18 @@ def merge_lora(pipe: "LocalStableDiffusionPipeline", text: str) -> None:
         raise ValueError(f"cannot merge LoRA {name}: {first_line(error)}") from error
 
 
-def lora_layers(pipe: "LocalStableDiffusionPipeline", name: str) -> int:
+def lora_layers(pipe: Any, name: str) -> int:
     """How many layers a LoRA changes, by its file."""
     state = pipe.lora_state_dict(name)[0]
     return sum(key.endswith(UP) for key in state)
 
 
-def tuned_layers(pipe: "LocalStableDiffusionPipeline") -> Iterator[object]:
-    """Layers of the UNet and the text encoder that a LoRA is attached to."""
+def tuned_layers(pipe: Any) -> Iterator[object]:
+    """Layers of the UNet and the text encoders that a LoRA is attached to."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    for part in (pipe.unet, pipe.text_encoder):
-        yield from (module for module in part.modules() if isinstance(module, BaseTunerLayer))
+    parts = [getattr(pipe, name) for name in SDXL.parts if hasattr(pipe, name)]
+    yield from (module for part in parts for module in part.modules() if isinstance(module, BaseTunerLayer))
 
 
 def weights_file(path: Path, what: str) -> Path:
@@ -106,7 +104,7 @@ def weights_file(path: Path, what: str) -> Path:
 # Textual inversion
 
 
-def add_embedding(pipe: "LocalStableDiffusionPipeline", text: str) -> None:
+def add_embedding(pipe: Any, text: str) -> None:
     """Add a token of textual inversion to tokenizer and text encoder.
 
     Args:

@@ -11,8 +11,8 @@ from huggingface_hub import try_to_load_from_cache
 from memorization.bundled import find_bundled
 from memorization.identity import content_of_files, content_of_tensors, names_of
 from memorization.models.adapters import split_scale, split_token, weights_file
+from memorization.models.families import SDXL
 from memorization.models.folders import (
-    PARTS,
     check_model_folder,
     files_of_model,
     files_of_part,
@@ -22,10 +22,10 @@ from memorization.models.folders import (
 )
 
 if TYPE_CHECKING:
-    from local_sd_pipeline import LocalStableDiffusionPipeline
+    from local_sd_pipeline import DenoisingPipeline
 
 
-def pipeline_contents(pipe: "LocalStableDiffusionPipeline", from_memory: bool = False) -> dict[str, str]:
+def pipeline_contents(pipe: "DenoisingPipeline", from_memory: bool = False) -> dict[str, str]:
     """Contents of `model_id` and of what is loaded beside it, by the settings' names; what cannot be found is left out.
 
     Args:
@@ -33,7 +33,7 @@ def pipeline_contents(pipe: "LocalStableDiffusionPipeline", from_memory: bool = 
     """
     source = pipe.loaded_from
     if from_memory or source is None:
-        parts = {part: getattr(pipe, part).state_dict() for part in PARTS}
+        parts = {part: getattr(pipe, part).state_dict() for part in SDXL.parts if hasattr(pipe, part)}
         return {"model_id": content_of_tensors({f"{p}.{k}": v for p, state in parts.items() for k, v in state.items()})}
     beside = names_of(
         {

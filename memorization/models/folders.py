@@ -5,12 +5,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-PARTS = ("unet", "vae", "text_encoder")  # with weights
+from memorization.models.families import SD, Family, family_of_index
+
 STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")  # of weights, in diffusers' and transformers' words
 FORMATS = ("safetensors", "bin")  # the first that is there is loaded
 CHECKPOINTS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")  # suffixes of single files
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "added_tokens.json", "special_tokens_map.json")
-# Inputs that a UNet of Stable Diffusion 1 and 2 does not have, by the names of its config.
+# Inputs that are not given here, by the names of a UNet's config; `added conditions` are SDXL's in one form.
 OTHER_INPUTS = {
     "class_embed_type": "a class",
     "num_class_embeds": "a class",
@@ -47,16 +48,12 @@ def check_model_folder(model_id: str, own_unet: bool = True) -> str | None:
     index = path / "model_index.json"
     if not index.exists():
         raise ValueError(f"{model_id} is not a Stable Diffusion folder: it has no model_index.json")
-    parts = read_json(index)
-    try:
-        kinds = parts["unet"][1], parts["text_encoder"][1], "text_encoder_2" in parts
-    except (KeyError, TypeError, IndexError):
-        kinds = None
-    if kinds != ("UNet2DConditionModel", "CLIPTextModel", False):
-        raise ValueError(f"{model_id} is not a Stable Diffusion 1.x or 2.x folder: see its model_index.json")
+    family = family_of_index(read_json(index))
+    if family is None:
+        raise ValueError(f"{model_id} is neither a Stable Diffusion 1, 2 nor an SDXL folder: see its model_index.json")
     if own_unet:
-        check_unet(read_json(path / "unet" / "config.json"), *read_widths(path), model_id)
-    return find_variant([path / part for part in PARTS if own_unet or part != "unet"])
+        check_unet(read_json(path / "unet" / "config.json"), *read_widths(path, family), model_id, family)
+    return find_variant([path / part for part in family.parts if own_unet or part != "unet"])
 
 
 def is_single_file(model_id: str) -> bool:
@@ -133,26 +130,32 @@ def read_json(path: Path) -> Mapping[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def read_widths(folder: Path) -> tuple[int | None, int | None]:
+def read_widths(folder: Path, family: Family) -> tuple[int | None, int | None]:
     """(channels of the VAE's latents, width of the text features) of a model folder, None where it does not say."""
-    vae, text = (read_json(folder / part / "config.json") for part in ("vae", "text_encoder"))
-    return vae.get("latent_channels"), text.get("hidden_size")
+    vae, *encoders = (read_json(folder / part / "config.json") for part in ("vae", *family.text_encoders))
+    widths = [width for config in encoders if (width := config.get("hidden_size")) is not None]
+    return vae.get("latent_channels"), sum(widths) if len(widths) == len(encoders) else None
 
 
-def check_unet(config: Mapping[str, Any], latent_channels: int | None, text_width: int | None, name: str) -> None:
-    """Refuse a UNet that needs other inputs than latents, timestep and text.
+def check_unet(
+    config: Mapping[str, Any], latent_channels: int | None, text_width: int | None, name: str, family: Family
+) -> None:
+    """Refuse a UNet that needs other inputs than its family's.
 
     Args:
         config: of the UNet; what it does not name is Stable Diffusion's.
         latent_channels, text_width: of the VAE and the text encoder that it goes with; None is not compared.
-        name: of the model, for the message.
+        name, family: of the model, for the message and for what it may need.
 
     Raises:
         ValueError: one line that says what else it needs.
     """
-    needed = next((f"{what} ({key})" for key, what in OTHER_INPUTS.items() if config.get(key) is not None), None)
-    if needed is not None:
-        raise ValueError(f"the UNet of {name} needs {needed}, which Stable Diffusion 1 and 2 do not have")
+    given = {"addition_embed_type": family.added_conditions}
+    different = [(key, what) for key, what in OTHER_INPUTS.items() if config.get(key) != given.get(key)]
+    if different:
+        key, what = different[0]
+        has = "has no" if config.get(key) is None else "needs"
+        raise ValueError(f"the UNet of {name} {has} {what} ({key}): it is none of {family.name}")
     channels = config.get("in_channels", 4), config.get("out_channels", 4)
     if channels[0] != channels[1] or latent_channels not in (None, channels[0]):
         of_vae = "" if latent_channels is None else f", of latents with {latent_channels}"
@@ -214,7 +217,8 @@ def files_of_part(folder: Path, variant: str | None) -> list[Path]:
 
 def files_of_model(folder: Path, variant: str | None, own_unet: bool = True) -> list[Path]:
     """What decides the numbers of a model folder, but for its scheduler, whose values are kept by name."""
-    parts = [part for part in PARTS if own_unet or part != "unet"]
-    tokenizer = [folder / "tokenizer" / name for name in TOKENIZER_FILES]
-    files = [path for part in parts for path in files_of_part(folder / part, variant)] + tokenizer
+    family = family_of_index(read_json(folder / "model_index.json")) or SD
+    parts = [part for part in family.parts if own_unet or part != "unet"]
+    tokenizers = [folder / tokenizer / name for tokenizer in family.tokenizers for name in TOKENIZER_FILES]
+    files = [path for part in parts for path in files_of_part(folder / part, variant)] + tokenizers
     return [path for path in files if path.is_file()]

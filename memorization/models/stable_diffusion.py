@@ -1,21 +1,24 @@
-"""Loading Stable Diffusion 1.x and 2.x for measurement."""
+"""Loading Stable Diffusion 1, 2 and XL for measurement."""
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import diffusers.utils.logging
 import torch
 import transformers.utils.logging
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, DiffusionPipeline, UNet2DConditionModel
+from safetensors import SafetensorError, safe_open
 
-from local_sd_pipeline import LocalStableDiffusionPipeline, Source
+from local_sd_pipeline import DenoisingPipeline, LocalStableDiffusionPipeline, Source
 from memorization.bundled import find_bundled
 from memorization.errors import first_line
 from memorization.models.adapters import add_embedding, merge_lora
 from memorization.models.devices import pick_device, pick_dtype
+from memorization.models.families import SD, SDXL, Family, family_of_index, family_of_keys
 from memorization.models.folders import (
     check_config_folder,
     check_model_folder,
@@ -25,9 +28,14 @@ from memorization.models.folders import (
     looks_local,
 )
 from memorization.models.schedulers import ddim_of, has_former_values
+from memorization.models.stable_diffusion_xl import LocalStableDiffusionXLPipeline
 
 FAULTS = (OSError, ValueError, TypeError, KeyError, AttributeError)  # what a folder that is no model raises
-UNCHECKED = {"safety_checker": None, "requires_safety_checker": False}
+# Of each family the class, and what of its parts is left out.
+CLASSES: dict[Family, tuple[Any, dict[str, Any]]] = {
+    SD: (LocalStableDiffusionPipeline, {"safety_checker": None, "requires_safety_checker": False}),
+    SDXL: (LocalStableDiffusionXLPipeline, {"add_watermarker": False}),
+}
 
 
 def load_pipeline(
@@ -42,8 +50,8 @@ def load_pipeline(
     lora: Sequence[str] = (),
     embedding: Sequence[str] = (),
     config: str | Path | None = None,
-) -> LocalStableDiffusionPipeline:
-    """Load a Stable Diffusion 1.x or 2.x pipeline for measurement: DDIM, no safety checker, no gradients.
+) -> DenoisingPipeline:
+    """Load Stable Diffusion 1, 2 or XL for measurement: DDIM, no safety checker or watermark, no gradients.
 
     Args:
         model_id: folder in diffusers' layout, hub id, single file, or the name of the bundled model, planted_sd.
@@ -67,25 +75,29 @@ def load_pipeline(
     model_id = str(find_bundled(model_id)) if find_bundled(model_id).exists() else str(model_id)
     with quiet_loading(is_local=Path(model_id).exists()):
         variant = check_files(model_id, config, own_unet=unet_id is None)
+        family = find_family(model_id, config)
+        if embedding and family is not SD:
+            raise ValueError(f"--embedding is read for {SD.name}, and {model_id} is {family.name}")
         others = {
             name: load_part(name, str(part_id), torch_dtype)
             for name, part_id in (("unet", unet_id), ("vae", vae_id))
             if part_id is not None
         }
         if is_single_file(model_id):
-            pipe = load_single_file(model_id, config, torch_dtype, others)
+            pipe = load_single_file(model_id, family, config, torch_dtype, others)
         else:
-            pipe = load_parts(model_id, variant, torch_dtype, others)
+            pipe = load_parts(model_id, family, variant, torch_dtype, others)
     if not isinstance(pipe.unet, UNet2DConditionModel):
-        raise ValueError(f"{model_id} is not a Stable Diffusion 1.x or 2.x model: it has no UNet2DConditionModel")
-    widths = pipe.vae.config.latent_channels, pipe.text_encoder.config.hidden_size
-    check_unet(pipe.unet.config, *widths, model_id if unet_id is None else str(unet_id))
+        raise ValueError(f"{model_id} is no {family.name} model: it has no UNet2DConditionModel")
+    width = sum(getattr(pipe, name).config.hidden_size for name in family.text_encoders)
+    name = model_id if unet_id is None else str(unet_id)
+    check_unet(pipe.unet.config, pipe.vae.config.latent_channels, width, name, family)
     is_former = has_former_values(pipe.scheduler)
     for text in embedding:
         add_embedding(pipe, text)
     for text in lora:
         merge_lora(pipe, text)
-    prepare(pipe, device, channels_last)
+    prepare(pipe, family, device, channels_last)
     pipe.loaded_from = Source(
         model_id,
         unet_id=None if unet_id is None else str(unet_id),
@@ -100,16 +112,19 @@ def load_pipeline(
     return pipe
 
 
-def attach_base(pipe: LocalStableDiffusionPipeline, base: LocalStableDiffusionPipeline) -> None:
+def attach_base(pipe: DenoisingPipeline, base: DenoisingPipeline) -> None:
     """Give a tuned model its base, for what compares them.
 
     Raises:
         ValueError: if they differ in what they generate from, so that no noise can be given to both.
     """
-    values = [(p.unet.config.in_channels, p.native_length, p.scheduler.config.prediction_type) for p in (pipe, base)]
+    values = [
+        (p.family_name, p.unet.config.in_channels, p.native_length, p.scheduler.config.prediction_type)
+        for p in (pipe, base)
+    ]
     if values[0] != values[1]:
         names = [p.loaded_from.model_id if p.loaded_from is not None else "the model" for p in (base, pipe)]
-        what = "channels, size in pixels, prediction"
+        what = "family, channels, size in pixels, prediction"
         raise ValueError(f"{names[0]} is no base of {names[1]}: {what} are {values[1]} and {values[0]}")
     pipe.base = base
 
@@ -128,12 +143,45 @@ def check_files(model_id: str, config: str | Path | None, own_unet: bool) -> str
     return None
 
 
-def prepare(pipe: LocalStableDiffusionPipeline, device: str, channels_last: bool) -> None:
+def find_family(model_id: str, config: str | Path | None) -> Family:
+    """The family of a model: by its index, or by the names of the weights in its single file.
+
+    Raises:
+        ValueError: if it cannot be read, or is of none.
+    """
+    if is_single_file(model_id) and config is None:
+        return family_of_file(Path(model_id))
+    name = model_id if config is None else str(config)
+    try:
+        index = DiffusionPipeline.load_config(name)
+    except FAULTS as error:
+        raise ValueError(f"cannot load {name} as a Stable Diffusion pipeline: {first_line(error)}") from error
+    family = family_of_index(index)
+    if family is None:
+        raise ValueError(f"{name} is neither of Stable Diffusion 1, 2 nor of SDXL: it is a {index.get('_class_name')}")
+    return family
+
+
+def family_of_file(path: Path) -> Family:
+    """
+    Raises:
+        ValueError: if its names of weights cannot be read.
+    """
+    if path.suffix != ".safetensors":
+        return SD
+    try:
+        with safe_open(path, "pt") as file:
+            return family_of_keys(file.keys())
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"cannot load {path} as a Stable Diffusion pipeline: {first_line(error)}") from error
+
+
+def prepare(pipe: DenoisingPipeline, family: Family, device: str, channels_last: bool) -> None:
     """DDIM, no progress bar, no gradients, on its device."""
     pipe.scheduler = ddim_of(pipe.scheduler)
     pipe.set_progress_bar_config(disable=True)
-    for module in (pipe.unet, pipe.vae, pipe.text_encoder):
-        module.eval().requires_grad_(False)
+    for name in family.parts:
+        getattr(pipe, name).eval().requires_grad_(False)
     pipe.to(device)
     for module in (pipe.unet, pipe.vae) if channels_last else ():
         module.to(memory_format=torch.channels_last)
@@ -155,14 +203,15 @@ def quiet_loading(is_local: bool) -> Iterator[None]:
 
 
 def load_parts(
-    model_id: str, variant: str | None, dtype: torch.dtype, others: Mapping[str, torch.nn.Module]
-) -> LocalStableDiffusionPipeline:
+    model_id: str, family: Family, variant: str | None, dtype: torch.dtype, others: Mapping[str, torch.nn.Module]
+) -> DenoisingPipeline:
     """A model of a folder or of the hub, with other parts in place of its own.
 
     Raises:
         ValueError: if it cannot be loaded.
     """
-    load = partial(LocalStableDiffusionPipeline.from_pretrained, model_id, dtype=dtype, **UNCHECKED, **others)
+    cls, options = CLASSES[family]
+    load = partial(cls.from_pretrained, model_id, dtype=dtype, **options, **others)
     try:
         return load(variant=variant)
     except FAULTS as error:
@@ -173,16 +222,16 @@ def load_parts(
 
 
 def load_single_file(
-    path: str, config: str | Path | None, dtype: torch.dtype, others: Mapping[str, torch.nn.Module]
-) -> LocalStableDiffusionPipeline:
+    path: str, family: Family, config: str | Path | None, dtype: torch.dtype, others: Mapping[str, torch.nn.Module]
+) -> DenoisingPipeline:
     """
     Raises:
         ValueError: if it cannot be loaded.
     """
     given = None if config is None else str(config)
-    load = LocalStableDiffusionPipeline.from_single_file
+    cls, options = CLASSES[family]
     try:
-        return load(path, config=given, torch_dtype=dtype, **UNCHECKED, **others)
+        return cls.from_single_file(path, config=given, torch_dtype=dtype, **options, **others)
     except FAULTS as error:
         raise ValueError(f"cannot load {path} as a Stable Diffusion pipeline: {first_line(error)}") from error
 

@@ -13,13 +13,13 @@ from memorization.models.contents import pipeline_contents
 from memorization.models.schedulers import deciding_values
 
 if TYPE_CHECKING:
-    from local_sd_pipeline import LocalStableDiffusionPipeline
+    from local_sd_pipeline import DenoisingPipeline
 
 MODELS = ("model_id", "unet_id", "lora", "embedding")
 
 
 def run_contents(
-    pipe: "LocalStableDiffusionPipeline", is_given: bool, dataset: str, given: Mapping[str, Path | None]
+    pipe: "DenoisingPipeline", is_given: bool, dataset: str, given: Mapping[str, Path | None]
 ) -> dict[str, object]:
     """Contents by setting, and the scheduler's values: settings of every run.
 
@@ -42,7 +42,7 @@ def model_contents(settings: Mapping[str, object]) -> dict[str, object]:
     return {SCHEDULER: settings[SCHEDULER], CONTENT: {n: contents[n] for n in MODELS if n in contents}}
 
 
-def warn_of_former_rows(results: ResultsFile, pipe: "LocalStableDiffusionPipeline") -> None:
+def warn_of_former_rows(results: ResultsFile, pipe: "DenoisingPipeline") -> None:
     """Say that rows made before contents were kept go on by the names of their model and files.
 
     Raises:

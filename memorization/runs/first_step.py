@@ -6,12 +6,12 @@ from memorization.errors import InputError, input_errors, warn
 from memorization.models.schedulers import is_blind_at_first, told_of_first_step
 
 if TYPE_CHECKING:
-    from local_sd_pipeline import LocalStableDiffusionPipeline
+    from local_sd_pipeline import DenoisingPipeline
 
 BY_CONSTRUCTION = "is 0 for every prompt by construction: this model starts from pure noise (zero terminal SNR)"
 
 
-def look_at_first_step(pipe: "LocalStableDiffusionPipeline", num_inference_steps: int, say: bool = True) -> bool:
+def look_at_first_step(pipe: "DenoisingPipeline", num_inference_steps: int, say: bool = True) -> bool:
     """Whether the first step is blind: its noise difference 0 whatever the prompt; see `is_blind_at_first`.
 
     Args:

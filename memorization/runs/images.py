@@ -15,13 +15,11 @@ from memorization.files.npz import Streamed, array_shape, write_npz
 from memorization.files.whole import WAY_OUT, read_png, save_png
 
 if TYPE_CHECKING:
-    from local_sd_pipeline import LocalStableDiffusionPipeline
+    from local_sd_pipeline import DenoisingPipeline
     from memorization.runs.session import Session
 
 
-def decode_images(
-    pipe: "LocalStableDiffusionPipeline", latents: torch.Tensor, index: int, seeds: Sequence[int]
-) -> np.ndarray:
+def decode_images(pipe: "DenoisingPipeline", latents: torch.Tensor, index: int, seeds: Sequence[int]) -> np.ndarray:
     """Images of one prompt, uint8 (images, height, width, 3).
 
     Raises:

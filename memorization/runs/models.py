@@ -6,10 +6,10 @@ from memorization.models.stable_diffusion import attach_base, load_pipeline
 from memorization.runs.settings import OWN_BASE, RunSettings
 
 if TYPE_CHECKING:
-    from local_sd_pipeline import LocalStableDiffusionPipeline
+    from local_sd_pipeline import DenoisingPipeline
 
 
-def load_model(settings: RunSettings, device: str) -> "LocalStableDiffusionPipeline":
+def load_model(settings: RunSettings, device: str) -> "DenoisingPipeline":
     """
     Raises:
         ValueError: one line, if it cannot be loaded.

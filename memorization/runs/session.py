@@ -32,7 +32,7 @@ from memorization.runs.workers import BackgroundWriter, Processes
 from memorization.seeds import image_seeds
 
 if TYPE_CHECKING:
-    from local_sd_pipeline import LocalStableDiffusionPipeline
+    from local_sd_pipeline import DenoisingPipeline
 
 Group = Sequence[PromptRecord]
 
@@ -61,7 +61,7 @@ class Session:
         files: RunFiles,
         method_settings: Mapping[str, object],
         columns: Sequence[str] = (),
-        pipe: "LocalStableDiffusionPipeline | None" = None,
+        pipe: "DenoisingPipeline | None" = None,
         given_files: Mapping[str, Path | None] = MappingProxyType({}),
     ):
         """
@@ -297,7 +297,7 @@ class Session:
 
 @contextmanager
 def open_session(
-    settings: ScriptSettings, columns: Sequence[str], pipe: "LocalStableDiffusionPipeline | None" = None
+    settings: ScriptSettings, columns: Sequence[str], pipe: "DenoisingPipeline | None" = None
 ) -> Iterator[Session]:
     """The session of a script's settings, in this process's place among several.
 

@@ -8,6 +8,7 @@ import torch
 import detect_mem
 import inference_mem
 from helpers.models import change_weights, model_copy
+from memorization.models.families import SD
 from memorization.models.folders import check_unet
 from memorization.models.stable_diffusion import load_pipeline
 
@@ -33,8 +34,8 @@ SDXL = {"addition_embed_type": "text_time", "addition_time_embed_dim": 8, "proje
 )
 def test_a_unet_that_needs_something_else_is_refused(config, message):
     with pytest.raises(ValueError, match=message):
-        check_unet({"cross_attention_dim": 16, "sample_size": 16, **config}, 4, 16, "m")
-    check_unet({"cross_attention_dim": 16, "sample_size": [16, 16]}, 4, 16, "m")
+        check_unet({"cross_attention_dim": 16, "sample_size": 16, **config}, 4, 16, "m", SD)
+    check_unet({"cross_attention_dim": 16, "sample_size": [16, 16]}, 4, 16, "m", SD)
 
 
 @pytest.mark.parametrize("where", ["--model_id", "--unet_id"])
