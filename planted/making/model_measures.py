@@ -227,7 +227,7 @@ def auc(memorized: tuple[np.ndarray, np.ndarray], others: tuple[np.ndarray, np.n
 def check_localisation(memorized: Generated) -> Report:
     """Pixel AUROC of every map and of the shuffled control against the true masks of the templates' images."""
     rows = np.flatnonzero(memorized.kinds == "template")
-    maps = candidate_maps(map_arrays(memorized.observed, rows), [memorized.seeds[k] for k in rows])
+    maps = candidate_maps(map_arrays(memorized.observed, rows), [memorized.seeds[k] for k in rows.tolist()])
     size = next(iter(maps.values())).shape[-2:]
     truths = [fit_truth(true_mask(memorized.records[k // memorized.count]), size) for k in rows]
     report = {}
