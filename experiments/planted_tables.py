@@ -29,19 +29,18 @@ NOT_MEASURED = "not measured yet"
 REPORT, EVALUATORS = PLANTED / "planted_report.json", PLANTED / "planted_evaluators" / "report.json"
 RULERS, DOSES = (RESULTS / "planted" / f"{name}.json" for name in ("rulers", "doses"))
 PARTS = RESULTS / "planted_parts"
-OF_BEFORE = '"shape'  # scenes of the world of 64 px, in reports of it: nothing of this one
 
 Record = Mapping[str, Any]
 
 
 def table(make: Callable[..., str], *paths: Path) -> str:
-    """A table of what some files hold; the line that it is not measured yet where one is missing or of another world.
+    """A table of what some files hold; the line that it is not measured yet where one is missing.
 
     Args:
         make: from the content of each file to the table.
     """
     texts = [path.read_text(encoding="utf-8") for path in paths if path.exists()]
-    if len(texts) < len(paths) or any(OF_BEFORE in text for text in texts):
+    if len(texts) < len(paths):
         return NOT_MEASURED
     return make(*map(parse_results, texts)) or NOT_MEASURED
 

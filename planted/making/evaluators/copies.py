@@ -17,6 +17,7 @@ from memorization.evaluation.curves import average_precision, cumulative_curve, 
 from memorization.similarity.pixels import COPY_SIMILARITY as CUT
 from memorization.similarity.preprocessing import sscd_transform
 from planted.making.drawn.objects import SIZE
+from planted.making.doses import FULL_DOSE
 from planted.making.drawn.planted import Planted, planted_items
 from planted.making.drawn.words import COLORS
 from planted.making.drawn.world import told
@@ -167,16 +168,17 @@ def measure_generated(descriptor: torch.nn.Module, output_dir: Path, name: str) 
     """Images of the bundled model: the best score against the prompt's own training images, and the others'.
 
     Args:
-        output_dir: of a run of detect_mem.py on the bundled prompts, the planted ones first.
+        output_dir: of a run of detect_mem.py on the bundled prompts, those of the full dose first.
     """
     generated = describe(descriptor, generated_images(output_dir), name)
-    trained = [describe(descriptor, training_images(i), name) for i in planted_items()]
+    items = [item for item in planted_items() if item.dose == FULL_DOSE]
+    trained = [describe(descriptor, training_images(item), name) for item in items]
     best = torch.stack([(generated @ t.T).amax(1) for t in trained], 1)  # (images, planted captions)
     planted = best[: len(trained)]
     report = {}
     for kind in ("verbatim", "template"):
-        numbers = [i.number for i in planted_items() if i.kind == kind]
-        report[kind] = lower_spread(planted.diagonal()[numbers])
+        places = [k for k, item in enumerate(items) if item.kind == kind]
+        report[kind] = lower_spread(planted.diagonal()[places])
     others = planted[~torch.eye(len(trained), dtype=torch.bool)]
     return report | {"planted, to others": spread_of(others), "unseen, to planted": spread_of(best[len(trained) :])}
 

@@ -54,7 +54,7 @@ class TrainingSettings:
     seed: int = 11
     output: Path = FOLDER
     copy_steps: int = 500
-    clip_steps: int = 500
+    clip_steps: int = 1500
     clutter_steps: int = 1000
 
     def stage(self, name: str, module: torch.nn.Module, num_steps: int, lr: float) -> Stage:
