@@ -16,8 +16,8 @@ from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from memorization.evaluation.curves import average_precision, cumulative_curve, rank_auc
 from memorization.similarity.pixels import COPY_SIMILARITY as CUT
 from memorization.similarity.preprocessing import sscd_transform
-from planted.making.drawn.objects import SIZE
 from planted.making.doses import FULL_DOSE
+from planted.making.drawn.objects import SIZE
 from planted.making.drawn.planted import Planted, planted_items
 from planted.making.drawn.words import COLORS
 from planted.making.drawn.world import told
