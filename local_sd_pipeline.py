@@ -2,8 +2,8 @@
 
 `predict_outputs` is the only place that calls the UNet and the only one that knows how guidance branches
 are stacked; `denoise` is the only loop. Guidance is a function that is passed in, and whoever wants to
-measure something iterates over the steps. A family says how prompts become features (`encode_one`) and how the UNet
-takes them (`conditions`); Stable Diffusion 1 and 2 stand at the end of this file, SDXL in memorization/models/.
+measure something iterates over the steps. A family says what the UNet is told of a prompt (`encode_one`) and how
+(`conditions`): Stable Diffusion 1 and 2 at the end of this file, SDXL in memorization/models/.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -68,7 +68,6 @@ class DenoisingPipeline(DiffusionPipeline):
     stacked, picked and optimised the same way in all of them.
 
     Attributes:
-        family_name: in messages.
         num_unet_evals: UNet evaluations of single samples since loading (a guided step on one image is two).
         num_unet_gradients: backward passes and tangents of single samples, counted by who takes them.
         grad_batch_size: images that a gradient is taken of at a time; None takes as many as fit, see `gradients`.
@@ -76,7 +75,7 @@ class DenoisingPipeline(DiffusionPipeline):
         base: the model before it was tuned, if given, for what compares with it.
     """
 
-    family_name = "Stable Diffusion"
+    family_name = "Stable Diffusion"  # in messages
     num_unet_evals = 0
     num_unet_gradients = 0
     grad_batch_size: int | None = None
