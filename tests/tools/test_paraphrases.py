@@ -46,7 +46,7 @@ def tiny_folder(tmp_path_factory):
     tokenizer = CLIPTokenizer.from_pretrained(PLANTED / "planted_sd" / "tokenizer")
     tokenizer.chat_template = TEMPLATE
     tokenizer.save_pretrained(folder)
-    torch.manual_seed(4)  # one of those whose noise holds captions
+    torch.manual_seed(5)  # one of those whose noise holds captions
     config = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
         max_position_embeddings=4096, eos_token_id=tokenizer.eos_token_id, bos_token_id=tokenizer.bos_token_id,
