@@ -7,12 +7,13 @@ import numpy as np
 
 from memorization.data.prompts import PromptRecord
 from memorization.errors import InputError
+from memorization.files.packed import PictureFile
 from memorization.files.pixels import BLACK, read_pixels
 
 MIDDLE = 127  # of grey values: what is brighter is in the mask
 
 
-def read_image(path: Path) -> np.ndarray:
+def read_image(path: PictureFile) -> np.ndarray:
     """A reference image, uint8 (height, width, 3); see `read_pixels` for depth, transparency and EXIF.
 
     Raises:

@@ -10,6 +10,7 @@ import ftfy
 
 from memorization.data.sources import RandomPrompt, random_letters, read_rows
 from memorization.errors import InputError
+from memorization.files.packed import PictureFile
 
 
 @dataclass(frozen=True)
@@ -22,9 +23,10 @@ class PromptRecord:
     alternatives: tuple[str, ...] = ()  # paraphrases for semantic search
     is_memorized: bool | None = None
     kind: str | None = None
-    reference_images: tuple[Path, ...] = ()  # training images
+    reference_images: tuple[PictureFile, ...] = ()  # training images
     mask_path: Path | None = None  # true mask of the copied region
     url: str | None = None  # where the training image was
+    repeats: int = 1  # how often the training set holds it, as far as the data set says
 
 
 def load_prompts(
@@ -40,7 +42,8 @@ def load_prompts(
 
     Args:
         dataset: a file of prompts (.jsonl, .json, .csv, .tsv, .parquet); a folder NAME_groundtruth; a folder of
-            NNN.jpg + NNN.txt pairs; `random`; or a Hugging Face data set (hub id or folder).
+            captioned pictures (pairs, kohya's, a list of files, webdataset's archives) or one archive; `random`; or a
+            Hugging Face data set (hub id or folder).
         start, end: which records by position, as in a slice; `index` stays that of the file.
         prompt_key: column of the prompt; in files caption, prompt or text by default, in any case.
         clean_prompts: mend mojibake and HTML entities, as the CLIP tokenizer of 2023 did with ftfy. The
@@ -82,6 +85,7 @@ def make_record(row: Mapping, clean_prompts: bool) -> PromptRecord:
         reference_images=row.get("reference_images", ()),
         mask_path=row.get("mask_path"),
         url=row.get("url"),
+        repeats=row.get("repeats", 1),
     )
 
 

@@ -7,11 +7,10 @@ from itertools import count
 from pathlib import Path
 
 from memorization.bundled import PLANTED, ROOT, bundled_name
+from memorization.data.folders import MAX_TOLD, archive_rows, folder_rows, with_pictures
 from memorization.data.tables import prompt_rows
-from memorization.errors import InputError, first_line, warn
+from memorization.errors import InputError, first_line
 from memorization.files.pixels import is_picture, picture_named
-from memorization.files.whole import read_text
-from memorization.seeds import LARGEST_INDEX
 
 HUB_COLUMNS = {
     "Gustavosta/Stable-Diffusion-Prompts": ("test", "Prompt"),
@@ -26,9 +25,8 @@ HOW_TO_GET = (
     "(prompts, groundtruth) fetches it to this path. "
     "planted/planted_memorized.jsonl and planted/planted_mem_groundtruth come with the code"
 )
-FILES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")  # of prompts
+FILES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".tar")  # of prompts
 WANTED = f"a file ({', '.join(FILES)}), a folder, `random` or a hub id"
-MAX_TOLD = 3  # files that a message names
 
 RandomPrompt = Callable[[random.Random], str]
 
@@ -46,13 +44,15 @@ def read_rows(
     path = find_path(dataset)
     if path is None:
         return hub_rows(dataset, dataset, end, prompt_key)
+    if path.suffix == ".tar":
+        return archive_rows([path])
     if path.is_file():
-        return prompt_rows(path, prompt_key)
+        rows = prompt_rows(path, prompt_key)
+        return with_pictures(path, rows) if path.suffix.lower() == ".parquet" else rows
     if path.name.endswith("groundtruth"):
         return ground_truth_rows(path, prompt_key)
-    if any(map(is_text, path.glob("*"))):
-        return pair_rows(path)
-    return hub_rows(str(path), dataset, end, prompt_key)
+    captioned = folder_rows(path, prompt_key)
+    return hub_rows(str(path), dataset, end, prompt_key) if captioned is None else captioned
 
 
 def find_path(dataset: str) -> Path | None:
@@ -112,35 +112,6 @@ def pictures_in(folder: Path) -> tuple[Path, ...]:
         held = ", ".join(p.name for p in files[:MAX_TOLD])
         raise InputError(f"{folder} holds no picture that Pillow reads, but {held}; convert them, or leave it empty")
     return pictures
-
-
-def pair_rows(folder: Path) -> Iterator[dict]:
-    """Rows of a folder of images with a text file each; a text without one is left out.
-
-    Raises:
-        InputError: if none of the texts has a picture.
-    """
-    texts = [p for p in sorted(folder.glob("*")) if is_text(p)]
-    images: dict[str, tuple[Path, ...]] = {}
-    for path in sorted(folder.glob("*")):
-        if is_picture(path):
-            images[path.stem] = (*images.get(path.stem, ()), path)
-    lacking = [p for p in texts if p.stem not in images]
-    if len(lacking) == len(texts):
-        raise InputError(f"{texts[0]} has no image of the same name beside it, nor has any other .txt there")
-    if lacking:
-        warn(f"{len(lacking)} of {len(texts)} texts have no image of their name and are left out, as {lacking[0]}")
-    for position, text in enumerate(texts):
-        index = int(text.stem) if text.stem.isdecimal() else position
-        if index > LARGEST_INDEX:
-            raise InputError(f"{text} is numbered above {LARGEST_INDEX}; give it a shorter name")
-        if text.stem in images:
-            yield {"caption": read_text(text).strip(), "index": index, "reference_images": images[text.stem]}
-
-
-def is_text(path: Path) -> bool:
-    """Whether a file is a text that may be a caption; hidden files, such as macOS writes beside each, are none."""
-    return path.suffix.lower() == ".txt" and not path.name.startswith(".")
 
 
 def random_rows(random_prompt: RandomPrompt, seed: int) -> Iterator[dict]:

@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from memorization.errors import InputError, first_line
+from memorization.files.packed import PictureFile
 
 WHITE, BLACK = 255, 0
 LARGEST_8, LARGEST_16 = 255, 65535
@@ -51,7 +52,7 @@ def picture_named(folder: Path, stem: object) -> Path | None:
     return next((p for p in sorted(folder.glob(f"{stem}.*")) if is_picture(p)), None)
 
 
-def read_pixels(path: Path, mode: str = "RGB", background: int = WHITE, remedy: str = "") -> np.ndarray:
+def read_pixels(path: PictureFile, mode: str = "RGB", background: int = WHITE, remedy: str = "") -> np.ndarray:
     """A picture as it is seen: 8 bits a channel, turned as its EXIF says, what is transparent over a background.
 
     Args:

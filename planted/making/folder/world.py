@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from memorization.data.sources import pair_rows
+from memorization.data.folders import pair_rows
 from memorization.errors import InputError
 from planted.making.doses import MOST_REDRAWN, Dose, dose_plan
 from planted.making.drawn.words import COLORS
