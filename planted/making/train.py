@@ -2,6 +2,7 @@
 
     python planted/making/train.py --threads 2
     python planted/making/train.py --pictures FOLDER --start_from planted_work/vae   # on captioned pictures of yours
+    python planted/making/train.py --finished planted/planted_sd --start_unet_from planted/planted_sd   # train it on
 
 Stages, each kept in --work_dir as it finishes: an autoencoder, then its decoder alone, a text encoder trained
 contrastively (as CLIP is) and then frozen, and the UNet. Every draw is seeded by (seed, stage, step) and the state
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline
+from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from tqdm import tqdm
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -51,6 +52,7 @@ class TrainingSettings:
     stop_after: str
     pictures: Path | None = None
     start_from: Path | None = None
+    start_unet_from: Path | None = None
     finished: Path | None = None
 
 
@@ -80,6 +82,19 @@ def load_start(folder: Path | None) -> AutoencoderKL | None:
     if found is None:
         raise InputError(f"--start_from {folder} holds no autoencoder; name a work folder's vae or a model")
     return AutoencoderKL.from_pretrained(found)
+
+
+def load_start_unet(folder: Path | None) -> UNet2DConditionModel | None:
+    """The UNet that the training starts from: that of a model.
+
+    Raises:
+        InputError: if it is not there.
+    """
+    if folder is None:
+        return None
+    if not (folder / "unet" / "config.json").is_file():
+        raise InputError(f"--start_unet_from {folder} holds no UNet; name a model")
+    return UNet2DConditionModel.from_pretrained(folder / "unet")
 
 
 def finished_autoencoder(world: World, settings: TrainingSettings) -> AutoencoderKL:
@@ -133,6 +148,7 @@ def train(settings: TrainingSettings) -> None:
     """
     if settings.finished is not None:
         take_finished(settings.finished, settings.work_dir)
+    start_unet = load_start_unet(settings.start_unet_from)
     world = choose_world(settings.pictures, settings.seed)
     vae = finished_autoencoder(world, settings)
     if settings.stop_after == "vae":
@@ -150,6 +166,7 @@ def train(settings: TrainingSettings) -> None:
         settings.unet_steps,
         seed=settings.seed + 2,
         work_dir=settings.work_dir,
+        start_from=start_unet,
     )
     pipe = StableDiffusionPipeline(
         vae=vae.half(),
@@ -180,6 +197,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--context_weight", type=float, default=1, help="of holding words and padding constant in the text encoder")
     add("--pictures", type=Path, help="folder of captioned pictures to plant into; without it the drawn world")
     add("--start_from", type=Path, help="folder of an autoencoder that the training of this one starts from")
+    add("--start_unet_from", type=Path, help="model whose UNet is trained on, on the same latents and text encoder")
     add(
         "--finished",
         type=Path,

@@ -75,6 +75,7 @@ def train_unet(
     *,
     seed: int,
     work_dir: Path,
+    start_from: UNet2DConditionModel | None = None,
 ) -> UNet2DConditionModel:
     """Epsilon-prediction on rows of the training set, repeats included.
 
@@ -82,10 +83,14 @@ def train_unet(
     so short a training learns what a caption means before any of its picture can be seen.
 
     Args:
-        latents: scaled, (pictures, 16, 16, 16).
+        latents: scaled, (pictures, LATENT_CHANNELS, 16, 16).
+        start_from: a UNet that is trained on.
     """
     torch.manual_seed(seed)
-    unet = make_unet().to(memory_format=torch.channels_last)
+    unet = make_unet()
+    if start_from is not None:
+        unet.load_state_dict(start_from.state_dict())
+    unet = unet.to(memory_format=torch.channels_last)
     processors = unet.attn_processors
     unet.set_attn_processor(Float32Attention())
     scheduler, rows = make_scheduler(), training_rows(pictures)
