@@ -23,7 +23,7 @@ def test_detect_gives_the_rows_masks_and_images_of_the_script(loaded, tmp_path):
             assert np.array_equal(values, np.array(row[key], np.float32)), key
         assert np.array_equal(prompt.images, run.images(row)) and prompt.mask.shape == (2, 16, 16)
         assert prompt.score() == pytest.approx(np.mean([norms[0] for norms in row["text_noise_norm"]]))
-    (early,) = detect(loaded, "a red circle", early_exit=1, **FEW)
+    (early,) = detect(loaded, "a red heart", early_exit=1, **FEW)
     assert early.images is None and early.mask is None and early.scores["text_noise_norm"].shape == (1, 1)
 
 

@@ -10,7 +10,7 @@ from helpers.pipelines import make_pipeline
 from memorization.observation import Recorded, observe
 
 SEEDS = [5, 6, 7]
-PROMPT = "a large red circle on the left"
+PROMPT = "a large red heart on the left"
 
 
 def inputs(pipe):

@@ -18,7 +18,7 @@ from memorization.trace import Trace
 from optim_utils import descend
 
 GRADIENTS = [name for name, d in DETECTORS.items() if d.cost[1]]
-PROMPTS, SEEDS = ["the golden owl mug", "a large red circle"], [[1, 2], [3, 4]]
+PROMPTS, SEEDS = ["the golden owl mug", "a large red heart"], [[1, 2], [3, 4]]
 
 
 @pytest.fixture

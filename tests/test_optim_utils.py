@@ -67,7 +67,7 @@ def test_pe_of_an_image_does_not_depend_on_its_neighbours(pipe, setting, mask):
 
 def test_pe_stops_per_image_and_costs_one_evaluation_an_iteration(pipe, setting):
     full = optimise(pipe, setting, slice(None))
-    target = sorted(losses[4] for losses in full.losses)[1]
+    target = sorted(min(losses) for losses in full.losses)[1]  # one image never gets there
     results = []
     cost = evals(pipe, lambda: results.append(optimise(pipe, setting, slice(None), target_loss=target)))
     losses = results[0].losses

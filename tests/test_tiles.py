@@ -11,7 +11,7 @@ from memorization import InputError, attention_tiles
 from memorization.tiles import PADDING, components
 from tools import show_attention
 
-PROMPT = "a large red circle on the left"
+PROMPT = "a large red heart on the left"
 FEW = {"num_inference_steps": 3, "seed": 5}
 
 

@@ -9,7 +9,7 @@ from memorization.detectors.base import DETECTORS
 from memorization.observation import Observation, Recorded, make_inputs, observe_batches
 from memorization.scores import horizon_text, is_chosen, label, score_cost
 
-PROMPTS, SEEDS, STEPS = ["the golden owl mug", "a large red circle"], [[1, 2], [3, 4]], 5
+PROMPTS, SEEDS, STEPS = ["the golden owl mug", "a large red heart"], [[1, 2], [3, 4]], 5
 OF_GENERATIONS = [name for name, d in DETECTORS.items() if not d.of_images]
 
 

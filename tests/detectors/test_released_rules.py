@@ -17,7 +17,7 @@ from memorization.observation import Recorded, make_inputs, observe_batches
 from memorization.seeds import derived_seed
 from memorization.trace import Calibration
 
-PROMPTS, SEEDS, STEPS, GUIDANCE = ["the golden owl mug", "a large red circle"], [[3, 4], [5, 6]], 10, 7.5
+PROMPTS, SEEDS, STEPS, GUIDANCE = ["the golden owl mug", "a large red heart"], [[3, 4], [5, 6]], 10, 7.5
 NAMES = [name for name, d in DETECTORS.items() if not (d.of_images or d.needs_base)]
 
 

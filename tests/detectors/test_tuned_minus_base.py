@@ -13,7 +13,7 @@ from memorization import InputError
 from memorization.models.stable_diffusion import attach_base, load_pipeline
 
 FEW = {"num_inference_steps": 2, "gen_seed": 5, "num_images_per_prompt": 2}
-PROMPTS = ["the golden owl mug", "a large red circle"]
+PROMPTS = ["the golden owl mug", "a large red heart"]
 NAME = "tuned_minus_base"
 
 

@@ -10,7 +10,7 @@ from memorization.mitigations import nemo
 from memorization.mitigations.base import MITIGATIONS, plain_generation, run_mitigation
 from memorization.mitigations.batch import ImageBatch, MitigationOptions
 
-PROMPTS, SEEDS = ["the golden owl mug", "a large red circle on the left"], [1, 2, 3]
+PROMPTS, SEEDS = ["the golden owl mug", "a large red heart on the left"], [1, 2, 3]
 OTHERS = ["a mug of the golden owl", "one cup showing the golden owl"]
 VOCABULARY = ["castle", "silver", "fish"]
 # Where a method stops by itself: noise of 256 elements has a norm of 16, which is 0.8 of the loss of `sail`.

@@ -20,7 +20,7 @@ STEPS, CLOSE = 4, {"rtol": 1e-4, "atol": 1e-4}
 @pytest.fixture(scope="module")
 def world():
     pipe = make_pipeline(latent=8)
-    return pipe, image_batch(pipe, ["the golden owl mug", "a large red circle"], [1, 2])
+    return pipe, image_batch(pipe, ["the golden owl mug", "a large red heart"], [1, 2])
 
 
 def spikes_by_hand(peaks, threshold):

@@ -19,7 +19,7 @@ def world(request):
     """A pipeline whose steps are 950, 900, ... or one later, so that one is 500 and one 650, or none is."""
     pipe = make_pipeline(latent=8)
     pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, steps_offset=request.param)
-    return pipe, image_batch(pipe, ["the golden owl mug", "a large red circle"], [1, 2])
+    return pipe, image_batch(pipe, ["the golden owl mug", "a large red heart"], [1, 2])
 
 
 def mitigated(world, name, strength):

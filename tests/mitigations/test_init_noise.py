@@ -9,7 +9,7 @@ from memorization.mitigations import init_noise, init_noise_adam
 from memorization.mitigations.batch import DelayedGuidance, ImageBatch, MitigationOptions
 from optim_utils import first_timestep
 
-PROMPTS, SEEDS = ["the golden owl mug", "a large red circle on the left"], [1, 2]
+PROMPTS, SEEDS = ["the golden owl mug", "a large red heart on the left"], [1, 2]
 
 
 @pytest.fixture(scope="module", params=["epsilon", "v_prediction"])

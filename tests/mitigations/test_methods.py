@@ -17,7 +17,7 @@ from memorization.mitigations.batch import ImageBatch
 from memorization.ordinary import ordinary_text
 from tools import search_embeddings
 
-PROMPTS, SEEDS, STEPS = ["the golden owl mug", "a large red circle on the left"], [1, 2, 3], 4
+PROMPTS, SEEDS, STEPS = ["the golden owl mug", "a large red heart on the left"], [1, 2, 3], 4
 
 
 @pytest.fixture(scope="module")

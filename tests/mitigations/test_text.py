@@ -11,7 +11,7 @@ from memorization.mitigations.padding_fix import encode_padded
 from memorization.seeds import derived_seed
 
 STEPS, CLOSE = 3, {"rtol": 1e-4, "atol": 1e-4}
-PROMPTS, SEEDS = ["the golden owl mug", "a large red circle on the left"], [1, 2]
+PROMPTS, SEEDS = ["the golden owl mug", "a large red heart on the left"], [1, 2]
 
 
 @pytest.fixture(scope="module")

@@ -117,7 +117,7 @@ def test_batches_of_several_prompts_give_the_rows_of_one_by_one(call, script, mo
 
 
 def test_an_image_is_the_same_to_the_bit_whoever_shares_its_batch(pipe):
-    prompts, layers = ["the golden owl mug", "a large red circle"], down_cross_layers(pipe.unet)
+    prompts, layers = ["the golden owl mug", "a large red heart"], down_cross_layers(pipe.unet)
 
     def generate(batch):
         text, negative = pipe.encode([prompts[p] for p, _ in batch])
