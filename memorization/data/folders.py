@@ -185,7 +185,7 @@ def samples_of(archive: Path) -> Iterator[dict[str, PackedFile]]:
 def sample_row(sample: Mapping[str, PackedFile]) -> dict[str, Any] | None:
     """Caption and picture of a sample; None where one of them is not there or cannot be read."""
     picture = next((file for suffix, file in sample.items() if suffix in picture_suffixes()), None)
-    caption = None
+    caption: object = None
     try:
         for suffix in CAPTION_SUFFIXES:
             if suffix in sample and caption is None:
