@@ -13,7 +13,7 @@ from diffusers.utils import is_peft_available
 from safetensors import SafetensorError, safe_open
 
 from memorization.errors import first_line
-from memorization.models.families import SDXL
+from memorization.models.families import parts_with_weights
 from memorization.models.folders import looks_local
 
 FAULTS = (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, SafetensorError)
@@ -79,7 +79,7 @@ def tuned_layers(pipe: Any) -> Iterator[object]:
     """Layers of the UNet and the text encoders that a LoRA is attached to."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    parts = [getattr(pipe, name) for name in SDXL.parts if hasattr(pipe, name)]
+    parts = parts_with_weights(pipe).values()
     yield from (module for part in parts for module in part.modules() if isinstance(module, BaseTunerLayer))
 
 

@@ -11,7 +11,7 @@ from huggingface_hub import try_to_load_from_cache
 from memorization.bundled import find_bundled
 from memorization.identity import content_of_files, content_of_tensors, names_of
 from memorization.models.adapters import split_scale, split_token, weights_file
-from memorization.models.families import SDXL
+from memorization.models.families import parts_with_weights
 from memorization.models.folders import (
     check_model_folder,
     files_of_model,
@@ -33,7 +33,7 @@ def pipeline_contents(pipe: "DenoisingPipeline", from_memory: bool = False) -> d
     """
     source = pipe.loaded_from
     if from_memory or source is None:
-        parts = {part: getattr(pipe, part).state_dict() for part in SDXL.parts if hasattr(pipe, part)}
+        parts = {name: part.state_dict() for name, part in parts_with_weights(pipe).items()}
         return {"model_id": content_of_tensors({f"{p}.{k}": v for p, state in parts.items() for k, v in state.items()})}
     beside = names_of(
         {

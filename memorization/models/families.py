@@ -30,7 +30,11 @@ class Family:
 
 SD = Family("Stable Diffusion 1 and 2")
 SDXL = Family("SDXL", ("text_encoder", "text_encoder_2"), ("tokenizer", "tokenizer_2"), "text_time")
-FAMILIES = (SD, SDXL)
+
+
+def parts_with_weights(pipe: Any) -> dict[str, Any]:
+    """The modules of a loaded pipeline of either family, by the names of their folders."""
+    return {name: getattr(pipe, name) for name in SDXL.parts if hasattr(pipe, name)}
 
 
 def family_of_index(index: Mapping[str, Any]) -> Family | None:
