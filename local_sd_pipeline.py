@@ -1,26 +1,29 @@
 """Latent diffusion with its denoising loop in the open: written once for all families, observed from outside.
 
-`predict_outputs` is the only place that calls the UNet and the only one that knows how guidance branches
-are stacked; `denoise` is the only loop. Guidance is a function that is passed in, and whoever wants to
-measure something iterates over the steps. A family says what the UNet is told of a prompt (`encode_one`) and how
-(`conditions`): Stable Diffusion 1 and 2 at the end of this file, SDXL in memorization/models/.
+`call_denoiser` is the only place that calls the UNet or transformer, `predict_outputs` the only one that knows how
+guidance branches are stacked; `denoise` is the only loop. Guidance is a function that is passed in, and whoever wants
+to measure something iterates over the steps. A family says what its denoiser is told of a prompt (`encode_one`) and how
+(`conditions`): Stable Diffusion 1 and 2 at the end of this file, the others in memorization/models/.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
-import numpy as np
 import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline
-from PIL import Image
 
-from attn_utils import CrossAttentionStore, record_cross_attention
-from decoding import decode_finite
-from noise_norms import NoisePrediction
-
-GUIDANCE_SCALE = 7.5  # of Stable Diffusion
+from attn_utils import (
+    AttentionStore,
+    CrossAttentionStore,
+    cross_attention_layers,
+    down_cross_layers,
+    record_cross_attention,
+)
+from decoding import LatentImages
+from noise_norms import NoisePrediction, noise_scales
 
 
 @dataclass(frozen=True)
@@ -28,8 +31,8 @@ class DenoiseStep:
     """One finished step. Tensors are (images, channels, height, width)."""
 
     index: int  # 0 is the noisiest
-    timestep: int
-    latents: torch.Tensor  # x_t, what the UNet saw
+    timestep: float  # a whole number but with flow matching
+    latents: torch.Tensor  # x_t, what the denoiser saw
     prediction: NoisePrediction
     noise_pred: torch.Tensor  # model output after guidance
     next_latents: torch.Tensor  # x_{t-1}
@@ -53,22 +56,26 @@ class Source:
 
     model_id: str
     unet_id: str | None = None  # of parts that are not the model's own
+    transformer_id: str | None = None
     vae_id: str | None = None
     config: str | None = None  # what a single file's configs and tokenizer are of
     lora: tuple[str, ...] = ()  # with their scales
     embedding: tuple[str, ...] = ()
-    former_scheduler: bool = True  # whether DDIM has the values that it had before other classes were read right
+    former_scheduler: bool = True  # whether the scheduler's values are those before other classes were read right
 
 
-class DenoisingPipeline(DiffusionPipeline):
+class DenoisingPipeline(LatentImages, DiffusionPipeline):
     """`denoise`, the loop as a generator, and what it needs around it: mixed into a pipeline class of diffusers.
 
     What a prompt says is one tensor, (images, rows, dim), whatever the family: the features of its tokens in the first
-    `tokenizer.model_max_length` rows, and behind them what else the UNet is conditioned on. So images and branches are
+    rows, and behind them what else the denoiser is conditioned on. So images and branches are
     stacked, picked and optimised the same way in all of them.
 
     Attributes:
-        num_unet_evals: UNet evaluations of single samples since loading (a guided step on one image is two).
+        denoiser_name: the part that predicts, `unet` or `transformer`.
+        default_guidance_scale: what diffusers guides with where nothing is given.
+        lacks: what some methods need and the family does not have (memorization/needs.py), each with the reason.
+        num_unet_evals: evaluations of single samples since loading (a guided step on one image is two).
         num_unet_gradients: backward passes and tangents of single samples, counted by who takes them.
         grad_batch_size: images that a gradient is taken of at a time; None takes as many as fit, see `gradients`.
         loaded_from: where `load_pipeline` found it; None of a pipeline that was put together in memory.
@@ -76,32 +83,30 @@ class DenoisingPipeline(DiffusionPipeline):
     """
 
     family_name = "Stable Diffusion"  # in messages
+    denoiser_name = "unet"
+    default_guidance_scale = 7.5
+    lacks: Mapping[str, str] = MappingProxyType({})
     num_unet_evals = 0
     num_unet_gradients = 0
     grad_batch_size: int | None = None
     empty_embeds = None
     loaded_from: Source | None = None
     base: "DenoisingPipeline | None" = None
-    unet: Any
-    vae: Any
     scheduler: Any
     tokenizer: Any
     text_encoder: Any
-    image_processor: Any
-    vae_scale_factor: int
-    prepare_latents: Callable[..., torch.Tensor]
     maybe_convert_prompt: Callable[..., str]
 
     def encode_one(self, prompt: str) -> torch.Tensor:
-        """What the UNet is told of one prompt, (1, rows, dim); of the empty one, what guidance starts from."""
+        """What the denoiser is told of one prompt, (1, rows, dim); of the empty one, what guidance starts from."""
         raise NotImplementedError
 
     def conditions(self, embeds: torch.Tensor, latents: torch.Tensor) -> dict[str, Any]:
-        """The UNet's arguments for features (samples, rows, dim) and latents (samples, channels, height, width)."""
+        """Its arguments for features (samples, rows, dim) and latents (samples, channels, height, width)."""
         raise NotImplementedError
 
-    def predict_noise(self, latents: torch.Tensor, t: int, embeds: Sequence[torch.Tensor]) -> NoisePrediction:
-        """One UNet call for all branches.
+    def predict_noise(self, latents: torch.Tensor, t: float, embeds: Sequence[torch.Tensor]) -> NoisePrediction:
+        """One call for all branches.
 
         Args:
             latents: x_t, shape (images, channels, height, width).
@@ -114,31 +119,40 @@ class DenoisingPipeline(DiffusionPipeline):
         return NoisePrediction(self.predict_outputs(latents, t, embeds), latents, *self.noise_scales(t))
 
     def predict_outputs(
-        self, latents: torch.Tensor, t: int, embeds: Sequence[torch.Tensor]
+        self, latents: torch.Tensor, t: float, embeds: Sequence[torch.Tensor]
     ) -> tuple[torch.Tensor, ...]:
-        """What the UNet itself gives for each branch, as `predict_noise` takes them; at any t."""
-        sample = self.scheduler.scale_model_input(torch.cat([latents] * len(embeds)), t)
+        """What the denoiser itself gives for each branch, as `predict_noise` takes them; at any t."""
+        return self.call_denoiser(torch.cat([latents] * len(embeds)), t, torch.cat(tuple(embeds))).chunk(len(embeds))
+
+    def call_denoiser(self, sample: torch.Tensor, t: float, embeds: torch.Tensor) -> torch.Tensor:
+        """Outputs for latents (samples, channels, height, width) and features (samples, rows, dim), as the latents."""
         self.num_unet_evals += len(sample)
-        timestep = torch.full((), t, dtype=torch.int64, device=sample.device)  # filled there, not copied
-        conditions = self.conditions(torch.cat(tuple(embeds)), sample)
-        output = self.unet(sample, timestep, **conditions, return_dict=False)[0]
-        return output.chunk(len(embeds))
+        conditions = {"timestep": self.timestep_input(t, sample)} | self.conditions(embeds, sample)
+        return self.as_latents(self.denoiser(self.sample_input(sample, t), **conditions, return_dict=False)[0], sample)
 
-    def noise_scales(self, t: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """(d eps / d output, d eps / d x_t) at timestep t; see `NoisePrediction`.
+    def sample_input(self, sample: torch.Tensor, t: float) -> torch.Tensor:
+        """Latents as the denoiser takes them."""
+        return self.scheduler.scale_model_input(sample, t)
 
-        Raises:
-            ValueError: for a scheduler with another prediction type.
+    def timestep_input(self, t: float, sample: torch.Tensor) -> torch.Tensor:
+        return torch.full((), t, dtype=torch.int64, device=sample.device)  # filled there, not copied
+
+    def as_latents(self, output: torch.Tensor, sample: torch.Tensor) -> torch.Tensor:
+        """An output in the shape of the latents that it is for."""
+        return output
+
+    def noise_scales(self, t: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """(d eps / d output, d eps / d x_t) at timestep t; see `noise_norms.noise_scales`."""
+        return noise_scales(self.scheduler, t)
+
+    def set_timesteps(self, num_inference_steps: int, latents: torch.Tensor | None = None) -> list[float]:
+        """Plan a generation; its timesteps, the noisiest first, as plain numbers.
+
+        Args:
+            latents: of the size that is generated, which the steps of some families depend on; by default the model's.
         """
-        alpha = self.scheduler.alphas_cumprod[t]
-        kind = self.scheduler.config.prediction_type
-        if kind == "epsilon":
-            return torch.tensor(1.0), torch.tensor(0.0)
-        if kind == "v_prediction":
-            return alpha.sqrt(), (1 - alpha).sqrt()
-        if kind == "sample":
-            return -(alpha / (1 - alpha)).sqrt(), 1 / (1 - alpha).sqrt()
-        raise ValueError(f"prediction_type {kind!r} of the scheduler is not epsilon, v_prediction or sample")
+        self.scheduler.set_timesteps(num_inference_steps)
+        return self.scheduler.timesteps.tolist()
 
     @torch.no_grad()
     def denoise(
@@ -147,7 +161,7 @@ class DenoisingPipeline(DiffusionPipeline):
         embeds: Sequence[torch.Tensor],
         num_inference_steps: int = 50,
         guidance: Guidance | None = None,
-        guidance_scale: float = GUIDANCE_SCALE,
+        guidance_scale: float | None = None,
         stop_after: int | None = None,
         around_step: Callable[[int, bool], AbstractContextManager] | None = None,
     ) -> Iterator[DenoiseStep]:
@@ -159,16 +173,16 @@ class DenoisingPipeline(DiffusionPipeline):
             latents: initial noise, shape (images, channels, height, width).
             embeds: text features per branch, uncond first, (images, tokens, dim); `guidance` gets a third's output.
             guidance: maps a `NoisePrediction` to the model output the scheduler gets; default is
-                classifier-free guidance at `guidance_scale`.
+                classifier-free guidance at `guidance_scale`, by default the family's usual one.
             stop_after: end after so many of the steps; None makes them all.
-            around_step: makes out of (index, is_last) the context of a step's UNet call, where attention is recorded.
+            around_step: makes out of (index, is_last) the context of a step's call, where attention is recorded.
         """
-        self.scheduler.set_timesteps(num_inference_steps)
-        timesteps = self.scheduler.timesteps.tolist()[:stop_after]
+        scale = self.default_guidance_scale if guidance_scale is None else guidance_scale
+        timesteps = self.set_timesteps(num_inference_steps, latents)[:stop_after]
         for index, t in enumerate(timesteps):
             with around_step(index, index == len(timesteps) - 1) if around_step else nullcontext():
                 prediction = self.predict_noise(latents, t, embeds)
-            noise_pred = prediction.guided(guidance_scale) if guidance is None else guidance(prediction)
+            noise_pred = prediction.guided(scale) if guidance is None else guidance(prediction)
             next_latents = self.scheduler.step(noise_pred, t, latents, return_dict=False)[0]
             yield DenoiseStep(index, t, latents, prediction, noise_pred, next_latents)
             latents = next_latents
@@ -199,7 +213,7 @@ class DenoisingPipeline(DiffusionPipeline):
             for some in (store if is_last else None, (step_stores or {}).get(index)):
                 if some is not None:
                     some.num_branches = len(embeds)
-                    stack.enter_context(record_cross_attention(self.unet, some))
+                    stack.enter_context(record_cross_attention(self.denoiser, some))
             return stack
 
         for step in self.denoise(latents, embeds, around_step=around_step, **denoise_kwargs):
@@ -219,67 +233,19 @@ class DenoisingPipeline(DiffusionPipeline):
         embeds = {prompt: self.encode_one(prompt) for prompt in dict.fromkeys(prompts)}
         return torch.cat([embeds[p] for p in prompts]), self.empty_embeds.expand(len(prompts), -1, -1)
 
-    @torch.no_grad()
-    def decode(self, latents: torch.Tensor) -> np.ndarray:
-        """Images of final latents, uint8 array (images, height, width, 3).
-
-        One at a time: the decoder of Stable Diffusion needs more memory per image than its UNet does. Where it
-        overflows in half precision, that image is decoded again in float32.
-
-        Raises:
-            NotFiniteError: if an image holds NaN or infinity all the same, which would be saved as black.
-        """
-        return np.concatenate([self.decode_one(x, k) for k, x in enumerate(latents.split(1))])
-
-    def decode_one(self, latents: torch.Tensor, position: int = 0) -> np.ndarray:
-        image = decode_finite(self.vae, latents, position)
-        image = self.image_processor.postprocess(image, output_type="np")
-        return (image * 255).round().astype("uint8")
+    @property
+    def mask_layers(self) -> list[str]:
+        """Attention layers whose mean is the bright-ending mask."""
+        return down_cross_layers(self.denoiser)
 
     @property
-    def native_length(self) -> int:
-        """Height and width in pixels that the model is made for.
+    def map_layers(self) -> list[str]:
+        """All attention layers that read the prompt."""
+        return cross_attention_layers(self.denoiser)
 
-        Raises:
-            ValueError: if its UNet says none, or is not made for squares.
-        """
-        size = self.unet.config.sample_size
-        sides = set(size) if isinstance(size, list | tuple) else {size}
-        if len(sides) != 1 or None in sides:
-            raise ValueError(f"the UNet's sample_size is {size}, which is no square; give image_length")
-        return sides.pop() * self.vae_scale_factor
-
-    @torch.no_grad()
-    def encode_images(self, images: Sequence[np.ndarray]) -> torch.Tensor:
-        """Latents of images, uint8 arrays (height, width, 3) of any size, at the model's own size."""
-        size = self.native_length
-        resized = [self.image_processor.preprocess(Image.fromarray(i), height=size, width=size) for i in images]
-        pixels = torch.cat(resized).to(self.device, self.vae.dtype)
-        return self.vae.encode(pixels).latent_dist.mean * self.vae.config.scaling_factor
-
-    def initial_latents(
-        self, seeds: Sequence[int], image_length: int | None = None, joint_seed: int | None = None
-    ) -> torch.Tensor:
-        """Starting noise, one CPU generator per image: image k depends on `seeds[k]` alone.
-
-        Args:
-            seeds: one integer per image.
-            image_length: height and width in pixels; None takes the model's own.
-            joint_seed: draw all images in one call from a generator with this seed instead, as the
-                released code does; image k then depends on the number of images.
-
-        Raises:
-            ValueError: if `image_length` is not a multiple of what the UNet can halve.
-        """
-        size = image_length or self.native_length
-        multiple = self.vae_scale_factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
-        if size % multiple:
-            raise ValueError(f"image_length {size} is not a multiple of {multiple}")
-        generators: list[torch.Generator] | torch.Generator = [torch.Generator().manual_seed(s) for s in seeds]
-        if joint_seed is not None:
-            generators = torch.Generator().manual_seed(joint_seed)
-        channels, dtype = self.unet.config.in_channels, self.unet.dtype
-        return self.prepare_latents(len(seeds), channels, size, size, dtype, self.device, generators)
+    def attention_store(self, layers: Sequence[str], tokens: torch.Tensor | None, padding: bool) -> CrossAttentionStore:
+        """What records attention to the end token, and to what is behind it: arguments of `AttentionStore`."""
+        return AttentionStore(layers, tokens, padding=padding)
 
     def token_rows(self, embeds: torch.Tensor) -> torch.Tensor:
         """The features of the tokens out of (samples, rows, dim), which the cross-attention reads."""
@@ -302,6 +268,10 @@ class DenoisingPipeline(DiffusionPipeline):
         It is the last of the prompt's own, or an earlier one that the prompt itself spells.
         """
         return self.token_ids(prompt).index(self.tokenizer.eos_token_id)
+
+    def end_rows(self, prompt: str) -> int | list[int]:
+        """The row of the end token among the features; rows, where several encoders have one each."""
+        return self.end_token(prompt)
 
     def truncated_text(self, prompt: str) -> str:
         """The end of the prompt that does not fit into the model's limit; empty when all of it does."""

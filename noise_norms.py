@@ -5,7 +5,7 @@ prompt's score is the mean over its images, taken by the caller.
 """
 
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -17,25 +17,30 @@ Norms = TypeVar("Norms", torch.Tensor, np.ndarray)
 
 @dataclass(frozen=True)
 class NoisePrediction:
-    """The UNet's outputs for all branches at one timestep.
+    """The denoiser's outputs for all branches at one timestep.
 
-    The detection scores are defined on the predicted noise, guidance on whatever the UNet predicts.
+    The detection scores are defined on the predicted noise, guidance on whatever the denoiser predicts.
     For `epsilon` models these are the same. For `v_prediction` eps = sqrt(a) v + sqrt(1 - a) x_t, and
     for `sample` eps = (x_t - sqrt(a) x_0) / sqrt(1 - a), with a = alphas_cumprod[t] (Salimans and Ho,
     ICLR 2022, appendix D): linear in the output, so that a difference of noises is the difference of
     outputs times `noise_scale`, and guidance in either space gives the same image.
+
+    With flow matching the scores are defined on the velocity, and what is called noise here is that: x_t = (1 - s) x_0
+    + s eps, the output is v = eps - x_0, and at s = 1, where a generation starts, x_t is the noise whatever the prompt.
 
     Attributes:
         outputs: one tensor (images, channels, height, width) per branch, uncond first.
         latents: x_t, same shape.
         noise_scale: d eps / d output, a 0-d tensor.
         latents_scale: d eps / d x_t, a 0-d tensor; 0 for epsilon models.
+        is_distilled: whether guidance is in the outputs already, as in Flux: then the prompt's own is followed.
     """
 
     outputs: tuple[torch.Tensor, ...]
     latents: torch.Tensor
     noise_scale: torch.Tensor
     latents_scale: torch.Tensor
+    is_distilled: bool = False
 
     def noise(self, branch: int) -> torch.Tensor:
         """Predicted noise of one branch."""
@@ -52,7 +57,26 @@ class NoisePrediction:
     def guided(self, guidance_scale: float) -> torch.Tensor:
         """Model output under classifier-free guidance (Ho and Salimans, 2022) in Stable Diffusion's form."""
         uncond, text = self.outputs[:2]
+        if self.is_distilled:
+            return text
         return uncond + guidance_scale * (text - uncond)
+
+
+def noise_scales(scheduler: Any, t: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """(d eps / d output, d eps / d x_t) at timestep t, of diffusion; see `NoisePrediction`.
+
+    Raises:
+        ValueError: for a scheduler with another prediction type.
+    """
+    alpha = scheduler.alphas_cumprod[t]
+    kind = scheduler.config.prediction_type
+    if kind == "epsilon":
+        return torch.tensor(1.0), torch.tensor(0.0)
+    if kind == "v_prediction":
+        return alpha.sqrt(), (1 - alpha).sqrt()
+    if kind == "sample":
+        return -(alpha / (1 - alpha)).sqrt(), 1 / (1 - alpha).sqrt()
+    raise ValueError(f"prediction_type {kind!r} of the scheduler is not epsilon, v_prediction or sample")
 
 
 def noise_diff_map(noise_diff: torch.Tensor) -> torch.Tensor:
