@@ -1,17 +1,16 @@
 """Cross-attention of Stable Diffusion UNets: recorded, read as a bright-ending mask, or changed on purpose.
 
 `record_cross_attention` and `edit_cross_attention` swap processors in for the length of a `with` block and put the
-originals back on the way out, whatever happens inside. A recorded image is bit for bit the one that the unhooked
-model makes: each recorder hands the layer to the processor it replaced and reads the attention map on the side, for
-the layers, the step, the branch and the token that were asked for and no others. An edit acts on one branch of a UNet
-call; the other branches and all layers that are not edited keep the processors that they had.
+originals back on the way out, whatever happens inside. A recorded image is bit for bit the unhooked model's: each
+recorder hands the layer to the processor it replaced and reads the attention on the side, for the layers, the step, the
+branch and the token that were asked for. An edit acts on one branch; all else keeps the processors that it had.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +27,10 @@ class CrossAttentionStore:
     Attributes:
         maps: layer name to float32 tensor on the UNet's device.
         num_branches: of the UNet calls that are recorded.
+        others: names of what is kept beside end token and padding.
     """
+
+    others: tuple[str, ...] = ()
 
     def __init__(self, layers: Sequence[str], text_branch: int = 1):
         """
@@ -39,8 +41,9 @@ class CrossAttentionStore:
         self.layers, self.text_branch, self.num_branches = tuple(layers), text_branch, 2
         self.maps: dict[str, torch.Tensor] = {}
 
-    def add(self, name: str, attn: torch.nn.Module, states: torch.Tensor, encoder_states: torch.Tensor) -> None:
-        """Read one layer's inputs, (branches * images, positions or tokens, channels)."""
+    def see(self, name: str, attn: Any, states: torch.Tensor, encoder_states: torch.Tensor | None, *rest: Any) -> None:
+        """Read one layer's inputs, (branches * images, positions or tokens, channels); self-attention reads itself."""
+        encoder_states = states if encoder_states is None else encoder_states
         text, tokens = (x.chunk(self.num_branches)[self.text_branch] for x in (states, encoder_states))
         self.maps[name] = self.keep(cross_attention_probs(attn, text, tokens))
 
@@ -214,8 +217,7 @@ class AttentionRecorder:
         self.inner, self.name, self.store = inner, name, store
 
     def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, *args, **kwargs):
-        read = hidden_states if encoder_hidden_states is None else encoder_hidden_states  # self-attention reads itself
-        self.store.add(self.name, attn, hidden_states, read)
+        self.store.see(self.name, attn, hidden_states, encoder_hidden_states, *args)
         return self.inner(attn, hidden_states, encoder_hidden_states, attention_mask, *args, **kwargs)
 
 

@@ -11,12 +11,12 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from attn_utils import cross_attention_layers
 from local_sd_pipeline import DenoisingPipeline
 from memorization.bundled import PLANTED
 from memorization.catalogue import detector_table
 from memorization.errors import exit_on_input_error, input_errors, warn
 from memorization.finished_runs import Run, read_run
+from memorization.needs import CROSS_ATTENTION, refuse_undefined
 from memorization.observation import Recorded, observe_batches
 from memorization.plugins import load_named_plugins
 from memorization.runs.arguments import (
@@ -78,18 +78,20 @@ def make_parser() -> argparse.ArgumentParser:
 
 def detect_prompts(settings: DetectionSettings, session: Session) -> None:
     """Generate and observe the prompts that are left, write what came of them, and finish the run."""
-    pipe, run = session.pipe, settings.run
+    pipe, run = session.pipe, session.settings
 
     # What is measured, and at which layers.
+    if settings.store_all_tokens:
+        refuse_undefined("--store_all_tokens", (CROSS_ATTENTION,), pipe)
     refuse_blind_exit(session.is_blind, settings.early_exit)
-    abilities, own_settings = settings.abilities(session.is_blind, pipe.base is not None), session.results.settings
+    abilities, own_settings = settings.abilities(pipe, session.is_blind), session.results.settings
     chosen = choose_detectors(settings.scores, abilities, settings.calibration, own_settings)
     if session.is_blind and session.processes.is_main:
         warn(f"D(1) {BY_CONSTRUCTION}; look at more steps, as T=10")
     given = None if settings.attn_scores is None else GivenMasks(session, settings.attn_scores, MASK_REMEDY)
     recorded = Recorded(
         layers=session.layers if settings.early_exit is None else (),  # what ends early has no last step
-        map_layers=cross_attention_layers(pipe.unet) if settings.store_maps else (),
+        map_layers=pipe.map_layers if settings.store_maps else (),
         all_tokens=settings.store_all_tokens,
     )
     output = DetectionOutput(settings, session, chosen)

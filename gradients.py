@@ -31,7 +31,7 @@ HALF_SCALE = 2.0**12
 STANDARD_PROCESSORS = ("AttnProcessor", "AttnProcessor2_0")
 
 # Bytes that a pass of one sample keeps, by the UNet and the sample's shape: each is measured once.
-kept_by_unet: "WeakKeyDictionary[torch.nn.Module, dict[tuple, int]]" = WeakKeyDictionary()
+kept_by_denoiser: "WeakKeyDictionary[torch.nn.Module, dict[tuple, int]]" = WeakKeyDictionary()
 
 
 def in_chunks(
@@ -75,15 +75,15 @@ def kept_bytes(pipe: "DenoisingPipeline", latents: torch.Tensor) -> int:
     Args:
         latents: of the size that counts, (images, channels, height, width).
     """
-    unet, key = pipe.unet, (tuple(latents.shape[1:]), pipe.unet.dtype, latents.device)
-    known = kept_by_unet.setdefault(unet, {})
+    denoiser, key = pipe.denoiser, (tuple(latents.shape[1:]), pipe.denoiser.dtype, latents.device)
+    known = kept_by_denoiser.setdefault(denoiser, {})
     if key not in known:
         known[key] = measure_kept_bytes(pipe, latents)
     return known[key]
 
 
 def measure_kept_bytes(pipe: "DenoisingPipeline", latents: torch.Tensor) -> int:
-    weights = {p.untyped_storage().data_ptr() for p in pipe.unet.parameters()}
+    weights = {p.untyped_storage().data_ptr() for p in pipe.denoiser.parameters()}
     kept: dict[int, int] = {}  # by storage, as layers share what they keep
 
     def keep(saved: torch.Tensor) -> torch.Tensor:
@@ -92,7 +92,7 @@ def measure_kept_bytes(pipe: "DenoisingPipeline", latents: torch.Tensor) -> int:
             kept[storage.data_ptr()] = storage.nbytes()
         return saved
 
-    text = torch.zeros_like(pipe.encode([""])[1], dtype=pipe.unet.dtype, device=latents.device)
+    text = torch.zeros_like(pipe.encode([""])[1], dtype=pipe.denoiser.dtype, device=latents.device)
     evals = pipe.num_unet_evals
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda saved: saved):
         sample = torch.zeros_like(latents[:1], dtype=text.dtype).requires_grad_()

@@ -74,6 +74,7 @@ class DenoisingPipeline(LatentImages, DiffusionPipeline):
     Attributes:
         denoiser_name: the part that predicts, `unet` or `transformer`.
         default_guidance_scale: what diffusers guides with where nothing is given.
+        joins_branches: whether all branches are one call of the denoiser.
         lacks: what some methods need and the family does not have (memorization/needs.py), each with the reason.
         num_unet_evals: evaluations of single samples since loading (a guided step on one image is two).
         num_unet_gradients: backward passes and tangents of single samples, counted by who takes them.
@@ -85,6 +86,7 @@ class DenoisingPipeline(LatentImages, DiffusionPipeline):
     family_name = "Stable Diffusion"  # in messages
     denoiser_name = "unet"
     default_guidance_scale = 7.5
+    joins_branches = True
     lacks: Mapping[str, str] = MappingProxyType({})
     num_unet_evals = 0
     num_unet_gradients = 0
@@ -122,6 +124,8 @@ class DenoisingPipeline(LatentImages, DiffusionPipeline):
         self, latents: torch.Tensor, t: float, embeds: Sequence[torch.Tensor]
     ) -> tuple[torch.Tensor, ...]:
         """What the denoiser itself gives for each branch, as `predict_noise` takes them; at any t."""
+        if not self.joins_branches:
+            return tuple(self.call_denoiser(latents, t, branch) for branch in embeds)
         return self.call_denoiser(torch.cat([latents] * len(embeds)), t, torch.cat(tuple(embeds))).chunk(len(embeds))
 
     def call_denoiser(self, sample: torch.Tensor, t: float, embeds: torch.Tensor) -> torch.Tensor:
@@ -212,7 +216,7 @@ class DenoisingPipeline(LatentImages, DiffusionPipeline):
             stack = ExitStack()
             for some in (store if is_last else None, (step_stores or {}).get(index)):
                 if some is not None:
-                    some.num_branches = len(embeds)
+                    some.num_branches = len(embeds) if self.joins_branches else 1
                     stack.enter_context(record_cross_attention(self.denoiser, some))
             return stack
 

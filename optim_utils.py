@@ -43,15 +43,14 @@ class SearchResult:
     triggered: list[bool]
 
 
-def first_timestep(pipe: "DenoisingPipeline", num_inference_steps: int) -> int:
+def first_timestep(pipe: "DenoisingPipeline", num_inference_steps: int) -> float:
     """The noisiest timestep of a run, a plain number, where PE and SS measure."""
-    pipe.scheduler.set_timesteps(num_inference_steps)
-    return int(pipe.scheduler.timesteps[0])
+    return pipe.set_timesteps(num_inference_steps)[0]
 
 
 @torch.no_grad()
 def predict_uncond(
-    pipe: "DenoisingPipeline", latents: torch.Tensor, t: int, negative_prompt_embeds: torch.Tensor
+    pipe: "DenoisingPipeline", latents: torch.Tensor, t: float, negative_prompt_embeds: torch.Tensor
 ) -> torch.Tensor:
     """The unconditional branch alone: one evaluation per image, shared by all that compares with it."""
     return pipe.predict_noise(latents, t, (negative_prompt_embeds,)).outputs[0]
@@ -60,7 +59,7 @@ def predict_uncond(
 def text_magnitude(
     pipe: "DenoisingPipeline",
     latents: torch.Tensor,
-    t: int,
+    t: float,
     prompt_embeds: torch.Tensor,
     uncond: torch.Tensor,
     mask: torch.Tensor | None = None,
@@ -80,7 +79,7 @@ def text_magnitude(
 def optimize_prompt_embeds(
     pipe: "DenoisingPipeline",
     latents: torch.Tensor,
-    t: int,
+    t: float,
     prompt_embeds: torch.Tensor,
     uncond: torch.Tensor,
     mask: torch.Tensor | None = None,
@@ -196,7 +195,7 @@ def descend(
 def semantic_search(
     pipe: "DenoisingPipeline",
     latents: torch.Tensor,
-    t: int,
+    t: float,
     candidates: Sequence[torch.Tensor],
     uncond: torch.Tensor,
     target: float,

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from attn_utils import cross_attention_layers, down_cross_layers
 from local_sd_pipeline import DenoisingPipeline
 from memorization.data.prompts import PromptRecord
 from memorization.data.sources import token_texts
@@ -20,6 +19,7 @@ from memorization.mitigations.base import MITIGATIONS, Mitigation, run_mitigatio
 from memorization.mitigations.batch import ImageBatch, Mitigated, MitigationOptions
 from memorization.mitigations.options import measures_first_step, preset_strength
 from memorization.models.observed import observe_pipeline
+from memorization.needs import refuse_undefined, undefined_needs
 from memorization.observation import Observation, Recorded, make_inputs, observe_batches
 from memorization.ordinary import ordinary_text
 from memorization.runs.chosen_detectors import Abilities, choose_detectors
@@ -121,7 +121,7 @@ def detect(
             raise InputError(f"{type(pipe).__name__} is observed from outside: D alone, no --scores and no maps")
         guidance = sampling.get("guidance_scale")  # by default the pipeline's own
         return [observe_prompt(pipe, r, how, guidance, early_exit) for r in tqdm(records, desc="detect", unit="prompt")]
-    pipe.grad_batch_size = how.grad_batch_size
+    how = how.for_model(pipe)
     whole, is_blind = early_exit is None, look_at_first_step(pipe, how.num_inference_steps)
     refuse_blind_exit(is_blind, early_exit)
     abilities = Abilities(
@@ -131,11 +131,12 @@ def detect(
         has_mask=whole,
         is_blind=is_blind,
         has_base=pipe.base is not None,
+        undefined=undefined_needs(pipe),
     )
     chosen = choose_detectors(scores, abilities)
     recorded = Recorded(
-        layers=down_cross_layers(pipe.unet) if whole else (),
-        map_layers=cross_attention_layers(pipe.unet) if store_maps and whole else (),
+        layers=pipe.mask_layers if whole else (),
+        map_layers=pipe.map_layers if store_maps and whole else (),
     )
     found = []
     for group in tqdm(how.groups(records), desc="detect", unit="group"):
@@ -224,10 +225,13 @@ def mitigate(
     """
     records, how, record_of_method = as_records(prompts), Sampling(**sampling), check_method(method, strength or 0)
     strength = preset_strength(record_of_method) if strength is None else strength
-    pipe.grad_batch_size = how.grad_batch_size
+    if strength:
+        refuse_undefined(method, record_of_method.needs, pipe)
+    how = how.for_model(pipe)
     for wanted, variant in ((use_mask, "be"), (pr_mask, "prmask")):
         if wanted and variant not in record_of_method.variants:
             raise InputError(f"{method} has no variant {variant}; use it without")
+    assert how.guidance_scale is not None  # by now it is the model's
     options = MitigationOptions(
         how.guidance_scale, how.num_inference_steps, optim_target_loss=target_loss, use_mask=use_mask, pr_mask=pr_mask
     )
@@ -278,7 +282,7 @@ def image_batch(
     inputs = make_inputs(pipe, prompts, seeds)
     mask = None
     if with_mask:
-        layers = Recorded(down_cross_layers(pipe.unet))
+        layers = Recorded(pipe.mask_layers)
         how_plain = {"num_inference_steps": how.num_inference_steps, "guidance_scale": how.guidance_scale}
         mask = observe_batches(pipe, inputs, how.batch_size, layers, **how_plain).mask
     return ImageBatch(

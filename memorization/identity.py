@@ -21,7 +21,15 @@ if TYPE_CHECKING:
     import torch
 
 CONTENT, SCHEDULER = "content", "scheduler"  # settings that hold contents by name, and the scheduler's values
-MODEL_PARTS = ("model_id", "unet_id", "vae_id", "lora", "embedding", "config")  # settings that say which model it is
+MODEL_PARTS = (
+    "model_id",
+    "unet_id",
+    "transformer_id",
+    "vae_id",
+    "lora",
+    "embedding",
+    "config",
+)  # settings that say which model it is
 REVISIONS = "revisions"  # setting that holds those of the methods
 CACHE_VARIABLE, CACHE_FILE = "MEMORIZATION_CACHE", "contents.json"
 BLOCK = 1 << 22  # bytes read at once
@@ -219,6 +227,7 @@ def change_text(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> st
         return f"what {', '.join(changed)} computes has changed since"
     if name != SCHEDULER and same_setting(old.get(name), new.get(name)):
         names = {"model_id": "the model", "unet_id": "the UNet", "vae_id": "the VAE", "dataset": "the data set"}
+        names["transformer_id"] = "the transformer"
         what = names.get(name, "the file")
         return f"{what} {old.get(name)!r} of {name} has changed since"
     return f"{name} {a} -> {b}"

@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from attn_utils import (
-    AttentionStore,
     CrossAttentionStore,
     TokenShares,
     bright_ending_mask,
-    cross_attention_layers,
     padding_sum,
     token_column,
 )
@@ -25,10 +23,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LayerColumns:
-    """What a layer's end token and padding got at the last step, each float32 (images, height, width)."""
+    """What a layer's end token and padding got at the last step, each float32 (images, height, width).
+
+    Attributes:
+        raw: of joint attention, what each end token and all text got before `end` and `padding` were divided by that.
+    """
 
     end: torch.Tensor
     padding: torch.Tensor
+    raw: Mapping[str, torch.Tensor] = field(default_factory=dict)
+
+    def part(self, some: slice) -> "LayerColumns":
+        return LayerColumns(self.end[some], self.padding[some], {name: m[some] for name, m in self.raw.items()})
+
+    @classmethod
+    def join(cls, pieces: Sequence["LayerColumns"]) -> "LayerColumns":
+        """The columns of several batches as one."""
+        raw = {name: torch.cat([p.raw[name] for p in pieces]) for name in pieces[0].raw}
+        return cls(torch.cat([p.end for p in pieces]), torch.cat([p.padding for p in pieces]), raw)
 
 
 @dataclass(frozen=True)
@@ -66,7 +78,7 @@ class Observation:
             self.uncond_norms[some],
             None if self.mask is None else self.mask[some],
             {name: maps[some] for name, maps in self.attention.items()},
-            {name: LayerColumns(c.end[some], c.padding[some]) for name, c in self.columns.items()},
+            {name: c.part(some) for name, c in self.columns.items()},
             {key: values[some] for key, values in self.scores.items()},
             {name: maps[some] for name, maps in self.found_maps.items()},
         )
@@ -81,14 +93,10 @@ class Observation:
             torch.cat([p.uncond_norms for p in pieces]),
             None if first.mask is None else torch.cat([p.mask for p in pieces if p.mask is not None]),
             {name: torch.cat([p.attention[name] for p in pieces]) for name in first.attention},
-            {name: join_columns([p.columns[name] for p in pieces]) for name in first.columns},
+            {name: LayerColumns.join([p.columns[name] for p in pieces]) for name in first.columns},
             {key: torch.cat([p.scores[key] for p in pieces]) for key in first.scores},
             {name: torch.cat([p.found_maps[name] for p in pieces]) for name in first.found_maps},
         )
-
-
-def join_columns(pieces: Sequence[LayerColumns]) -> LayerColumns:
-    return LayerColumns(torch.cat([p.end for p in pieces]), torch.cat([p.padding for p in pieces]))
 
 
 @dataclass(frozen=True)
@@ -105,11 +113,11 @@ class Recorded:
     map_layers: Sequence[str] = ()
     all_tokens: bool = False
 
-    def store(self, tokens: torch.Tensor | None) -> AttentionStore | None:
+    def store(self, pipe: "DenoisingPipeline", tokens: torch.Tensor) -> CrossAttentionStore | None:
         names = list(dict.fromkeys([*self.layers, *self.map_layers]))
         if not names:
             return None
-        return AttentionStore(names, None if self.all_tokens else tokens, padding=bool(self.map_layers))
+        return pipe.attention_store(names, None if self.all_tokens else tokens, padding=bool(self.map_layers))
 
 
 @dataclass(frozen=True)
@@ -119,7 +127,7 @@ class Inputs:
     Attributes:
         latents: starting noise, (images, channels, height, width).
         embeds: (uncond, text) features, each (images, tokens, dim).
-        tokens: end-token index, int64 (images,).
+        tokens: end-token index, int64 (images,); with several text encoders (images, end tokens).
         seeds: one integer per image.
         masks: of an earlier pass, (images, 1, height, width).
         base_embeds: `embeds` by the text encoder of the model before it was tuned.
@@ -165,7 +173,7 @@ def make_inputs(
     return Inputs(
         latents=pipe.initial_latents(flat) if latents is None else latents,
         embeds=(negative.repeat_interleave(count, 0), text.repeat_interleave(count, 0)),
-        tokens=torch.tensor([pipe.end_token(p) for p in prompts]).repeat_interleave(count),
+        tokens=torch.tensor([pipe.end_rows(p) for p in prompts]).repeat_interleave(count, 0),
         seeds=flat,
         masks=masks,
         base_embeds=None
@@ -216,7 +224,7 @@ def observe(
         pipe: a `DenoisingPipeline`.
         latents: initial noise, shape (images, channels, height, width).
         embeds: text features per branch, uncond first, each (images, tokens, dim).
-        tokens: end-token index of every image, int64 (images,).
+        tokens: end-token index of every image, as of `Inputs`.
         recorded: which attention of the last step is kept.
         seeds: one integer per image, for detectors that draw at random.
         detectors: what is measured when the generation is over, but for those of finished images.
@@ -231,7 +239,7 @@ def observe(
     trace = Trace(pipe, embeds, tokens, seeds, num_inference_steps, calibration=calibration, detectors=detectors)
     trace.base_embeds = base_embeds
     trace.token_shares = token_share_stores(pipe, detectors, num_inference_steps)
-    store = recorded.store(tokens)
+    store = recorded.store(pipe, tokens)
     final = pipe.generate(
         latents,
         embeds,
@@ -241,7 +249,7 @@ def observe(
         num_inference_steps=num_inference_steps,
         **denoise_kwargs,
     )
-    maps = {} if store is None else store.maps
+    maps, others = ({}, ()) if store is None else (store.maps, store.others)
     columns = {name: end_and_padding(maps[name], recorded, tokens) for name in maps}
     if recorded.layers:
         ends = [columns[name][0] for name in recorded.layers]
@@ -255,7 +263,8 @@ def observe(
         mask=trace.bright_ending,
         attention={name: maps[name] for name in recorded.layers} if recorded.all_tokens else {},
         columns={
-            n: LayerColumns(*(c.unflatten(1, map_size(latents, c)) for c in columns[n])) for n in recorded.map_layers
+            n: layer_columns([c.unflatten(1, map_size(latents, c)) for c in columns[n]], others)
+            for n in recorded.map_layers
         },
         scores=scores,
         found_maps=trace.found_maps,
@@ -267,7 +276,7 @@ def token_share_stores(
 ) -> dict[int, CrossAttentionStore]:
     """A store of token shares for every step that a detector reads them at."""
     wanted = {k for d in detectors if d.attention_steps is not None for k in d.attention_steps(num_steps)}
-    return {k: TokenShares(cross_attention_layers(pipe.unet)) for k in sorted(wanted)}
+    return {k: TokenShares(pipe.map_layers) for k in sorted(wanted)}
 
 
 def measure(trace: Trace) -> dict[str, torch.Tensor]:
@@ -287,6 +296,12 @@ def end_and_padding(maps: torch.Tensor, recorded: Recorded, tokens: torch.Tensor
         end = token_column(maps, tokens)
         return (end, padding_sum(maps, tokens)) if has_padding else (end,)
     return tuple(maps.unbind(2)) if has_padding else (maps,)
+
+
+def layer_columns(maps: Sequence[torch.Tensor], others: Sequence[str]) -> LayerColumns:
+    """What a store kept of a layer, by name."""
+    end, padding, *raw = maps
+    return LayerColumns(end, padding, dict(zip(others, raw, strict=True)))
 
 
 def map_size(latents: torch.Tensor, column: torch.Tensor) -> tuple[int, int]:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 
 from attn_utils import AttentionStore
 from memorization.errors import InputError
+from memorization.needs import CROSS_ATTENTION, refuse_undefined
 
 if TYPE_CHECKING:
     from local_sd_pipeline import DenoiseStep, DenoisingPipeline
@@ -190,7 +191,7 @@ def attention_tiles(
     self_components: int = 0,
     seed: int = 0,
     num_inference_steps: int = 50,
-    guidance_scale: float = 7.5,
+    guidance_scale: float | None = None,
 ) -> AttentionTiles:
     """Generate a prompt once and keep where its tokens look.
 
@@ -205,6 +206,7 @@ def attention_tiles(
         steps: which steps, counted from 0; None takes all, -1 is the last.
         self_components: instead of cross-attention so many first components of self-attention.
         seed: of the starting noise.
+        guidance_scale: by default the model's usual one.
 
     Returns:
         `AttentionTiles` of one image.
@@ -212,6 +214,7 @@ def attention_tiles(
     Raises:
         InputError: if there is no such layer, place, resolution or step.
     """
+    refuse_undefined("attention_tiles", (CROSS_ATTENTION,), pipe)
     chosen = choose_steps(steps, num_inference_steps)
     latents = pipe.initial_latents([seed])
     names = choose_layers(pipe, layers, places, resolutions, self_components > 0, latents.shape[-1])

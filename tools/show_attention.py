@@ -39,7 +39,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--device", type=device_name, default="auto", help="auto (CUDA, MPS, CPU), cuda, cuda:N, mps, cpu")
     add("--seed", type=seed_int, default=0, help="of the starting noise")
     add("--num_inference_steps", type=positive_int, default=50, help="DDIM steps")
-    add("--guidance_scale", type=float, default=7.5, help="of classifier-free guidance")
+    add("--guidance_scale", type=float, help="of classifier-free guidance, by default the model's usual")
     add("--layer", action="append", default=[], help="part of a layer's name, such as down_blocks.0; repeatable")
     add("--place", action="append", default=[], choices=PLACES, help="where layers are; repeatable")
     add("--resolution", type=positive_int, action="append", default=[], help="height of the maps; repeatable")

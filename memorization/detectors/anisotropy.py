@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from memorization.detectors.base import detector
+from memorization.needs import NOISE
 from memorization.released import SD1, SD1_NUMEL, SD2, SD2_NUMEL, family_of, size_scale
 from memorization.trace import Trace
 from noise_norms import noise_diff_norm
@@ -25,6 +26,7 @@ NUMEL = {SD1: SD1_NUMEL, SD2: SD2_NUMEL}  # of the latents that gamma was chosen
     cost=(2, 0),
     released=RELEASED,
     revision=2,
+    needs=(NOISE,),
 )
 def anisotropy(trace: Trace) -> dict[str, torch.Tensor]:
     """D at the first step plus gamma times the cosine of the unconditional prediction and the guidance at low noise.

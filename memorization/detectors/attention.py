@@ -3,6 +3,7 @@
 import torch
 
 from memorization.detectors.base import detector
+from memorization.needs import CROSS_ATTENTION
 from memorization.released import SD1, SD2
 from memorization.trace import Trace, late_steps, token_groups
 
@@ -26,6 +27,7 @@ def first_and_late(num_inference_steps: int) -> tuple[int, ...]:
     attention_steps=first_and_late,
     released={SD1: LATE, SD2: LATE},
     revision=2,
+    needs=(CROSS_ATTENTION,),
 )
 def attention_entropy(trace: Trace) -> dict[str, torch.Tensor]:
     """Late entropy of the attention over tokens, and by how much that of the padding grew since the first step.
@@ -57,6 +59,7 @@ def attention_entropy(trace: Trace) -> dict[str, torch.Tensor]:
     attention_steps=first_step,
     released={SD1: {"layer": LAYER}, SD2: {"layer": LAYER}},
     revision=2,
+    needs=(CROSS_ATTENTION,),
 )
 def attention_entropy_layer(trace: Trace) -> dict[str, torch.Tensor]:
     """Entropy of the attention over tokens at the first step, of the fourth cross-attention layer alone.
@@ -73,6 +76,7 @@ def attention_entropy_layer(trace: Trace) -> dict[str, torch.Tensor]:
     source="ours",
     steps=1,
     attention_steps=first_step,
+    needs=(CROSS_ATTENTION,),
 )
 def attention_concentration(trace: Trace) -> dict[str, torch.Tensor]:
     """Minus the entropy of the attention at the first step, of the fourth layer: high where few tokens get it all.
@@ -87,6 +91,7 @@ def attention_concentration(trace: Trace) -> dict[str, torch.Tensor]:
     keys={"attention_entropy_padding": "attention_entropy_padding"},
     source="ours",
     attention_steps=first_and_late,
+    needs=(CROSS_ATTENTION,),
 )
 def attention_entropy_padding(trace: Trace) -> dict[str, torch.Tensor]:
     """Entropy of the attention to end token and padding less that to begin token and words, late.

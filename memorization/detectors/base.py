@@ -45,6 +45,7 @@ class Detector:
         watch: from (pipe, step) to a dict of tensors (images,), which the trace keeps of every step.
         kept: row keys of numbers that it leaves in the row and that are no scores.
         released: hyper-parameters that it was released with, by family of models.
+        needs: what it is defined by, out of memorization/needs.py; refused for families of models that lack it.
         revision: goes up when the numbers under its name change, so that a run of before is not gone on with.
     """
 
@@ -66,6 +67,7 @@ class Detector:
     watch: "Callable[[DenoisingPipeline, DenoiseStep], Scores] | None" = None
     kept: tuple[str, ...] = ()
     released: Released = field(default_factory=dict)
+    needs: tuple[str, ...] = ()
     revision: int = 1
 
     def evaluations(self, key: str, horizon: int | None, num_steps: int) -> int:

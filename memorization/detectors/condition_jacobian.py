@@ -38,14 +38,10 @@ def condition_jacobian(trace: Trace) -> dict[str, torch.Tensor]:
     return {"condition_jacobian": in_chunks(pipe, latents, 1, gradient).float().flatten(1).norm(dim=1)}
 
 
-def first_training_timestep(trace: Trace) -> int:
+def first_training_timestep(trace: Trace) -> float:
     """The first timestep of a run of as many steps as the model was trained on: one beyond the last it has an alpha of,
     where the scheduler's offset is 1."""
-    scheduler = trace.pipe.scheduler
-    scheduler.set_timesteps(scheduler.config.num_train_timesteps)
-    first = int(scheduler.timesteps[0])
-    scheduler.set_timesteps(trace.num_inference_steps)
-    return first
+    return trace.pipe.set_timesteps(trace.pipe.scheduler.config.num_train_timesteps)[0]
 
 
 def probes(seeds, like: torch.Tensor) -> torch.Tensor:

@@ -4,6 +4,7 @@ import torch
 
 from gradients import in_chunks
 from memorization.detectors.base import detector
+from memorization.needs import NOISE
 from memorization.released import SD1, SD2
 from memorization.seeds import derived_seed
 from memorization.trace import Trace
@@ -18,6 +19,7 @@ PROBES = 16
     cost=(2, 2 * PROBES),
     released={SD1: {"probes": PROBES}, SD2: {"probes": PROBES}},
     revision=2,
+    needs=(NOISE,),
 )
 def hessian_score(trace: Trace) -> dict[str, torch.Tensor]:
     """Mean of ReLU(diag(-H_text) - diag(-H_uncond)) at the last step, by random probes.

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from memorization.detectors.base import detector
+from memorization.needs import NOISE
 from memorization.released import SD1
 from memorization.trace import Calibration, Trace
 
@@ -40,6 +41,7 @@ def motion_norms(pipe: "DenoisingPipeline", step: "DenoiseStep") -> dict[str, to
     watch=motion_norms,
     kept=NORMS,
     released=RELEASED,
+    needs=(NOISE,),
 )
 def broken_memories(trace: Trace) -> dict[str, torch.Tensor]:
     """Z-scores of update and predicted x_0 against ordinary prompts (--calibration their rows), where both are large.
@@ -61,6 +63,7 @@ def broken_memories(trace: Trace) -> dict[str, torch.Tensor]:
     watch=motion_norms,
     kept=NORMS,
     released=RELEASED,
+    needs=(NOISE,),
 )
 def broken_memories_absolute(trace: Trace) -> dict[str, torch.Tensor]:
     """The same with absolute z-scores: update and predicted x_0 are both far from ordinary, on whichever side.

@@ -3,6 +3,7 @@
 import torch
 
 from memorization.detectors.base import detector
+from memorization.needs import NOISE
 from memorization.trace import Trace
 from noise_norms import norms_from_maps
 
@@ -23,7 +24,7 @@ def noise_diff_norm(trace: Trace) -> dict[str, torch.Tensor]:
     return {"text_noise_norm": norms_from_maps(trace.maps)}
 
 
-@detector("score_diff", keys={"score_diff": "score_diff"}, source="Kim and Lee, ICML 2026")
+@detector("score_diff", keys={"score_diff": "score_diff"}, source="Kim and Lee, ICML 2026", needs=(NOISE,))
 def score_diff(trace: Trace) -> dict[str, torch.Tensor]:
     """Mean over positions of the squared difference of the scores at the last step, summed over channels.
 

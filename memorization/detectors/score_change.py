@@ -3,6 +3,7 @@
 import torch
 
 from memorization.detectors.base import detector
+from memorization.needs import NOISE
 from memorization.trace import Trace
 
 FIRST = (0, 1, 2)
@@ -14,6 +15,7 @@ FIRST = (0, 1, 2)
     source="early-detection study, 2026",
     steps=3,
     least_steps=3,
+    needs=(NOISE,),
 )
 def score_change(trace: Trace) -> dict[str, torch.Tensor]:
     """Squared change of eps_text from the first step to the second, and from there to the third: the older definition.
@@ -31,6 +33,7 @@ def score_change(trace: Trace) -> dict[str, torch.Tensor]:
     source="Score Evolution (DSM), 2026",
     steps=3,
     least_steps=3,
+    needs=(NOISE,),
 )
 def score_gap_change(trace: Trace) -> dict[str, torch.Tensor]:
     """Squared change of s_text - s_uncond from the first step to the second, and to the third: the newer definition.

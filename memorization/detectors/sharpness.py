@@ -4,10 +4,13 @@ import torch
 
 from gradients import in_chunks, open_attention
 from memorization.detectors.base import detector
+from memorization.needs import NOISE
 from memorization.trace import Trace
 
 
-@detector("sharpness", keys={"sharpness": "sharpness"}, source="Jeon et al., ICML 2025", steps=1, cost=(2, 2))
+@detector(
+    "sharpness", keys={"sharpness": "sharpness"}, source="Jeon et al., ICML 2025", steps=1, cost=(2, 2), needs=(NOISE,)
+)
 def sharpness(trace: Trace) -> dict[str, torch.Tensor]:
     """Norm of (H_text - H_uncond) s_diff at the first step, by one Jacobian-vector product.
 

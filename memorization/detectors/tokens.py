@@ -7,6 +7,7 @@ import torch
 
 from gradients import in_chunks, loss_scale
 from memorization.detectors.base import detector
+from memorization.needs import TOKENS
 from memorization.trace import FIRST_STEPS, Trace, token_groups
 from noise_norms import noise_diff_map
 
@@ -23,6 +24,7 @@ GROUPS = ("bos", "words", "end", "padding")
     steps=3,
     cost=(3, 3),
     least_steps=1,
+    needs=(TOKENS,),
 )
 def token_significance(trace: Trace) -> dict[str, torch.Tensor]:
     """Gradient of D by the conditional embedding: begin token, words, end token, padding.

@@ -16,6 +16,7 @@ ALL_STEPS, LAST_STEP = f"{DIFF}, all steps", f"{DIFF}, last step"
 ALL_ONES, SHUFFLED, PRODUCT = "all ones", f"{BRIGHT_ENDING}, shuffled", f"{BRIGHT_ENDING} x {ALL_STEPS}"
 FIRST_STEPS = (1, 10)  # of noise_diff^2 that are averaged, besides all
 PROCESSOR_SUFFIX = ".transformer_blocks.0.attn2.processor"
+JOINT_SUFFIX = ".attn.processor"
 
 
 def candidate_maps(arrays: Mapping[str, np.ndarray], seeds: Sequence[int]) -> dict[str, torch.Tensor]:
@@ -26,12 +27,12 @@ def candidate_maps(arrays: Mapping[str, np.ndarray], seeds: Sequence[int]) -> di
         seeds: of the images, for the shuffled control.
 
     Raises:
-        InputError: if the file holds no layer of a down block.
+        InputError: if the file holds no layer that the mask is read from.
     """
     diff = torch.from_numpy(arrays[DIFF_MAPS])
     size = (diff.shape[-2], diff.shape[-1])
     ends, padding, others = (resized_maps(arrays, prefix, size) for prefix in (END, PADDING, FOUND))
-    finest = [name for name in ends if name.startswith(first_down_block(ends))]
+    finest = mask_layers(ends)
     mask = torch.stack([ends[name] for name in finest]).mean(0)
     maps = {BRIGHT_ENDING: mask, WITH_PADDING: torch.stack([ends[name] + padding[name] for name in finest]).mean(0)}
     maps |= {f"end token, {layer_name(name)}": values for name, values in ends.items()}
@@ -56,18 +57,21 @@ def resize(maps: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
     return F.interpolate(tensor.unsqueeze(1), size=size, mode="bilinear").squeeze(1)
 
 
-def first_down_block(names: Iterable[str]) -> str:
-    """Prefix of the finest down block that has cross-attention: where the published mask is read.
+def mask_layers(names: Iterable[str]) -> list[str]:
+    """Layers of the finest down block that has cross-attention, where the published mask is read; of a transformer all.
 
     Raises:
-        InputError: if no layer is of a down block.
+        InputError: if no layer is of either.
     """
+    names = list(names)
     blocks = sorted(n.split(".attentions")[0] for n in names if n.startswith("down_blocks."))
-    if not blocks:
+    beginning, ending = (f"{blocks[0]}.", "") if blocks else ("", JOINT_SUFFIX)
+    layers = [n for n in names if n.startswith(beginning) and n.endswith(ending)]
+    if not layers:
         raise InputError("the map files hold no layer of a down block; they are of another version")
-    return blocks[0] + "."
+    return layers
 
 
 def layer_name(name: str) -> str:
     """A layer's name as people write it: down_blocks.0.attentions.1."""
-    return name.removesuffix(PROCESSOR_SUFFIX)
+    return name.removesuffix(PROCESSOR_SUFFIX).removesuffix(JOINT_SUFFIX)

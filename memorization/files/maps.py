@@ -2,11 +2,14 @@
 
 Arrays are float16: `noise_diff_maps` (images, steps, height, width), channel-summed squares of the noise
 difference; `end.LAYER` and `padding.LAYER` (images, height, width), attention at the last step to the end
-token and to everything behind it. On Stable Diffusion v1 an image takes 0.6 MB, nine tenths of it the steps.
+token and to everything behind it. Of joint attention these are over what all text gets, and `raw.TOKEN.LAYER` is
+what each end token (`clip_end`, `t5_end`) and all text together (`text`) got. On Stable Diffusion v1 an image takes
+0.6 MB, nine tenths of it the steps.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -15,7 +18,7 @@ from memorization.files.npz import READ_ERRORS
 from memorization.files.whole import replacing
 
 DIFF_MAPS = "noise_diff_maps"
-END, PADDING, FOUND = "end.", "padding.", "map."  # what names of the other arrays begin with in a file
+END, PADDING, RAW, FOUND = "end.", "padding.", "raw.", "map."  # what names of the other arrays begin with in a file
 
 
 def save_maps(
@@ -24,6 +27,7 @@ def save_maps(
     end: Mapping[str, np.ndarray],
     padding: Mapping[str, np.ndarray],
     found: Mapping[str, np.ndarray],
+    raw: Mapping[str, np.ndarray] = MappingProxyType({}),
 ) -> None:
     """Write the maps of one prompt as float16, through a temporary file.
 
@@ -31,9 +35,10 @@ def save_maps(
         diff_maps: (images, steps, height, width).
         end, padding: attention of the last step by layer, (images, height, width).
         found: maps that detectors made on the way, by name.
+        raw: of joint attention, by token and layer.
     """
     arrays = {DIFF_MAPS: diff_maps}
-    for prefix, maps in ((END, end), (PADDING, padding), (FOUND, found)):
+    for prefix, maps in ((END, end), (PADDING, padding), (RAW, raw), (FOUND, found)):
         arrays |= {prefix + name: array for name, array in maps.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary, temporary.open("wb") as file:

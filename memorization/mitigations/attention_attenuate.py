@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from memorization.mitigations.base import mitigation
 from memorization.mitigations.batch import ImageBatch, Mitigated, MitigationOptions, always_acting
 from memorization.mitigations.spikes import GUARD, attenuation
+from memorization.needs import CROSS_ATTENTION
 from memorization.released import SD1, SD2
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ RELEASED = {"strength": 0.7, "threshold": THRESHOLD, "factor": 0.3}
     reads="attention",
     released={SD1: RELEASED, SD2: RELEASED},
     revision=2,
+    needs=(CROSS_ATTENTION,),
 )
 def attenuated(pipe: "DenoisingPipeline", options: MitigationOptions, images: ImageBatch, strength: float) -> Mitigated:
     """Attenuates tokens with spiking attention in down and mid blocks.

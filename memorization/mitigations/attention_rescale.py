@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from attn_utils import CrossAttentionEdit
 from memorization.mitigations.base import mitigation
 from memorization.mitigations.batch import ImageBatch, Mitigated, MitigationOptions, always_acting
+from memorization.needs import CROSS_ATTENTION
 from memorization.released import SD1, SD2
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ RELEASED = {"strength": 0.25, "c1": 1.25}
     reads="attention",
     released={SD1: RELEASED, SD2: RELEASED},
     revision=2,
+    needs=(CROSS_ATTENTION,),
 )
 def rescaled_attention(
     pipe: "DenoisingPipeline", options: MitigationOptions, images: ImageBatch, strength: float

@@ -51,6 +51,7 @@ class Mitigation:
         compares: whether it needs `MitigationOptions.ordinary_text`.
         released: hyper-parameters that it was released with, by family of models; `strength` among them is the knob's
             preset.
+        needs: what it is defined by, out of memorization/needs.py; refused for families of models that lack it.
         revision: goes up when the numbers under its name change, so that a run of before is not gone on with.
     """
 
@@ -72,6 +73,7 @@ class Mitigation:
     rewrite: Callable[[str, int, int, Sequence[str]], str] | None = None
     compares: bool = False
     released: Released = field(default_factory=dict)
+    needs: tuple[str, ...] = ()
     revision: int = 1
 
 

@@ -200,7 +200,7 @@ def denoise_with(
         if step.index == 0:
             first.append(noise_diff_norm(step.prediction.diff(measured, 0), mask))
 
-    with edit_cross_attention(pipe.unet, *edits):
+    with edit_cross_attention(pipe.denoiser, *edits):
         final = pipe.generate(
             images.latents if latents is None else latents,
             tuple(branches),
@@ -269,7 +269,6 @@ class DelayedGuidance:
         return prediction.guided(self.first_scale if self.index < self.num_steps else self.guidance_scale)
 
 
-def steps_above(pipe: "DenoisingPipeline", options: MitigationOptions, timestep: float) -> int:
+def steps_above(pipe: "DenoisingPipeline", options: MitigationOptions, images: ImageBatch, timestep: float) -> int:
     """How many of the steps are noisier than a timestep; one that is exactly there does not count."""
-    pipe.scheduler.set_timesteps(options.num_inference_steps)
-    return sum(t > timestep for t in pipe.scheduler.timesteps.tolist())
+    return sum(t > timestep for t in pipe.set_timesteps(options.num_inference_steps, images.latents))

@@ -11,6 +11,7 @@ from memorization.mitigations.batch import (
     always_acting,
     steps_above,
 )
+from memorization.needs import GUIDANCE
 from memorization.released import SD1, SD2
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ RELEASED = {"strength": 0.5, "timestep": 500}
     reads="guidance",
     released={SD1: RELEASED, SD2: RELEASED},
     revision=2,
+    needs=(GUIDANCE,),
 )
 def delayed(pipe: "DenoisingPipeline", options: MitigationOptions, images: ImageBatch, strength: float) -> Mitigated:
     """No guidance until a fixed timestep.
@@ -37,5 +39,5 @@ def delayed(pipe: "DenoisingPipeline", options: MitigationOptions, images: Image
     released script plans 200 steps anew where a step falls exactly on the transition. Its sampler is DPM-Solver++.
     """
     timestep = round((1 - strength) * pipe.scheduler.config.num_train_timesteps, 6)
-    waiting = steps_above(pipe, options, timestep)
+    waiting = steps_above(pipe, options, images, timestep)
     return always_acting(pipe, options, images, guidance=DelayedGuidance(options.guidance_scale, waiting))

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from memorization.mitigations.base import mitigation
 from memorization.mitigations.batch import ImageBatch, Mitigated, MitigationOptions, always_acting
 from memorization.mitigations.local_minimum import MinimumGuidance
+from memorization.needs import GUIDANCE
 
 if TYPE_CHECKING:
     from local_sd_pipeline import DenoisingPipeline
@@ -19,6 +20,7 @@ UNCONDITIONAL = 0.0  # guidance scale at which the unconditional prediction is f
     largest=1,
     sweep=(0.2, 0.4, 0.6, 0.8, 1),
     reads="guidance",
+    needs=(GUIDANCE,),
 )
 def delayed_up_to(
     pipe: "DenoisingPipeline", options: MitigationOptions, images: ImageBatch, strength: float

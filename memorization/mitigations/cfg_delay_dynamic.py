@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from memorization.mitigations.base import mitigation
 from memorization.mitigations.batch import ImageBatch, Mitigated, MitigationOptions, always_acting
 from memorization.mitigations.local_minimum import MinimumGuidance
+from memorization.needs import GUIDANCE
 from memorization.released import SD1, SD2
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ RELEASED = {"strength": 1, "guidance scale before": CONDITIONAL}
     reads="guidance",
     released={SD1: RELEASED, SD2: RELEASED},
     revision=2,
+    needs=(GUIDANCE,),
 )
 def delayed_dynamically(
     pipe: "DenoisingPipeline", options: MitigationOptions, images: ImageBatch, strength: float

@@ -11,6 +11,7 @@ from memorization.mitigations.batch import (
     always_acting,
     steps_above,
 )
+from memorization.needs import GUIDANCE
 from memorization.released import SD1, SD2
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ RELEASED = {"strength": 2, "timestep": 650}
     sweep=(0.5, 1, 2, 3, 4),
     reads="guidance",
     released={SD1: RELEASED, SD2: RELEASED},
+    needs=(GUIDANCE,),
 )
 def opposite(pipe: "DenoisingPipeline", options: MitigationOptions, images: ImageBatch, strength: float) -> Mitigated:
     """Negative guidance until timestep 650, ordinary guidance after.
@@ -35,6 +37,6 @@ def opposite(pipe: "DenoisingPipeline", options: MitigationOptions, images: Imag
     Opposite guidance with the static transition point. Left out, as in `cfg_delay`: the 200 steps that the released
     script plans anew where a step falls exactly on the transition; its sampler is DPM-Solver++.
     """
-    waiting = steps_above(pipe, options, TRANSITION * pipe.scheduler.config.num_train_timesteps)
+    waiting = steps_above(pipe, options, images, TRANSITION * pipe.scheduler.config.num_train_timesteps)
     guidance = DelayedGuidance(options.guidance_scale, waiting, first_scale=-strength)
     return always_acting(pipe, options, images, guidance=guidance)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 Embeds = tuple[torch.Tensor, torch.Tensor]  # of the empty prompt and of the prompt, each (images, tokens, dim)
 
 
-def output_diff(pipe: "DenoisingPipeline", latents: torch.Tensor, t: int, embeds: Embeds) -> torch.Tensor:
+def output_diff(pipe: "DenoisingPipeline", latents: torch.Tensor, t: float, embeds: Embeds) -> torch.Tensor:
     """The UNet's output with the prompt less that without, (images, channels, height, width); two evaluations an image.
 
     For epsilon models its norm is D. For others the predicted noises differ by `NoisePrediction.noise_scale` times as

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from memorization.mitigations.base import mitigation
 from memorization.mitigations.batch import ImageBatch, Mitigated, MitigationOptions
 from memorization.mitigations.spikes import GUARD, RELEASED, SWEEP, guarded
+from memorization.needs import CROSS_ATTENTION
 from memorization.released import SD1, SD2
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     cost=lambda weight, steps: steps,
     reads="attention",
     released={SD1: RELEASED, SD2: RELEASED},
+    needs=(CROSS_ATTENTION,),
 )
 def guard(pipe: "DenoisingPipeline", options: MitigationOptions, images: ImageBatch, strength: float) -> Mitigated:
     """Attenuates tokens with spiking attention, repels from the original, and projects where both are parallel.

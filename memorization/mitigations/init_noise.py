@@ -7,6 +7,7 @@ import torch
 from memorization.mitigations.base import mitigation
 from memorization.mitigations.batch import DelayedGuidance, ImageBatch, Mitigated, MitigationOptions, always_acting
 from memorization.mitigations.first_step import Embeds, output_diff, unit
+from memorization.needs import NOISE
 from memorization.released import SD1, SD1_NUMEL, SD2, SD2_NUMEL, family_of, size_scale
 from optim_utils import first_timestep
 
@@ -33,6 +34,7 @@ CHOSEN_AT = {SD1: SD1_NUMEL, SD2: SD2_NUMEL}  # elements of the latents that rho
     reads="latents",
     released=RELEASED,
     revision=2,
+    needs=(NOISE,),
 )
 def other_basin(
     pipe: "DenoisingPipeline", options: MitigationOptions, images: ImageBatch, strength: float
@@ -51,7 +53,7 @@ def other_basin(
 
 @torch.no_grad()
 def leave_basin(
-    pipe: "DenoisingPipeline", latents: torch.Tensor, t: int, embeds: Embeds, repetitions: int
+    pipe: "DenoisingPipeline", latents: torch.Tensor, t: float, embeds: Embeds, repetitions: int
 ) -> torch.Tensor:
     """x <- x - gamma (diff(x + rho u) - diff(x)), so many times, with u the unit diff(x) of each image.
 

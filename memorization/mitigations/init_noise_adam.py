@@ -7,6 +7,7 @@ import torch
 from memorization.mitigations.base import mitigation
 from memorization.mitigations.batch import ImageBatch, Mitigated, MitigationOptions, always_acting
 from memorization.mitigations.first_step import Embeds, norms, output_diff
+from memorization.needs import NOISE
 from memorization.released import SD1, SD2, released_for
 from optim_utils import descend, first_timestep
 
@@ -32,6 +33,7 @@ RELEASED = {
     reads="latents",
     released=RELEASED,
     revision=2,
+    needs=(NOISE,),
 )
 def lower_magnitude_generation(
     pipe: "DenoisingPipeline", options: MitigationOptions, images: ImageBatch, strength: float
@@ -50,7 +52,7 @@ def lower_magnitude_generation(
 def lower_magnitude(
     pipe: "DenoisingPipeline",
     latents: torch.Tensor,
-    t: int,
+    t: float,
     embeds: Embeds,
     num_iters: int,
     target_loss: float | None = None,

@@ -14,6 +14,7 @@ from memorization.mitigations.base import mitigation
 from memorization.mitigations.batch import ImageBatch, Mitigated, MitigationOptions, always_acting
 from memorization.mitigations.structural_similarity import multiscale_similarity, number_of_scales
 from memorization.mitigations.value_neurons import activations, deviations, value_layers, values_scaled
+from memorization.needs import CROSS_ATTENTION
 from memorization.released import SD1, SD2
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class PromptNeurons:
     reads="weights",
     compares=True,
     released={SD1: VALUES, SD2: VALUES},
+    needs=(CROSS_ATTENTION,),
 )
 def memorization_neurons_off(
     pipe: "DenoisingPipeline", options: MitigationOptions, images: ImageBatch, strength: float
@@ -194,7 +196,7 @@ class NeuronEffect:
         pipe.scheduler.set_timesteps(STEPS)
         self.timestep = int(pipe.scheduler.timesteps[1])
         noises = torch.randn((SEEDS, *shape), generator=torch.Generator().manual_seed(SEED))
-        self.noises = noises.to(pipe.device, pipe.unet.dtype)
+        self.noises = noises.to(pipe.device, pipe.denoiser.dtype)
         self.plain = self.differences([[] for _ in self.layers])
         resembling = largest_similarities(self.plain, self.scales) > GATE
         self.noises, self.plain = self.noises[resembling], self.plain[resembling]

@@ -7,6 +7,7 @@ import torch
 from memorization.mitigations.base import mitigation
 from memorization.mitigations.batch import ImageBatch, Mitigated, MitigationOptions, always_acting
 from memorization.mitigations.value_neurons import deviations, values_scaled
+from memorization.needs import CROSS_ATTENTION
 
 if TYPE_CHECKING:
     from local_sd_pipeline import DenoisingPipeline
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     reads="weights",
     compares=True,
     revision=2,
+    needs=(CROSS_ATTENTION,),
 )
 def neurons_off(
     pipe: "DenoisingPipeline", options: MitigationOptions, images: ImageBatch, strength: float

@@ -4,12 +4,17 @@ Settings are a mapping with the names of the command line, as a run keeps them; 
 """
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from memorization.errors import InputError
 from memorization.mitigations.base import MITIGATIONS, PLAIN, Mitigation
 from memorization.mitigations.perturb import AUGMENTATIONS
+from memorization.needs import refuse_undefined
 from memorization.registry import revised
 from memorization.released import released_strength
+
+if TYPE_CHECKING:
+    from local_sd_pipeline import DenoisingPipeline
 
 MASK_RUN_VERSION = "ours_A"  # magnitudes are weighted by the bright-ending mask
 Settings = Mapping[str, object]
@@ -101,11 +106,28 @@ def name_parts(settings: Settings, with_count: bool) -> list[str]:
     return parts + [name for name, flag in switches.items() if settings.get(flag) is not None]
 
 
-def revisions_of(settings: Settings) -> dict[str, int] | None:
-    """Revisions of the run's methods whose numbers changed since their first; None without any."""
+def methods_of(settings: Settings) -> list[Mitigation]:
+    """The methods that the settings switch on; re-anchoring alone has no record of its own."""
     method = settings.get("method")
     names = [str(method)] if method is not None else name_parts(settings, with_count=False)
-    return revised({name: MITIGATIONS[name].revision for name in names if name in MITIGATIONS})
+    return [MITIGATIONS[name] for name in names if name in MITIGATIONS]
+
+
+def refuse_undefined_method(settings: Settings, pipe: "DenoisingPipeline") -> None:
+    """
+    Raises:
+        InputError: if a method that the settings switch on is not defined for the model.
+    """
+    if settings.get("method") is None or settings.get("strength"):
+        for method in methods_of(settings):
+            refuse_undefined(method.name, method.needs, pipe)
+    if settings.get("l_target_pr") is not None:
+        refuse_undefined("re-anchoring", MITIGATIONS["prss"].needs, pipe)
+
+
+def revisions_of(settings: Settings) -> dict[str, int] | None:
+    """Revisions of the run's methods whose numbers changed since their first; None without any."""
+    return revised({method.name: method.revision for method in methods_of(settings)})
 
 
 def method_label(settings: Settings, with_count: bool = False) -> str:

@@ -7,6 +7,7 @@ import torch
 from memorization.errors import InputError
 from memorization.mitigations.base import mitigation
 from memorization.mitigations.batch import ImageBatch, Mitigated, MitigationOptions, always_acting
+from memorization.needs import ONE_ENCODER
 from memorization.released import SD1, SD2
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ RELEASED = {"strength": 1}
     reads="words",
     released={SD1: RELEASED, SD2: RELEASED},
     revision=2,
+    needs=(ONE_ENCODER,),
 )
 def other_padding(
     pipe: "DenoisingPipeline", options: MitigationOptions, images: ImageBatch, strength: float
@@ -49,11 +51,9 @@ def encode_padded(pipe: "DenoisingPipeline", prompt: str, padding: str) -> torch
     Raises:
         InputError: if the model has no such token.
     """
-    if getattr(pipe, "text_encoder_2", None) is not None:
-        raise InputError(f"padding_fix is not defined for {pipe.family_name}, which has a second text encoder")
     tokenizer, length = pipe.tokenizer, pipe.tokenizer.model_max_length
     if padding not in tokenizer.get_vocab():
         raise InputError(f"this model's tokenizer has no token {padding!r} to pad with; use another --method")
     ids = pipe.token_ids(prompt)
     padded = ids + [tokenizer.convert_tokens_to_ids(padding)] * (length - len(ids))
-    return pipe.text_encoder(torch.tensor([padded], device=pipe.device))[0].to(pipe.unet.dtype)
+    return pipe.text_encoder(torch.tensor([padded], device=pipe.device))[0].to(pipe.denoiser.dtype)

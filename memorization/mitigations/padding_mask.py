@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from memorization.mitigations.base import mitigation
 from memorization.mitigations.batch import ImageBatch, Mitigated, MitigationOptions, always_acting
+from memorization.needs import TOKENS
 from memorization.released import SD1, SD2
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ RELEASED = {"strength": 0.7}
     largest=1,
     sweep=(0.2, 0.4, 0.6, 0.7, 1),
     released={SD1: RELEASED, SD2: RELEASED},
+    needs=(TOKENS,),
 )
 def masked_padding(
     pipe: "DenoisingPipeline", options: MitigationOptions, images: ImageBatch, strength: float

@@ -12,6 +12,7 @@ import torch
 
 from memorization.mitigations.base import Flags, mitigation
 from memorization.mitigations.batch import ImageBatch, Mitigated, MitigationOptions, denoise_with
+from memorization.needs import GUIDANCE
 from memorization.released import SD1, SD2
 from optim_utils import (
     PromptReanchoring,
@@ -96,6 +97,7 @@ def paraphrase_search(
     variants=("be", "prmask"),
     released={SD1: {"strength": 1, "l_target_ss": 1, "l_target_pr": 3, "mag_thres_pr": 5}},
     flags=flags_of_prss,
+    needs=(GUIDANCE,),
 )
 def search_and_reanchoring(
     pipe: "DenoisingPipeline", options: MitigationOptions, images: ImageBatch, strength: float
@@ -170,7 +172,7 @@ def searched(
     pipe: "DenoisingPipeline",
     options: MitigationOptions,
     images: ImageBatch,
-    t: int,
+    t: float,
     uncond: torch.Tensor,
     modified: ModifiedPrompt,
 ) -> ModifiedPrompt:
@@ -192,7 +194,7 @@ def optimised(
     pipe: "DenoisingPipeline",
     options: MitigationOptions,
     images: ImageBatch,
-    t: int,
+    t: float,
     uncond: torch.Tensor,
     modified: ModifiedPrompt,
 ) -> ModifiedPrompt:

@@ -10,6 +10,7 @@ from memorization.errors import InputError, warn
 from memorization.mitigations.base import mitigation
 from memorization.mitigations.batch import ImageBatch, Mitigated, MitigationOptions, always_acting
 from memorization.mitigations.first_step import Embeds, norms, unit
+from memorization.needs import NOISE
 from memorization.released import SD1, SD1_NUMEL, SD2, SD2_NUMEL, family_of, size_scale
 from optim_utils import first_timestep
 
@@ -57,6 +58,7 @@ class FoundNoise:
     reads="latents",
     released=RELEASED,
     revision=2,
+    needs=(NOISE,),
 )
 def sail_generation(
     pipe: "DenoisingPipeline", options: MitigationOptions, images: ImageBatch, strength: float
@@ -107,7 +109,7 @@ def refuse_unreachable(images: ImageBatch, target: float) -> None:
 def search_noise(
     pipe: "DenoisingPipeline",
     like: torch.Tensor,
-    t: int,
+    t: float,
     embeds: Embeds,
     seed: int,
     target: float,
@@ -142,7 +144,7 @@ def search_noise(
 def optimise_candidates(
     pipe: "DenoisingPipeline",
     start: torch.Tensor,
-    t: int,
+    t: float,
     embeds: Embeds,
     target: float,
     num_steps: int,
@@ -176,7 +178,7 @@ def losses_and_gradients(
     pipe: "DenoisingPipeline",
     leaf: torch.Tensor,
     start: torch.Tensor,
-    t: int,
+    t: float,
     embeds: Embeds,
     weight: float,
     needs_gradient: bool,
@@ -203,7 +205,7 @@ def losses_and_gradients(
     return torch.cat(losses)
 
 
-def noise_diff(pipe: "DenoisingPipeline", latents: torch.Tensor, t: int, text: torch.Tensor) -> torch.Tensor:
+def noise_diff(pipe: "DenoisingPipeline", latents: torch.Tensor, t: float, text: torch.Tensor) -> torch.Tensor:
     """The text-conditional part as the released code has it, (images, channels, height, width).
 
     For v-prediction the code takes the output for the picture: the predicted noise's difference comes out turned around

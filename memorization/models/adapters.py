@@ -45,7 +45,7 @@ def split_scale(text: str) -> tuple[str, float]:
 
 
 def merge_lora(pipe: Any, text: str) -> None:
-    """Merge a LoRA into the UNet and, where it has a part for it, the text encoder.
+    """Merge a LoRA into the denoiser and, where it has a part for it, the text encoder.
 
     Args:
         text: `PATH_OR_ID[:SCALE]`, a file, a folder with one, or a hub id.
@@ -71,12 +71,13 @@ def merge_lora(pipe: Any, text: str) -> None:
 
 def lora_layers(pipe: Any, name: str) -> int:
     """How many layers a LoRA changes, by its file."""
-    state = pipe.lora_state_dict(name)[0]
+    state = pipe.lora_state_dict(name)
+    state = state[0] if isinstance(state, tuple) else state
     return sum(key.endswith(UP) for key in state)
 
 
 def tuned_layers(pipe: Any) -> Iterator[object]:
-    """Layers of the UNet and the text encoders that a LoRA is attached to."""
+    """Layers of the denoiser and the text encoders that a LoRA is attached to."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     parts = parts_with_weights(pipe).values()

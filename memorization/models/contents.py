@@ -44,11 +44,13 @@ def pipeline_contents(pipe: "DenoisingPipeline", from_memory: bool = False) -> d
     )
     if pipe.base is not None:
         beside |= names_of({"base_model_id": pipeline_contents(pipe.base).get("model_id")})
-    return source_contents(source.model_id, source.unet_id, source.config) | beside
+    return source_contents(source.model_id, source.unet_id, source.config, source.transformer_id) | beside
 
 
-def source_contents(model_id: str, unet_id: str | None = None, config: str | None = None) -> dict[str, str]:
-    """Contents of a model and of another UNet for it, without loading them; of the hub, what its cache has.
+def source_contents(
+    model_id: str, unet_id: str | None = None, config: str | None = None, transformer_id: str | None = None
+) -> dict[str, str]:
+    """Contents of a model and of another denoiser for it, without loading them; of the hub, what its cache has.
 
     Args:
         config: folder or hub id whose configs a single file goes with.
@@ -60,8 +62,9 @@ def source_contents(model_id: str, unet_id: str | None = None, config: str | Non
     if is_single_file(path):
         model = single_file_content(Path(path), config)
     else:
-        model = model_content(folder_of(path, "model_index.json"), unet_id is None)
-    return names_of({"model_id": model, "unet_id": part_content(unet_id, "unet")})
+        model = model_content(folder_of(path, "model_index.json"), unet_id is None and transformer_id is None)
+    others = {"unet_id": part_content(unet_id, "unet"), "transformer_id": part_content(transformer_id, "transformer")}
+    return names_of({"model_id": model} | others)
 
 
 def folder_of(name: str, file: str) -> Path | None:
@@ -72,12 +75,12 @@ def folder_of(name: str, file: str) -> Path | None:
     return Path(cached).parent if isinstance(cached, str) else None
 
 
-def model_content(folder: Path | None, own_unet: bool) -> str | None:
-    """Content of a model folder; without its UNet where another takes its place."""
+def model_content(folder: Path | None, own_denoiser: bool) -> str | None:
+    """Content of a model folder; without its denoiser where another takes its place."""
     if folder is None:
         return None
-    variant = check_model_folder(str(folder), own_unet)
-    return content_of_files(files_of_model(folder, variant, own_unet), folder)
+    variant = check_model_folder(str(folder), own_denoiser)
+    return content_of_files(files_of_model(folder, variant, own_denoiser), folder)
 
 
 def single_file_content(path: Path, config: str | None) -> str | None:
@@ -88,7 +91,7 @@ def single_file_content(path: Path, config: str | None) -> str | None:
 
 
 def part_content(part_id: str | None, name: str) -> str | None:
-    """Content of another UNet or VAE."""
+    """Content of another denoiser or VAE."""
     folder = None if part_id is None else folder_of(part_id, "config.json")
     if folder is None:
         return None

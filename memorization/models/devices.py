@@ -21,13 +21,16 @@ def pick_device(device: str) -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def pick_dtype(dtype: str, device: str) -> torch.dtype:
+def pick_dtype(dtype: str, device: str, half: str = "float16") -> torch.dtype:
     """
+    Args:
+        dtype: by name; "auto" is `half` on CUDA and float32 elsewhere.
+
     Raises:
         ValueError: if the device cannot compute in it.
     """
     if dtype == "auto":
-        return torch.float16 if device.startswith("cuda") else torch.float32
+        dtype = half if device.startswith("cuda") else "float32"
     found = getattr(torch, dtype)
     try:
         ones = torch.ones(1, 1, 3, 3, dtype=found, device=device)

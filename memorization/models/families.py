@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 SDXL_KEY = "conditioner.embedders."  # begins the text encoders' weights in one file of SDXL
+UNET, TRANSFORMER = "unet", "transformer"
 
 
 @dataclass(frozen=True)
@@ -14,31 +15,61 @@ class Family:
     Attributes:
         name: in messages.
         text_encoders, tokenizers: its parts, by their folders.
+        optional: those of them that may be absent.
+        denoiser, denoiser_class: its UNet or transformer, by its folder and its class in diffusers.
         added_conditions: `addition_embed_type` of its UNet.
+        packing: latent channels that a channel of its transformer's input is of.
+        pooled: config values that are the widths of its encoders' pooled features.
+        half: dtype that it computes in on a GPU.
     """
 
     name: str
     text_encoders: tuple[str, ...] = ("text_encoder",)
     tokenizers: tuple[str, ...] = ("tokenizer",)
+    optional: tuple[str, ...] = ()
+    denoiser: str = UNET
+    denoiser_class: str = "UNet2DConditionModel"
     added_conditions: str | None = None
+    packing: int = 1
+    pooled: tuple[str, ...] = ()
+    half: str = "float16"
 
     @property
     def parts(self) -> tuple[str, ...]:
         """Folders with weights."""
-        return ("unet", "vae", *self.text_encoders)
+        return (self.denoiser, "vae", *self.text_encoders)
+
+    def parts_of(self, index: Mapping[str, Any]) -> list[str]:
+        """The parts that a model of this family has, by its model_index.json."""
+        return [part for part in self.parts if part not in self.optional or class_name(index.get(part)) is not None]
 
 
 SD = Family("Stable Diffusion 1 and 2")
-SDXL = Family("SDXL", ("text_encoder", "text_encoder_2"), ("tokenizer", "tokenizer_2"), "text_time")
+SDXL = Family("SDXL", ("text_encoder", "text_encoder_2"), ("tokenizer", "tokenizer_2"), added_conditions="text_time")
+SD3 = Family(
+    "Stable Diffusion 3",
+    ("text_encoder", "text_encoder_2", "text_encoder_3"),
+    ("tokenizer", "tokenizer_2", "tokenizer_3"),
+    optional=("text_encoder_3", "tokenizer_3"),
+    denoiser=TRANSFORMER,
+    denoiser_class="SD3Transformer2DModel",
+    pooled=("projection_dim", "projection_dim"),
+    half="bfloat16",
+)
+FAMILIES = (SD, SDXL, SD3)
+PIPELINES = {SD3: "StableDiffusion3Pipeline"}  # of families with a transformer, what their pipelines' names end with
 
 
 def parts_with_weights(pipe: Any) -> dict[str, Any]:
-    """The modules of a loaded pipeline of either family, by the names of their folders."""
-    return {name: getattr(pipe, name) for name in SDXL.parts if hasattr(pipe, name)}
+    """The modules of a loaded pipeline of any family, by the names of their folders."""
+    names = dict.fromkeys(name for family in FAMILIES for name in family.parts)
+    return {name: part for name in names if (part := getattr(pipe, name, None)) is not None}
 
 
 def family_of_index(index: Mapping[str, Any]) -> Family | None:
     """The family by model_index.json; None of any other, such as SDXL's refiner, which has no first text encoder."""
+    if class_name(index.get(TRANSFORMER)) is not None:
+        return next((f for f, end in PIPELINES.items() if str(index.get("_class_name")).endswith(end)), None)
     kinds = [class_name(index.get(name)) for name in ("unet", "text_encoder", "text_encoder_2")]
     if kinds == ["UNet2DConditionModel", "CLIPTextModel", None]:
         return SD

@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from memorization.models.families import SD, Family, family_of_index
+from memorization.models.families import SD, UNET, Family, class_name, family_of_index
 
+KNOWN_FAMILIES = "Stable Diffusion 1, 2, SDXL or 3"
 STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")  # of weights, in diffusers' and transformers' words
 FORMATS = ("safetensors", "bin")  # the first that is there is loaded
 CHECKPOINTS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")  # suffixes of single files
@@ -27,11 +28,11 @@ def looks_local(model_id: str) -> bool:
     return Path(model_id).exists() or model_id.startswith((".", "/", "~")) or model_id.count("/") != 1
 
 
-def check_model_folder(model_id: str, own_unet: bool = True) -> str | None:
-    """Say early, and in one line, why a local path cannot be a Stable Diffusion folder.
+def check_model_folder(model_id: str, own_denoiser: bool = True) -> str | None:
+    """Say early, and in one line, why a local path cannot be a model folder.
 
     Args:
-        own_unet: whether the folder's own UNet is used.
+        own_denoiser: whether the folder's own UNet or transformer is used.
 
     Returns:
         The variant of its weights that has to be asked for, as fp16; None of ordinary weights, and of a hub id.
@@ -48,12 +49,26 @@ def check_model_folder(model_id: str, own_unet: bool = True) -> str | None:
     index = path / "model_index.json"
     if not index.exists():
         raise ValueError(f"{model_id} is not a Stable Diffusion folder: it has no model_index.json")
-    family = family_of_index(read_json(index))
+    values = read_json(index)
+    family = family_of_index(values)
     if family is None:
-        raise ValueError(f"{model_id} is neither a Stable Diffusion 1, 2 nor an SDXL folder: see its model_index.json")
-    if own_unet:
-        check_unet(read_json(path / "unet" / "config.json"), *read_widths(path, family), model_id, family)
-    return find_variant([path / part for part in family.parts if own_unet or part != "unet"])
+        raise ValueError(f"{model_id} is no folder of {KNOWN_FAMILIES}: see its model_index.json")
+    refuse_missing_parts(values, model_id, family)
+    parts = [part for part in family.parts_of(values) if own_denoiser or part != family.denoiser]
+    if own_denoiser:
+        check_denoiser({part: read_json(path / part / "config.json") for part in parts}, model_id, family)
+    return find_variant([path / part for part in parts])
+
+
+def refuse_missing_parts(index: Mapping[str, Any], name: str, family: Family) -> None:
+    """
+    Raises:
+        ValueError: if a model_index.json has no text encoder or tokenizer that the family cannot do without.
+    """
+    needed = [part for part in (*family.text_encoders, *family.tokenizers) if part not in family.optional]
+    missing = next((part for part in needed if class_name(index.get(part)) is None), None)
+    if missing is not None:
+        raise ValueError(f"{name} has no {missing}, which {family.name} cannot do without")
 
 
 def is_single_file(model_id: str) -> bool:
@@ -130,11 +145,64 @@ def read_json(path: Path) -> Mapping[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def read_widths(folder: Path, family: Family) -> tuple[int | None, int | None]:
-    """(channels of the VAE's latents, width of the text features) of a model folder, None where it does not say."""
-    vae, *encoders = (read_json(folder / part / "config.json") for part in ("vae", *family.text_encoders))
-    widths = [width for config in encoders if (width := config.get("hidden_size")) is not None]
-    return vae.get("latent_channels"), sum(widths) if len(widths) == len(encoders) else None
+def check_denoiser(configs: Mapping[str, Mapping[str, Any]], name: str, family: Family) -> None:
+    """Refuse a UNet or transformer that does not go with the other parts.
+
+    Args:
+        configs: of the parts that the model has; what one does not say is not compared.
+        name: of the model the denoiser is of, for the message.
+
+    Raises:
+        ValueError: one line that says what does not fit.
+    """
+    config, channels = configs[family.denoiser], configs["vae"].get("latent_channels")
+    encoders = [configs[part] for part in family.text_encoders if part in configs]
+    if family.denoiser == UNET:
+        check_unet(config, channels, total([c.get("hidden_size") for c in encoders]), name, family)
+        return
+    pooled = total([c.get(key) for c, key in zip(encoders, family.pooled, strict=False)])
+    check_transformer(config, channels, encoders[-1].get("d_model"), pooled, name, family)
+
+
+def total(widths: Sequence[int | None]) -> int | None:
+    """The sum; None where one is not known."""
+    known = [width for width in widths if width is not None]
+    return sum(known) if len(known) == len(widths) else None
+
+
+def check_transformer(
+    config: Mapping[str, Any],
+    latent_channels: int | None,
+    text_width: int | None,
+    pooled_width: int | None,
+    name: str,
+    family: Family,
+) -> None:
+    """Refuse a transformer that is of another family, or needs other inputs than its own.
+
+    Args:
+        config: of the transformer.
+        latent_channels, text_width, pooled_width: of the VAE, of T5, of CLIP's pooled features; None is not compared.
+
+    Raises:
+        ValueError: one line that says what does not fit.
+    """
+    if config.get("_class_name", family.denoiser_class) != family.denoiser_class:
+        raise ValueError(f"the transformer of {name} is a {config['_class_name']}: it is none of {family.name}")
+    channels = config.get("in_channels")
+    if channels is not None and config.get("out_channels") not in (None, channels):
+        raise ValueError(
+            f"the transformer of {name} has {channels} input and {config['out_channels']} output channels: models for "
+            "filling in, depth and the like need inputs that are not given here"
+        )
+    latent = None if latent_channels is None else latent_channels * family.packing
+    for key, what, width in (
+        ("in_channels", "input channels, the VAE's latents", latent),
+        ("joint_attention_dim", "for the width of the text, the text encoder's", text_width),
+        ("pooled_projection_dim", "for the width of pooled text, the text encoders'", pooled_width),
+    ):
+        if width is not None and config.get(key) not in (None, width):
+            raise ValueError(f"the transformer of {name} has {config[key]} {what} {width}: it is of another model")
 
 
 def check_unet(
@@ -211,14 +279,14 @@ def find_weights(folder: Path, variant: str | None = None) -> list[Path]:
 
 
 def files_of_part(folder: Path, variant: str | None) -> list[Path]:
-    """What decides the numbers of a UNet, a VAE or a text encoder."""
+    """What decides the numbers of a denoiser, a VAE or a text encoder."""
     return [folder / "config.json", *find_weights(folder, variant)]
 
 
-def files_of_model(folder: Path, variant: str | None, own_unet: bool = True) -> list[Path]:
+def files_of_model(folder: Path, variant: str | None, own_denoiser: bool = True) -> list[Path]:
     """What decides the numbers of a model folder, but for its scheduler, whose values are kept by name."""
     family = family_of_index(read_json(folder / "model_index.json")) or SD
-    parts = [part for part in family.parts if own_unet or part != "unet"]
+    parts = [part for part in family.parts if own_denoiser or part != family.denoiser]
     tokenizers = [folder / tokenizer / name for tokenizer in family.tokenizers for name in TOKENIZER_FILES]
     files = [path for part in parts for path in files_of_part(folder / part, variant)] + tokenizers
     return [path for path in files if path.is_file()]

@@ -1,4 +1,5 @@
 """DDIM out of a model's own scheduler: a table of what decides the numbers, and what its first step can show.
+Schedulers of flow matching stay what they are.
 
 `DDIMScheduler.from_config` fills what another scheduler does not name with DDIM's defaults, made for pixels: latents
 cut to [-1, 1], a last step to alpha 1, another spacing. Here that gets the values of Stable Diffusion.
@@ -8,7 +9,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 
 DDIM = ("DDIMScheduler", "DDIMParallelScheduler")
 # Other samplers of the same trained noise schedule; distilled, flow-matching and EDM schedulers are none.
@@ -52,6 +53,8 @@ DECIDING: Mapping[str, Any] = {
     "timestep_spacing": "leading",
 }
 NEEDED_BY = {"clip_sample": ("clip_sample_range",), "thresholding": ("dynamic_thresholding_ratio", "sample_max_value")}
+VELOCITY = "velocity"  # what flow matching predicts, and D is of
+REFUSED_IN_FLOW = ("stochastic_sampling", "invert_sigmas")  # noise that no seed decides, and sigmas the other way round
 NOISY = 0.9  # share of the trained timesteps from which on a first step counts as noise
 
 
@@ -101,9 +104,32 @@ def refuse_other_kinds(config: Mapping[str, Any], name: str) -> None:
         raise ValueError(f"scheduler {name} has beta_schedule {schedule!r}, which is none of {', '.join(SCHEDULES)}")
 
 
-def deciding_values(scheduler: DDIMScheduler) -> dict[str, Any]:
-    """What of a DDIM scheduler decides the numbers, by name, as it is kept beside the rows."""
+def flow_of(scheduler: Any) -> FlowMatchEulerDiscreteScheduler:
+    """The scheduler of a model of flow matching, as it is.
+
+    Raises:
+        ValueError: one line, if it is not Euler's, or draws noise of its own.
+    """
+    name = type(scheduler).__name__
+    if not is_flow(scheduler):
+        raise ValueError(f"scheduler {name} is not the FlowMatchEulerDiscreteScheduler that this model is made for")
+    switched = next((key for key in REFUSED_IN_FLOW if scheduler.config.get(key)), None)
+    if switched is not None:
+        raise ValueError(f"scheduler {name} has {switched}, which is not done here: switch it off in its config")
+    return scheduler
+
+
+def is_flow(scheduler: Any) -> bool:
+    """Whether a scheduler is one of flow matching that is used here: there D is of the velocity, and never blind."""
+    return isinstance(scheduler, FlowMatchEulerDiscreteScheduler)
+
+
+def deciding_values(scheduler: Any) -> dict[str, Any]:
+    """What of a scheduler decides the numbers, by name, as it is kept beside the rows."""
     config = scheduler.config
+    if is_flow(scheduler):
+        values = {key: value for key, value in config.items() if not key.startswith("_") and key not in REFUSED_IN_FLOW}
+        return values | {"prediction_type": VELOCITY}
     unused = [key for switch, others in NEEDED_BY.items() if not config[switch] for key in others]
     unused += BETAS if config["trained_betas"] is not None else ["trained_betas"]
     values = {key: config[key] for key in DECIDING if key not in unused}

@@ -1,4 +1,4 @@
-"""Loading Stable Diffusion 1, 2 and XL for measurement."""
+"""Loading Stable Diffusion 1, 2, XL and 3 for measurement."""
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,7 +10,7 @@ from typing import Any
 import diffusers.utils.logging
 import torch
 import transformers.utils.logging
-from diffusers import AutoencoderKL, DiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, DiffusionPipeline, SD3Transformer2DModel, UNet2DConditionModel
 from safetensors import SafetensorError, safe_open
 
 from local_sd_pipeline import DenoisingPipeline, LocalStableDiffusionPipeline, Source
@@ -18,16 +18,31 @@ from memorization.bundled import find_bundled
 from memorization.errors import first_line
 from memorization.models.adapters import add_embedding, merge_lora
 from memorization.models.devices import pick_device, pick_dtype
-from memorization.models.families import SD, SDXL, Family, family_of_index, family_of_keys
+from memorization.models.families import (
+    SD,
+    SD3,
+    SDXL,
+    TRANSFORMER,
+    UNET,
+    Family,
+    class_name,
+    family_of_index,
+    family_of_keys,
+    parts_with_weights,
+)
 from memorization.models.folders import (
+    KNOWN_FAMILIES,
     check_config_folder,
+    check_denoiser,
     check_model_folder,
     check_part_folder,
-    check_unet,
+    check_transformer,
     is_single_file,
     looks_local,
+    refuse_missing_parts,
 )
-from memorization.models.schedulers import ddim_of, has_former_values
+from memorization.models.schedulers import ddim_of, flow_of, has_former_values
+from memorization.models.stable_diffusion_3 import LocalStableDiffusion3Pipeline
 from memorization.models.stable_diffusion_xl import LocalStableDiffusionXLPipeline
 
 FAULTS = (OSError, ValueError, TypeError, KeyError, AttributeError)  # what a folder that is no model raises
@@ -35,7 +50,9 @@ FAULTS = (OSError, ValueError, TypeError, KeyError, AttributeError)  # what a fo
 CLASSES: dict[Family, tuple[Any, dict[str, Any]]] = {
     SD: (LocalStableDiffusionPipeline, {"safety_checker": None, "requires_safety_checker": False}),
     SDXL: (LocalStableDiffusionXLPipeline, {"add_watermarker": False}),
+    SD3: (LocalStableDiffusion3Pipeline, {"image_encoder": None, "feature_extractor": None}),
 }
+DENOISERS: dict[Family, Any] = {SD: UNet2DConditionModel, SDXL: UNet2DConditionModel, SD3: SD3Transformer2DModel}
 
 
 def load_pipeline(
@@ -46,20 +63,22 @@ def load_pipeline(
     channels_last: bool = False,
     compile: bool = False,
     *,
+    transformer_id: str | Path | None = None,
     vae_id: str | Path | None = None,
     lora: Sequence[str] = (),
     embedding: Sequence[str] = (),
     config: str | Path | None = None,
 ) -> DenoisingPipeline:
-    """Load Stable Diffusion 1, 2 or XL for measurement: DDIM, no safety checker or watermark, no gradients.
+    """Load Stable Diffusion 1, 2, XL or 3 for measurement: DDIM, or Euler's steps of flow matching, and no gradients.
 
     Args:
         model_id: folder in diffusers' layout, hub id, single file, or the name of the bundled model, planted_sd.
         unet_id: folder or hub id of another UNet for it (a folder with a `unet` subfolder works too).
         device: "auto" takes CUDA, then MPS, then the CPU.
-        dtype: "auto" is float16 on CUDA and float32 elsewhere.
+        dtype: "auto" is float16 on CUDA, bfloat16 for Stable Diffusion 3, and float32 elsewhere.
         channels_last: memory format of the UNet and the VAE; changes results by rounding alone.
-        compile: torch.compile the UNet, at its first call; changes results by rounding alone.
+        compile: torch.compile the UNet or transformer, at its first call; changes results by rounding alone.
+        transformer_id: the same as `unet_id` of a transformer.
         vae_id: folder or hub id of another VAE, as of `unet_id`.
         lora: `PATH_OR_ID[:SCALE]` each, merged into the weights in this order.
         embedding: `PATH_OR_ID[:TOKEN]` each, tokens of textual inversion.
@@ -67,32 +86,29 @@ def load_pipeline(
             is fetched; by default diffusers guesses by the file and fetches them.
 
     Raises:
-        ValueError: one line that names the fault: not there, not Stable Diffusion, a UNet that needs other inputs, a
-            scheduler that DDIM cannot stand in for, half precision on a device that lacks it, a LoRA of another model.
+        ValueError: one line that names the fault: not there, of no known family, a UNet or transformer that needs other
+            inputs, a scheduler that cannot be used, half precision on a device that lacks it, a LoRA of another model.
     """
     device = pick_device(device)
-    torch_dtype = pick_dtype(dtype, device)
     model_id = str(find_bundled(model_id)) if find_bundled(model_id).exists() else str(model_id)
     with quiet_loading(is_local=Path(model_id).exists()):
-        variant = check_files(model_id, config, own_unet=unet_id is None)
+        variant = check_files(model_id, config, own_denoiser=unet_id is None and transformer_id is None)
         family = find_family(model_id, config)
-        if embedding and family is not SD:
-            raise ValueError(f"--embedding is read for {SD.name}, and {model_id} is {family.name}")
+        refuse_other_options(model_id, family, unet_id, transformer_id, embedding)
+        torch_dtype = pick_dtype(dtype, device, family.half)
         others = {
-            name: load_part(name, str(part_id), torch_dtype)
-            for name, part_id in (("unet", unet_id), ("vae", vae_id))
+            name: load_part(name, str(part_id), torch_dtype, family)
+            for name, part_id in ((UNET, unet_id), (TRANSFORMER, transformer_id), ("vae", vae_id))
             if part_id is not None
         }
         if is_single_file(model_id):
             pipe = load_single_file(model_id, family, config, torch_dtype, others)
         else:
             pipe = load_parts(model_id, family, variant, torch_dtype, others)
-    if not isinstance(pipe.unet, UNet2DConditionModel):
-        raise ValueError(f"{model_id} is no {family.name} model: it has no UNet2DConditionModel")
-    width = sum(getattr(pipe, name).config.hidden_size for name in family.text_encoders)
-    name = model_id if unet_id is None else str(unet_id)
-    check_unet(pipe.unet.config, pipe.vae.config.latent_channels, width, name, family)
-    is_former = has_former_values(pipe.scheduler)
+    if not isinstance(pipe.denoiser, DENOISERS[family]):
+        raise ValueError(f"{model_id} is no {family.name} model: it has no {family.denoiser_class}")
+    check_denoiser(configs_of(pipe), str(unet_id or transformer_id or model_id), family)
+    is_former = family.denoiser != UNET or has_former_values(pipe.scheduler)
     for text in embedding:
         add_embedding(pipe, text)
     for text in lora:
@@ -101,6 +117,7 @@ def load_pipeline(
     pipe.loaded_from = Source(
         model_id,
         unet_id=None if unet_id is None else str(unet_id),
+        transformer_id=None if transformer_id is None else str(transformer_id),
         vae_id=None if vae_id is None else str(vae_id),
         config=None if config is None else str(config),
         lora=tuple(lora),
@@ -108,8 +125,34 @@ def load_pipeline(
         former_scheduler=is_former,
     )
     if compile:
-        pipe.unet.compile()
+        pipe.denoiser.compile()
     return pipe
+
+
+def refuse_other_options(
+    model_id: str,
+    family: Family,
+    unet_id: str | Path | None,
+    transformer_id: str | Path | None,
+    embedding: Sequence[str],
+) -> None:
+    """
+    Raises:
+        ValueError: one line, if an option is of another family.
+    """
+    if embedding and family is not SD:
+        raise ValueError(f"--embedding is read for {SD.name}, and {model_id} is {family.name}")
+    for part, given in ((UNET, unet_id), (TRANSFORMER, transformer_id)):
+        if given is not None and part != family.denoiser:
+            raise ValueError(f"--{part}_id has no place here: {model_id} is {family.name}, give --{family.denoiser}_id")
+    if is_single_file(model_id) and family.denoiser == TRANSFORMER:
+        raise ValueError(f"{model_id} is a single file, and {family.name} is read from a folder in diffusers' layout")
+
+
+def configs_of(pipe: DenoisingPipeline) -> dict[str, Mapping[str, Any]]:
+    """Config values of the parts of a loaded pipeline, by their names."""
+    configs = {name: part.config for name, part in parts_with_weights(pipe).items()}
+    return {name: config if isinstance(config, Mapping) else config.to_dict() for name, config in configs.items()}
 
 
 def attach_base(pipe: DenoisingPipeline, base: DenoisingPipeline) -> None:
@@ -119,7 +162,7 @@ def attach_base(pipe: DenoisingPipeline, base: DenoisingPipeline) -> None:
         ValueError: if they differ in what they generate from, so that no noise can be given to both.
     """
     values = [
-        (p.family_name, p.unet.config.in_channels, p.native_length, p.scheduler.config.prediction_type)
+        (p.family_name, p.denoiser.config.in_channels, p.native_length, p.scheduler.config.get("prediction_type"))
         for p in (pipe, base)
     ]
     if values[0] != values[1]:
@@ -129,7 +172,7 @@ def attach_base(pipe: DenoisingPipeline, base: DenoisingPipeline) -> None:
     pipe.base = base
 
 
-def check_files(model_id: str, config: str | Path | None, own_unet: bool) -> str | None:
+def check_files(model_id: str, config: str | Path | None, own_denoiser: bool) -> str | None:
     """What a path holds, looked at before anything is loaded; the variant of a folder's weights.
 
     Raises:
@@ -138,7 +181,7 @@ def check_files(model_id: str, config: str | Path | None, own_unet: bool) -> str
     if not is_single_file(model_id):
         if config is not None:
             raise ValueError(f"--config goes with a single file; {model_id} has configs of its own")
-        return check_model_folder(model_id, own_unet)
+        return check_model_folder(model_id, own_denoiser)
     check_config_folder(model_id, config)
     return None
 
@@ -158,7 +201,8 @@ def find_family(model_id: str, config: str | Path | None) -> Family:
         raise ValueError(f"cannot load {name} as a Stable Diffusion pipeline: {first_line(error)}") from error
     family = family_of_index(index)
     if family is None:
-        raise ValueError(f"{name} is neither of Stable Diffusion 1, 2 nor of SDXL: it is a {index.get('_class_name')}")
+        raise ValueError(f"{name} is none of {KNOWN_FAMILIES}: it is a {index.get('_class_name')}")
+    refuse_missing_parts(index, name, family)
     return family
 
 
@@ -177,13 +221,13 @@ def family_of_file(path: Path) -> Family:
 
 
 def prepare(pipe: DenoisingPipeline, family: Family, device: str, channels_last: bool) -> None:
-    """DDIM, no progress bar, no gradients, on its device."""
-    pipe.scheduler = ddim_of(pipe.scheduler)
+    """Its scheduler, no progress bar, no gradients, on its device."""
+    pipe.scheduler = ddim_of(pipe.scheduler) if family.denoiser == UNET else flow_of(pipe.scheduler)
     pipe.set_progress_bar_config(disable=True)
-    for name in family.parts:
-        getattr(pipe, name).eval().requires_grad_(False)
+    for part in parts_with_weights(pipe).values():
+        part.eval().requires_grad_(False)
     pipe.to(device)
-    for module in (pipe.unet, pipe.vae) if channels_last else ():
+    for module in (pipe.denoiser, pipe.vae) if channels_last else ():
         module.to(memory_format=torch.channels_last)
 
 
@@ -211,7 +255,9 @@ def load_parts(
         ValueError: if it cannot be loaded.
     """
     cls, options = CLASSES[family]
-    load = partial(cls.from_pretrained, model_id, dtype=dtype, **options, **others)
+    index = DiffusionPipeline.load_config(model_id)
+    absent = {part: None for part in family.optional if class_name(index.get(part)) is None}
+    load = partial(cls.from_pretrained, model_id, dtype=dtype, **options, **absent, **others)
     try:
         return load(variant=variant)
     except FAULTS as error:
@@ -236,18 +282,22 @@ def load_single_file(
         raise ValueError(f"cannot load {path} as a Stable Diffusion pipeline: {first_line(error)}") from error
 
 
-def load_part(name: str, part_id: str, dtype: torch.dtype) -> torch.nn.Module:
-    """Another UNet or VAE, from a folder of its own or out of a model's.
+def load_part(name: str, part_id: str, dtype: torch.dtype, family: Family) -> torch.nn.Module:
+    """Another denoiser or VAE, from a folder of its own or out of a model's.
 
     Args:
-        name: `unet` or `vae`.
+        name: `unet`, `transformer` or `vae`.
+        family: of the model that it is for.
 
     Raises:
         ValueError: if there is none.
     """
-    cls, what = {"unet": (UNet2DConditionModel, "UNet"), "vae": (AutoencoderKL, "VAE")}[name]
+    cls = AutoencoderKL if name == "vae" else DENOISERS[family]
+    what = {UNET: "UNet", "vae": "VAE"}.get(name, name)
     subfolder, variant = check_part_folder(part_id, name, what)
     try:
+        if name == TRANSFORMER:  # which diffusers makes out of another class's config, without its weights
+            check_transformer(cls.load_config(part_id, subfolder=subfolder), None, None, None, part_id, family)
         return cls.from_pretrained(part_id, subfolder=subfolder, variant=variant, dtype=dtype)
     except FAULTS as error:
         if variant is None and not looks_local(part_id):

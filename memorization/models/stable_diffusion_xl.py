@@ -4,11 +4,12 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from diffusers import StableDiffusionXLPipeline
 
 from decoding import in_float32
 from local_sd_pipeline import DenoisingPipeline
+from memorization.models.pooled import split_pooled, with_pooled
+from memorization.needs import ONE_ENCODER
 
 
 class LocalStableDiffusionXLPipeline(DenoisingPipeline, StableDiffusionXLPipeline):
@@ -19,6 +20,8 @@ class LocalStableDiffusionXLPipeline(DenoisingPipeline, StableDiffusionXLPipelin
     """
 
     family_name = "SDXL"
+    default_guidance_scale = 5.0
+    lacks = {ONE_ENCODER: "which has a second text encoder"}  # noqa: RUF012  # never changed
 
     def encode_one(self, prompt: str) -> torch.Tensor:
         """
@@ -30,18 +33,17 @@ class LocalStableDiffusionXLPipeline(DenoisingPipeline, StableDiffusionXLPipelin
         )
         if not prompt and self.config.force_zeros_for_empty_prompt:
             tokens, pooled = torch.zeros_like(tokens), torch.zeros_like(pooled)
-        filled = F.pad(pooled, (0, -pooled.shape[1] % tokens.shape[2]))
-        return torch.cat([tokens, filled.unflatten(1, (-1, tokens.shape[2]))], 1)
+        return with_pooled(tokens, pooled)
 
     def conditions(self, embeds: torch.Tensor, latents: torch.Tensor) -> dict[str, Any]:
-        length, pooled_width = self.tokenizer.model_max_length, self.text_encoder_2.config.projection_dim
+        tokens, pooled = split_pooled(embeds, self.text_encoder_2.config.projection_dim)
         height, width = (side * self.vae_scale_factor for side in latents.shape[-2:])
         sizes = torch.tensor([[height, width, 0, 0, height, width]], dtype=embeds.dtype, device=embeds.device)
         added = {
-            "text_embeds": embeds[:, length:].flatten(1)[:, :pooled_width],
+            "text_embeds": pooled,
             "time_ids": sizes.expand(len(embeds), -1),
         }
-        return {"encoder_hidden_states": embeds[:, :length], "added_cond_kwargs": added}
+        return {"encoder_hidden_states": tokens, "added_cond_kwargs": added}
 
     def decode_one(self, latents: torch.Tensor, position: int = 0) -> np.ndarray:
         """As of every family; in float32 where the VAE is known to overflow in half precision."""

@@ -1,7 +1,7 @@
 """The detectors of a run: what `--scores` asks for, what the run can give of it, and what each costs."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ from memorization.detectors.base import DETECTORS, Detector, in_order_of_cost
 from memorization.errors import InputError
 from memorization.finished_runs import MODEL_SETTINGS, Run, read_run
 from memorization.identity import differing, pair_text
+from memorization.needs import why_undefined
 from memorization.registry import nearest
 from memorization.runs.first_step import BY_CONSTRUCTION
 from memorization.trace import Calibration
@@ -30,6 +31,7 @@ class Abilities:
         wants_masked: whether scores that weigh with it are asked for, as `--run_version ours` does.
         is_blind: whether the noise difference of the first step is 0 whatever the prompt.
         has_base: whether there is a model before tuning to compare with.
+        undefined: what the model lacks, `needs.undefined_needs`.
     """
 
     num_inference_steps: int
@@ -39,10 +41,13 @@ class Abilities:
     wants_masked: bool = True
     is_blind: bool = False
     has_base: bool = False
+    undefined: Mapping[str, str] = field(default_factory=dict)
 
     def lacking(self, detector: Detector) -> str | None:
         """Why a detector cannot be measured; None where it can."""
         last = self.early_exit
+        if (why := why_undefined(detector.needs, self.undefined)) is not None:
+            return why
         if detector.needs_mask:
             if not self.wants_masked:
                 return "needs --run_version ours"

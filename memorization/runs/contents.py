@@ -15,7 +15,7 @@ from memorization.models.schedulers import deciding_values
 if TYPE_CHECKING:
     from local_sd_pipeline import DenoisingPipeline
 
-MODELS = ("model_id", "unet_id", "lora", "embedding")
+MODELS = ("model_id", "unet_id", "transformer_id", "lora", "embedding")
 
 
 def run_contents(

@@ -5,6 +5,7 @@ import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from tqdm import tqdm
@@ -23,6 +24,7 @@ from memorization.files.original_masks import save_whole_tokens
 from memorization.files.whole import replacing, write_text
 from memorization.finished_runs import read_run
 from memorization.identity import REVISIONS
+from memorization.needs import undefined_needs
 from memorization.observation import Observation
 from memorization.registry import revised
 from memorization.runs.chosen_detectors import EVERYTHING, Abilities, ChosenDetectors, parse_names
@@ -30,6 +32,9 @@ from memorization.runs.images import decode_or_leave_out
 from memorization.runs.session import Group, Session
 from memorization.runs.settings import RunSettings, from_arguments, kept
 from memorization.scores import detector_of, key_of, label
+
+if TYPE_CHECKING:
+    from local_sd_pipeline import DenoisingPipeline
 
 KEPT = ("run_version", "attn_scores", "early_exit", "scores", "calibration")  # beside the rows
 COLUMNS = ("kind", "is_memorized", "text_noise_norm")  # that the script reads back
@@ -85,11 +90,10 @@ class DetectionSettings:
     def given_files(self) -> dict[str, Path | None]:
         return {"attn_scores": self.attn_scores, "calibration": self.calibration}
 
-    def abilities(self, is_blind: bool, has_base: bool) -> Abilities:
+    def abilities(self, pipe: "DenoisingPipeline", is_blind: bool) -> Abilities:
         """
         Args:
             is_blind: whether the first step shows nothing of the prompt.
-            has_base: whether the model before tuning is there.
         """
         return Abilities(
             num_inference_steps=self.run.num_inference_steps,
@@ -98,7 +102,8 @@ class DetectionSettings:
             has_mask=self.early_exit is None or self.attn_scores is not None,
             wants_masked=self.run_version == "ours",
             is_blind=is_blind,
-            has_base=has_base,
+            has_base=pipe.base is not None,
+            undefined=undefined_needs(pipe),
         )
 
 
@@ -222,6 +227,7 @@ class DetectionOutput:
             observed.diff_maps.cpu().numpy(),
             end={name: c.end.cpu().numpy() for name, c in observed.columns.items()},
             padding={name: c.padding.cpu().numpy() for name, c in observed.columns.items()},
+            raw={f"{t}.{n}": m.cpu().numpy() for n, c in observed.columns.items() for t, m in c.raw.items()},
             found={name: maps.cpu().numpy() for name, maps in observed.found_maps.items()},
         )
 

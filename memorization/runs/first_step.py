@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from memorization.errors import InputError, input_errors, warn
-from memorization.models.schedulers import is_blind_at_first, told_of_first_step
+from memorization.models.schedulers import is_blind_at_first, is_flow, told_of_first_step
 
 if TYPE_CHECKING:
     from local_sd_pipeline import DenoisingPipeline
@@ -20,6 +20,8 @@ def look_at_first_step(pipe: "DenoisingPipeline", num_inference_steps: int, say:
     Raises:
         InputError: if the model has no such number of steps.
     """
+    if is_flow(pipe.scheduler):  # it starts from pure noise, where the velocity shows the prompt
+        return False
     with input_errors():
         is_blind = is_blind_at_first(pipe.scheduler, num_inference_steps)
         told = told_of_first_step(pipe.scheduler, num_inference_steps)

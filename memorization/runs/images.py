@@ -28,7 +28,7 @@ def decode_images(pipe: "DenoisingPipeline", latents: torch.Tensor, index: int, 
     try:
         return pipe.decode(latents)
     except NotFiniteError as error:
-        half = "" if pipe.unet.dtype == torch.float32 else "--dtype float32, or "
+        half = "" if pipe.denoiser.dtype == torch.float32 else "--dtype float32, or "
         raise InputError(
             f"the image of prompt {index} at seed {seeds[error.position]} cannot be made: {error.what}; use {half}"
             "smaller values of --guidance_scale and the strengths"

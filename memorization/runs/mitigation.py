@@ -21,7 +21,7 @@ from memorization.files.whole import replace_link, write_text
 from memorization.finished_runs import read_run
 from memorization.mitigations.base import MITIGATIONS, run_mitigation
 from memorization.mitigations.batch import ImageBatch, Mitigated, MitigationOptions
-from memorization.mitigations.options import measures_first_step
+from memorization.mitigations.options import measures_first_step, refuse_undefined_method
 from memorization.mitigations.perturb import augment_prompt
 from memorization.mitigations.prompt_search import search_prompt
 from memorization.ordinary import ordinary_text
@@ -49,6 +49,7 @@ class PromptGroups:
                 model's first step does not show.
         """
         self.settings, self.session, self.pipe = settings, session, session.pipe
+        refuse_undefined_method(settings.kept, self.pipe)
         refuse_blind_method(session.is_blind and measures_first_step(settings.kept), settings.label)
         if session.is_blind and session.processes.is_main:
             warn(f"magnitude_before and magnitude_after are of the first step, which {BY_CONSTRUCTION}")
@@ -61,7 +62,9 @@ class PromptGroups:
     @cached_property
     def options(self) -> MitigationOptions:
         """Options of the batches, with features of ordinary captions for a method that compares with them."""
-        options, method = self.settings.options, self.settings.method
+        guidance_scale, method = self.session.settings.guidance_scale, self.settings.method
+        assert guidance_scale is not None  # of the session it is known
+        options = self.settings.options(guidance_scale)
         if method is None or not MITIGATIONS[method].compares:
             return options
         return replace(options, ordinary_text=ordinary_text(self.pipe, self.settings.ordinary))

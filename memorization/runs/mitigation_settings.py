@@ -140,12 +140,11 @@ class MitigationSettings:
     def files(self) -> RunFiles:
         return RunFiles(self.run.output_dir, f"{self.run.run_name}_{self.label}", is_mitigation=True)
 
-    @property
-    def options(self) -> MitigationOptions:
+    def options(self, guidance_scale: float) -> MitigationOptions:
         names = {f.name for f in fields(MitigationOptions)} & {f.name for f in fields(self)}
         return MitigationOptions(
             **{name: getattr(self, name) for name in names},
-            guidance_scale=self.run.guidance_scale,
+            guidance_scale=guidance_scale,
             num_inference_steps=self.run.num_inference_steps,
             use_mask=self.run_version == MASK_RUN_VERSION,
         )

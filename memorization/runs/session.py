@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from random import Random
@@ -12,7 +13,6 @@ from typing import TYPE_CHECKING
 import torch
 from tqdm import tqdm
 
-from attn_utils import down_cross_layers
 from memorization.data.prompts import PromptRecord, load_prompts
 from memorization.data.sources import token_texts, whole_words
 from memorization.errors import InputError, input_errors, warn
@@ -41,6 +41,7 @@ class Session:
     """Everything a script opens before its loop. A context manager: leaving it lets go of the run's name.
 
     Attributes:
+        settings: of the run, with the model's usual guidance scale where none was given.
         processes: this process's place among several.
         files: where the run's files lie.
         pipe: the loaded pipeline.
@@ -90,7 +91,9 @@ class Session:
                 with input_errors():
                     self.pipe = pipe or load_model(settings, processes.device)
                     self.pipe.grad_batch_size = settings.grad_batch_size
-                    self.layers = down_cross_layers(self.pipe.unet)
+                    if settings.guidance_scale is None:
+                        self.settings = replace(settings, guidance_scale=self.pipe.default_guidance_scale)
+                    self.layers = self.pipe.mask_layers
                     self.latent_size = self.pipe.initial_latents([0], settings.image_length).shape[-2:]
                 self.is_blind = look_at_first_step(self.pipe, settings.num_inference_steps, say=processes.is_main)
                 self.records = early or self.load_records()
@@ -122,7 +125,8 @@ class Session:
         return token_texts(self.pipe.tokenizer)
 
     def open_results(self, method_settings: Mapping[str, object], columns: Sequence[str]) -> ResultsFile:
-        chosen = self.settings.identity | dict(method_settings) | {"dtype": str(self.pipe.unet.dtype)} | self.contents
+        dtype = {"dtype": str(self.pipe.denoiser.dtype)}
+        chosen = self.settings.identity | dict(method_settings) | dtype | self.contents
         needed, shard = ("seeds", "prompt", *columns), self.processes.shard
         results = ResultsFile(
             self.files.rows, chosen, self.settings.overwrite, shard, check=partial(find_fault, needed=needed)

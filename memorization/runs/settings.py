@@ -47,6 +47,7 @@ class RunSettings:
     with_tracking: bool = False
     tracker: str = "jsonl"
     unet_id: str | None = None
+    transformer_id: str | None = None
     vae_id: str | None = None
     lora: list[str] | None = None
     embedding: list[str] | None = None
@@ -59,7 +60,7 @@ class RunSettings:
     gen_seed: int = 0
     seed_mode: str = "per_image"
     image_length: int | None = None
-    guidance_scale: float = 7.5
+    guidance_scale: float | None = None  # until the model is known, whose usual one it then is
     num_inference_steps: int = 50
     batch_size: int = 16
     grad_batch_size: int | None = None
@@ -75,9 +76,9 @@ class RunSettings:
         """What a bright-ending mask depends on besides prompt and seed."""
         is_joint = self.seed_mode == ORIGINAL_SEEDS
         joint = f":{self.num_images_per_prompt}:{self.gen_seed}" if is_joint else ""
-        names = ("model_id", "unet_id", "lora", "embedding", "config", "guidance_scale", "num_inference_steps")
+        names = ("model_id", "unet_id", "transformer_id", "lora", "embedding", "config", "guidance_scale")
         identity = self.identity
-        return {name: identity[name] for name in (*names, "image_length")} | {
+        return {name: identity[name] for name in (*names, "num_inference_steps", "image_length")} | {
             "layers": layers,
             "seed_mode": self.seed_mode + joint,
         }

@@ -93,14 +93,17 @@ def make_sdxl():
     )
 
 
-def make_sd3():
+def make_sd3(has_t5=False, scheduler=None, **changes):
     torch.manual_seed(0)
-    transformer = diffusers.SD3Transformer2DModel(
-        sample_size=8, patch_size=1, in_channels=4, num_layers=1, attention_head_dim=8, num_attention_heads=4,
-        caption_projection_dim=32, joint_attention_dim=32, pooled_projection_dim=32, out_channels=4,
-    )  # fmt: skip
+    config = {
+        "sample_size": 8, "patch_size": 1, "in_channels": 4, "num_layers": 1, "attention_head_dim": 8,
+        "num_attention_heads": 4, "caption_projection_dim": 32, "joint_attention_dim": 32, "pooled_projection_dim": 32,
+        "out_channels": 4,
+    }  # fmt: skip
+    transformer = diffusers.SD3Transformer2DModel(**config | changes)
     encoders = [make_clip(CLIPTextModelWithProjection, 16) for _ in range(2)]
+    t5 = (make_t5(32), make_tokenizer(512)) if has_t5 else (None, None)
     return diffusers.StableDiffusion3Pipeline(
-        transformer.eval(), diffusers.FlowMatchEulerDiscreteScheduler(), make_vae(shift_factor=0.0609),
-        encoders[0], make_tokenizer(77, begins=True), encoders[1], make_tokenizer(77, begins=True), None, None,
+        transformer.eval(), diffusers.FlowMatchEulerDiscreteScheduler(**scheduler or {}), make_vae(shift_factor=0.0609),
+        encoders[0], make_tokenizer(77, begins=True), encoders[1], make_tokenizer(77, begins=True), *t5,
     )  # fmt: skip
