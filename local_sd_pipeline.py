@@ -75,6 +75,9 @@ class DenoisingPipeline(LatentImages, DiffusionPipeline):
         denoiser_name: the part that predicts, `unet` or `transformer`.
         default_guidance_scale: what diffusers guides with where nothing is given.
         joins_branches: whether all branches are one call of the denoiser.
+        is_distilled: whether guidance is in the prompt's prediction already.
+        embedded_guidance: the scale that a distilled denoiser is told; see `set_guidance`.
+        has_begin_token: whether the first row is a begin token's.
         lacks: what some methods need and the family does not have (memorization/needs.py), each with the reason.
         num_unet_evals: evaluations of single samples since loading (a guided step on one image is two).
         num_unet_gradients: backward passes and tangents of single samples, counted by who takes them.
@@ -87,6 +90,9 @@ class DenoisingPipeline(LatentImages, DiffusionPipeline):
     denoiser_name = "unet"
     default_guidance_scale = 7.5
     joins_branches = True
+    is_distilled = False
+    embedded_guidance = 0.0
+    has_begin_token = True
     lacks: Mapping[str, str] = MappingProxyType({})
     num_unet_evals = 0
     num_unet_gradients = 0
@@ -118,7 +124,9 @@ class DenoisingPipeline(LatentImages, DiffusionPipeline):
         Returns:
             `NoisePrediction` with the branches in the order of `embeds`.
         """
-        return NoisePrediction(self.predict_outputs(latents, t, embeds), latents, *self.noise_scales(t))
+        return NoisePrediction(
+            self.predict_outputs(latents, t, embeds), latents, *self.noise_scales(t), self.is_distilled
+        )
 
     def predict_outputs(
         self, latents: torch.Tensor, t: float, embeds: Sequence[torch.Tensor]
@@ -148,6 +156,12 @@ class DenoisingPipeline(LatentImages, DiffusionPipeline):
     def noise_scales(self, t: float) -> tuple[torch.Tensor, torch.Tensor]:
         """(d eps / d output, d eps / d x_t) at timestep t; see `noise_norms.noise_scales`."""
         return noise_scales(self.scheduler, t)
+
+    def set_guidance(self, guidance_scale: float) -> None:
+        """Say what is guided with, for denoisers that are told; `denoise` does, others measure before it or after."""
+        self.embedded_guidance = guidance_scale
+        if self.base is not None:
+            self.base.set_guidance(guidance_scale)
 
     def set_timesteps(self, num_inference_steps: int, latents: torch.Tensor | None = None) -> list[float]:
         """Plan a generation; its timesteps, the noisiest first, as plain numbers.
@@ -182,6 +196,7 @@ class DenoisingPipeline(LatentImages, DiffusionPipeline):
             around_step: makes out of (index, is_last) the context of a step's call, where attention is recorded.
         """
         scale = self.default_guidance_scale if guidance_scale is None else guidance_scale
+        self.set_guidance(scale)
         timesteps = self.set_timesteps(num_inference_steps, latents)[:stop_after]
         for index, t in enumerate(timesteps):
             with around_step(index, index == len(timesteps) - 1) if around_step else nullcontext():

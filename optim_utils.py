@@ -90,7 +90,7 @@ def optimize_prompt_embeds(
     """Lower the magnitude at the first step by gradient descent on the prompt embedding.
 
     Wen et al. (ICLR 2024), section 5; with `mask` the loss is LD_0 of Chen et al. (ICLR 2025). AdamW with
-    its default weight decay; the gradient at position 0 (BOS) is zeroed, so only weight decay moves it.
+    its default weight decay; the gradient of the begin token is zeroed, so only weight decay moves it.
     Each image has its own embedding and leaves the batch once its loss is at or below the target: k
     iterations cost k evaluations, and one before for `uncond`.
 
@@ -121,7 +121,7 @@ def optimize_prompt_embeds(
         lr,
         num_iters,
         target_loss,
-        edit_gradient=keep_begin_token,
+        edit_gradient=keep_begin_token if pipe.has_begin_token else None,
         latents=latents,
     )
     return PromptOptimResult(embeds, losses)

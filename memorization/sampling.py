@@ -33,6 +33,7 @@ class Sampling:
         """The same with the model's usual guidance scale where none was given; the model is told what concerns it."""
         scale = pipe.default_guidance_scale if self.guidance_scale is None else self.guidance_scale
         pipe.grad_batch_size = self.grad_batch_size
+        pipe.set_guidance(scale)
         return replace(self, guidance_scale=scale)
 
     def seeds(self, record: PromptRecord) -> list[int]:

@@ -174,8 +174,8 @@ def test_bad_input_is_one_line_and_exit_code_2(script, capsys, line, message):
     ("index", "message"),
     [
         (None, "has no model_index.json"),
-        ('{"_class_name": "StableDiffusionXLPipeline"}', "is no folder of Stable Diffusion 1, 2, SDXL or 3"),
-        ("{", "is no folder of Stable Diffusion 1, 2, SDXL or 3"),
+        ('{"_class_name": "StableDiffusionXLPipeline"}', "is no folder of Stable Diffusion 1, 2, XL, 3 or Flux.1"),
+        ("{", "is no folder of Stable Diffusion 1, 2, XL, 3 or Flux.1"),
     ],
 )
 def test_a_folder_that_is_no_model_is_refused(script, capsys, tmp_path, index, message):

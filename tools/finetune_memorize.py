@@ -34,6 +34,7 @@ from memorization.errors import InputError, exit_on_input_error, input_errors
 from memorization.files.pixels import read_pixels
 from memorization.files.whole import make_folder
 from memorization.models.stable_diffusion import load_pipeline
+from memorization.needs import NOISE, refuse_undefined
 from memorization.runs.arguments import HelpFormatter
 from memorization.runs.settings import from_arguments
 from noise_norms import noise_diff_norm
@@ -220,6 +221,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         set_seed(args.seed + accelerator.process_index)
         with input_errors():
             pipe = load_pipeline(args.model_id, device=accelerator.device.type, dtype="float32")
+            refuse_undefined("finetune_memorize.py", (NOISE,), pipe)
         dropped = train(settings, pipe, accelerator)
         if accelerator.is_main_process:
             pipe.unet.save_pretrained(settings.output / "unet")

@@ -30,6 +30,7 @@ from memorization.files.whole import make_folder, replacing
 from memorization.identity import CONTENT, change_text, differing, names_of
 from memorization.models.contents import pipeline_contents, source_contents
 from memorization.models.stable_diffusion import load_pipeline
+from memorization.needs import NOISE, refuse_undefined
 from memorization.runs.arguments import HelpFormatter
 from memorization.runs.settings import from_arguments
 from memorization.seeds import image_seed
@@ -136,6 +137,7 @@ def search(records: Sequence[PromptRecord], settings: SearchSettings, output: Pa
     make_folder(output.parent, "--output")
     with input_errors():
         pipe = load_pipeline(settings.model_id, dtype=settings.dtype)
+        refuse_undefined("search_embeddings.py", (NOISE,), pipe)
     kept = settings.kept(contents | pipeline_contents(pipe))  # of the hub, the content is known now
     for record in tqdm(left, desc="search", unit="prompt"):
         key = str(record.index)

@@ -56,8 +56,21 @@ SD3 = Family(
     pooled=("projection_dim", "projection_dim"),
     half="bfloat16",
 )
-FAMILIES = (SD, SDXL, SD3)
-PIPELINES = {SD3: "StableDiffusion3Pipeline"}  # of families with a transformer, what their pipelines' names end with
+FLUX = Family(
+    "Flux.1",
+    ("text_encoder", "text_encoder_2"),
+    ("tokenizer", "tokenizer_2"),
+    denoiser=TRANSFORMER,
+    denoiser_class="FluxTransformer2DModel",
+    packing=4,
+    pooled=("hidden_size",),
+    half="bfloat16",
+)
+FAMILIES = (SD, SDXL, SD3, FLUX)
+PIPELINES = {
+    SD3: "StableDiffusion3Pipeline",
+    FLUX: "FluxPipeline",
+}  # of families with a transformer, what their pipelines' names end with
 
 
 def parts_with_weights(pipe: Any) -> dict[str, Any]:

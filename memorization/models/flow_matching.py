@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from local_sd_pipeline import DenoisingPipeline
@@ -50,25 +51,19 @@ class FlowMatchingPipeline(DenoisingPipeline):
 
     Attributes:
         max_shift: of diffusers' pipeline, where a scheduler's config does not say.
+        text_length: rows of the text, behind which are the pooled features.
+        patch_length: side of the latent's square that is one position.
     """
 
     denoiser_name = "transformer"
     lacks = LACKING
     max_shift = 1.15
-
-    @property
-    def text_length(self) -> int:
-        """Rows of the text, behind which are the pooled features."""
-        raise NotImplementedError
+    text_length: int
+    patch_length: int
 
     @property
     def sequences(self) -> Sequence[TextSequence]:
         """The text encoders whose tokens the attention reads, in order."""
-        raise NotImplementedError
-
-    @property
-    def patch_length(self) -> int:
-        """Side of the latent's square that is one position."""
         raise NotImplementedError
 
     def packed_features(self, tokens: torch.Tensor, pooled: torch.Tensor) -> torch.Tensor:
@@ -98,9 +93,13 @@ class FlowMatchingPipeline(DenoisingPipeline):
         slope = (high - low) / (most - least)
         return length * slope + (low - slope * least)
 
+    def sigmas(self, num_inference_steps: int) -> np.ndarray | None:
+        """The schedule before it is shifted; None where the scheduler has its own."""
+        return None
+
     def set_timesteps(self, num_inference_steps: int, latents: torch.Tensor | None = None) -> list[float]:
         shift = self.shift_of(latents) if self.scheduler.config.use_dynamic_shifting else None
-        self.scheduler.set_timesteps(num_inference_steps, mu=shift)
+        self.scheduler.set_timesteps(num_inference_steps, sigmas=self.sigmas(num_inference_steps), mu=shift)
         return self.scheduler.timesteps.tolist()
 
     @property

@@ -7,7 +7,7 @@ from typing import Any
 
 from memorization.models.families import SD, UNET, Family, class_name, family_of_index
 
-KNOWN_FAMILIES = "Stable Diffusion 1, 2, SDXL or 3"
+KNOWN_FAMILIES = "Stable Diffusion 1, 2, XL, 3 or Flux.1"
 STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")  # of weights, in diffusers' and transformers' words
 FORMATS = ("safetensors", "bin")  # the first that is there is loaded
 CHECKPOINTS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")  # suffixes of single files

@@ -1,4 +1,4 @@
-"""Loading Stable Diffusion 1, 2, XL and 3 for measurement."""
+"""Loading Stable Diffusion 1, 2, XL, 3 and Flux.1 for measurement."""
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -7,10 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import diffusers.utils.logging
 import torch
 import transformers.utils.logging
-from diffusers import AutoencoderKL, DiffusionPipeline, SD3Transformer2DModel, UNet2DConditionModel
+from diffusers import AutoencoderKL, DiffusionPipeline
 from safetensors import SafetensorError, safe_open
 
 from local_sd_pipeline import DenoisingPipeline, LocalStableDiffusionPipeline, Source
@@ -19,6 +20,7 @@ from memorization.errors import first_line
 from memorization.models.adapters import add_embedding, merge_lora
 from memorization.models.devices import pick_device, pick_dtype
 from memorization.models.families import (
+    FLUX,
     SD,
     SD3,
     SDXL,
@@ -30,6 +32,7 @@ from memorization.models.families import (
     family_of_keys,
     parts_with_weights,
 )
+from memorization.models.flux import LocalFluxPipeline
 from memorization.models.folders import (
     KNOWN_FAMILIES,
     check_config_folder,
@@ -51,8 +54,8 @@ CLASSES: dict[Family, tuple[Any, dict[str, Any]]] = {
     SD: (LocalStableDiffusionPipeline, {"safety_checker": None, "requires_safety_checker": False}),
     SDXL: (LocalStableDiffusionXLPipeline, {"add_watermarker": False}),
     SD3: (LocalStableDiffusion3Pipeline, {"image_encoder": None, "feature_extractor": None}),
+    FLUX: (LocalFluxPipeline, {"image_encoder": None, "feature_extractor": None}),
 }
-DENOISERS: dict[Family, Any] = {SD: UNet2DConditionModel, SDXL: UNet2DConditionModel, SD3: SD3Transformer2DModel}
 
 
 def load_pipeline(
@@ -69,13 +72,13 @@ def load_pipeline(
     embedding: Sequence[str] = (),
     config: str | Path | None = None,
 ) -> DenoisingPipeline:
-    """Load Stable Diffusion 1, 2, XL or 3 for measurement: DDIM, or Euler's steps of flow matching, and no gradients.
+    """Load Stable Diffusion 1, 2, XL, 3 or Flux.1 for measurement: DDIM or flow matching's Euler, no gradients.
 
     Args:
         model_id: folder in diffusers' layout, hub id, single file, or the name of the bundled model, planted_sd.
         unet_id: folder or hub id of another UNet for it (a folder with a `unet` subfolder works too).
         device: "auto" takes CUDA, then MPS, then the CPU.
-        dtype: "auto" is float16 on CUDA, bfloat16 for Stable Diffusion 3, and float32 elsewhere.
+        dtype: "auto" is float16 on CUDA, bfloat16 for Stable Diffusion 3 and Flux.1, and float32 elsewhere.
         channels_last: memory format of the UNet and the VAE; changes results by rounding alone.
         compile: torch.compile the UNet or transformer, at its first call; changes results by rounding alone.
         transformer_id: the same as `unet_id` of a transformer.
@@ -105,7 +108,7 @@ def load_pipeline(
             pipe = load_single_file(model_id, family, config, torch_dtype, others)
         else:
             pipe = load_parts(model_id, family, variant, torch_dtype, others)
-    if not isinstance(pipe.denoiser, DENOISERS[family]):
+    if not isinstance(pipe.denoiser, getattr(diffusers, family.denoiser_class)):
         raise ValueError(f"{model_id} is no {family.name} model: it has no {family.denoiser_class}")
     check_denoiser(configs_of(pipe), str(unet_id or transformer_id or model_id), family)
     is_former = family.denoiser != UNET or has_former_values(pipe.scheduler)
@@ -292,7 +295,7 @@ def load_part(name: str, part_id: str, dtype: torch.dtype, family: Family) -> to
     Raises:
         ValueError: if there is none.
     """
-    cls = AutoencoderKL if name == "vae" else DENOISERS[family]
+    cls = AutoencoderKL if name == "vae" else getattr(diffusers, family.denoiser_class)
     what = {UNET: "UNet", "vae": "VAE"}.get(name, name)
     subfolder, variant = check_part_folder(part_id, name, what)
     try:

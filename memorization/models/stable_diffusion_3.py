@@ -32,7 +32,7 @@ class LocalStableDiffusion3Pipeline(FlowMatchingPipeline, StableDiffusion3Pipeli
         return {"encoder_hidden_states": tokens, "pooled_projections": pooled}
 
     @property
-    def text_length(self) -> int:
+    def text_length(self) -> int:  # type: ignore[override]  # nobody sets it
         return self.tokenizer_max_length + T5_LENGTH
 
     @property
@@ -44,7 +44,7 @@ class LocalStableDiffusion3Pipeline(FlowMatchingPipeline, StableDiffusion3Pipeli
         return clip, TextSequence("t5_end", self.tokenizer_3, clip.length, T5_LENGTH)
 
     @property
-    def patch_length(self) -> int:
+    def patch_length(self) -> int:  # type: ignore[override]
         return self.transformer.config.patch_size
 
     def initial_latents(

@@ -68,7 +68,7 @@ def add_model_options(add: Callable[..., object]) -> None:
     add("--model_id", default=str(MODEL), help="diffusers folder, hub id or single file (.safetensors, .ckpt)")
     add("--config", help="folder or hub id whose configs and tokenizer a single file goes with; else they are fetched")
     add("--unet_id", help="folder or hub id of a fine-tuned UNet")
-    add("--transformer_id", help="the same of a transformer, for Stable Diffusion 3")
+    add("--transformer_id", help="the same of a transformer, for Stable Diffusion 3 and Flux.1")
     add("--vae_id", help="the same of a VAE")
     add(
         "--lora",
@@ -87,7 +87,7 @@ def add_model_options(add: Callable[..., object]) -> None:
         "--dtype",
         default="auto",
         choices=("auto", "float32", "float16", "bfloat16"),
-        help="auto: float16 on CUDA (Stable Diffusion 3: bfloat16), float32 elsewhere",
+        help="auto: float16 on CUDA (Stable Diffusion 3, Flux.1: bfloat16), float32 elsewhere",
     )
     add("--channels_last", action=Switch, default=False, help="memory format, faster on many devices")
     add("--compile", action=Switch, default=False, help="torch.compile: slow start, then faster")
@@ -105,7 +105,7 @@ def add_sampling_options(add: Callable[..., object]) -> None:
     add(
         "--guidance_scale",
         type=finite_float,
-        help="of classifier-free guidance; by default the model's usual: 7.5, SDXL 5, Stable Diffusion 3 7",
+        help="of classifier-free guidance; by default the model's usual: 7.5, SDXL 5, Stable Diffusion 3 7, Flux.1 3.5",
     )
     add("--num_inference_steps", type=positive_int, default=50, help="DDIM steps, or Euler's of flow matching")
     add("--batch_size", type=positive_int, default=16, help="images per UNet call, of several prompts")

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from random import Random
@@ -26,7 +25,7 @@ from memorization.runs.contents import model_contents, run_contents, warn_of_for
 from memorization.runs.first_step import look_at_first_step
 from memorization.runs.images import RunImages
 from memorization.runs.models import load_model
-from memorization.runs.settings import ORIGINAL_SEEDS, RunSettings, ScriptSettings
+from memorization.runs.settings import ORIGINAL_SEEDS, RunSettings, ScriptSettings, with_guidance
 from memorization.runs.tracking import Tracking
 from memorization.runs.workers import BackgroundWriter, Processes
 from memorization.seeds import image_seeds
@@ -91,8 +90,7 @@ class Session:
                 with input_errors():
                     self.pipe = pipe or load_model(settings, processes.device)
                     self.pipe.grad_batch_size = settings.grad_batch_size
-                    if settings.guidance_scale is None:
-                        self.settings = replace(settings, guidance_scale=self.pipe.default_guidance_scale)
+                    self.settings = with_guidance(settings, self.pipe)
                     self.layers = self.pipe.mask_layers
                     self.latent_size = self.pipe.initial_latents([0], settings.image_length).shape[-2:]
                 self.is_blind = look_at_first_step(self.pipe, settings.num_inference_steps, say=processes.is_main)

@@ -2,13 +2,16 @@
 
 import argparse
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from memorization.bundled import bundled_name
 from memorization.files.layout import RunFiles
 from memorization.identity import MODEL_PARTS
+
+if TYPE_CHECKING:
+    from local_sd_pipeline import DenoisingPipeline
 
 IDENTITY = (
     "dataset",
@@ -82,6 +85,13 @@ class RunSettings:
             "layers": layers,
             "seed_mode": self.seed_mode + joint,
         }
+
+
+def with_guidance(settings: RunSettings, pipe: "DenoisingPipeline") -> RunSettings:
+    """The settings with the model's usual guidance scale where none was given, which the model is told of."""
+    scale = pipe.default_guidance_scale if settings.guidance_scale is None else settings.guidance_scale
+    pipe.set_guidance(scale)
+    return replace(settings, guidance_scale=scale)
 
 
 class ScriptSettings(Protocol):

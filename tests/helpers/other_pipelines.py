@@ -93,6 +93,20 @@ def make_sdxl():
     )
 
 
+def make_flux(guidance_embeds=True, scheduler=None):
+    torch.manual_seed(0)
+    transformer = diffusers.FluxTransformer2DModel(
+        in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=32, pooled_projection_dim=16, guidance_embeds=guidance_embeds, axes_dims_rope=(4, 4, 8),
+    )  # fmt: skip
+    scheduler = {"use_dynamic_shifting": True, "shift": 3.0} if scheduler is None else scheduler
+    return diffusers.FluxPipeline(
+        diffusers.FlowMatchEulerDiscreteScheduler(**scheduler), make_vae(shift_factor=0.1159),
+        make_clip(CLIPTextModel, 16), make_tokenizer(77, begins=True), make_t5(32), make_tokenizer(512),
+        transformer.eval(),
+    )  # fmt: skip
+
+
 def make_sd3(has_t5=False, scheduler=None, **changes):
     torch.manual_seed(0)
     config = {
