@@ -24,6 +24,7 @@ from memorization.mitigations.batch import ImageBatch, Mitigated, MitigationOpti
 from memorization.mitigations.options import measures_first_step, refuse_undefined_method
 from memorization.mitigations.perturb import augment_prompt
 from memorization.mitigations.prompt_search import search_prompt
+from memorization.needs import NOISE as PREDICTED_NOISE
 from memorization.ordinary import ordinary_text
 from memorization.runs.first_step import BY_CONSTRUCTION, refuse_blind_method
 from memorization.runs.images import decode_or_leave_out
@@ -51,6 +52,9 @@ class PromptGroups:
         self.settings, self.session, self.pipe = settings, session, session.pipe
         refuse_undefined_method(settings.kept, self.pipe)
         refuse_blind_method(session.is_blind and measures_first_step(settings.kept), settings.label)
+        is_velocity = PREDICTED_NOISE in self.pipe.lacks
+        if is_velocity and measures_first_step(settings.kept) and session.processes.is_main:
+            warn(f"targets of {settings.label} are in units of D of the velocity, those it was released with of noise")
         if session.is_blind and session.processes.is_main:
             warn(f"magnitude_before and magnitude_after are of the first step, which {BY_CONSTRUCTION}")
         self.masks = SharedMasks(session, settings.attn_scores) if settings.uses_masks else None

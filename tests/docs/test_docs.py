@@ -14,6 +14,8 @@ from experiments import count_evaluations
 from memorization.bundled import ROOT
 from memorization.detectors.base import DETECTORS
 from memorization.mitigations.base import MITIGATIONS
+from memorization.models.flux import LocalFluxPipeline
+from memorization.models.stable_diffusion_3 import LocalStableDiffusion3Pipeline
 from tools import write_docs
 
 PAGES = [*write_docs.pages(), ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "experiments/results/README.md"]
@@ -66,6 +68,15 @@ def test_links_lead_somewhere(name):
         target = ((ROOT / name).parent / path).resolve() if path else ROOT / name
         assert target.exists(), f"{name} links to {link}"
         assert not anchor or anchor in anchors(target.read_text(encoding="utf-8")), f"{name} links to {link}"
+
+
+def test_what_is_defined_for_transformers_is_what_the_page_says():
+    page = text_of("docs/models.md")
+    for lacks in (LocalStableDiffusion3Pipeline.lacks, LocalFluxPipeline.lacks):
+        for registry in (DETECTORS, MITIGATIONS):
+            asked_for = [method for method in registry.values() if not getattr(method, "always", False)]
+            defined = {method.name for method in asked_for if not set(method.needs) & set(lacks)}
+            assert defined in [set(re.findall(r"`(\w+)`", cell)) for cell in page.split("|")]
 
 
 NOT_SHIPPED = ("examples/sdv1_500", "examples/sscd", "examples/downloads.sha256")

@@ -179,8 +179,8 @@ NUMBERS = (
     "num_images_per_prompt",
 )
 WORDS = (
-    "dataset", "prompt_key", "model_id", "unet_id", "vae_id", "lora", "embedding", "config", "device", "dtype",
-    "tracker", "seed_mode", "run_version",
+    "dataset", "prompt_key", "model_id", "unet_id", "transformer_id", "vae_id", "lora", "embedding", "config", "device",
+    "dtype", "tracker", "seed_mode", "run_version",
 )  # fmt: skip
 DETECTION = {
     "": ("store_attn_npz", "store_all_tokens", "store_maps"), "x": ("attn_scores", "early_exit", "threshold_file"),

@@ -135,7 +135,7 @@ class World:
 
 
 LOADING = (
-    *("--model_id", "--unet_id", "--vae_id", "--lora", "--embedding", "--config"),
+    *("--model_id", "--unet_id", "--transformer_id", "--vae_id", "--lora", "--embedding", "--config"),
     *("--device", "--dtype", "--channels_last", "--compile"),
 )
 

@@ -119,7 +119,7 @@ def write_prompts(path):
     return path
 
 
-def test_a_run_says_what_d_is_of_and_at_which_guidance(folder, tmp_path):
+def test_a_run_says_what_d_is_of_and_at_which_guidance(folder, tmp_path, capsys):
     how = {"dataset": str(write_prompts(tmp_path / "p.jsonl")), "output_dir": tmp_path, "num_inference_steps": 3}
     how |= {"num_images_per_prompt": 2}
     run = detect_mem.run(model_id=str(folder), store_maps=True, scores="all", **how)
@@ -131,7 +131,8 @@ def test_a_run_says_what_d_is_of_and_at_which_guidance(folder, tmp_path):
     assert not {"sharpness", "hessian_map", "token_significance_end", "attention_entropy"} & set(row)
     maps = np.load(run.files.map(0))
     assert {"raw.t5_end.transformer_blocks.1.attn.processor", "end.transformer_blocks.0.attn.processor"} <= set(maps)
-    plain = inference_mem.run(model_id=str(folder), **how)
+    plain = inference_mem.run(model_id=str(folder), optim_target_loss=0.01, **how)
+    assert "targets of pe are in units of D of the velocity" in capsys.readouterr().err
     np.testing.assert_allclose(plain.rows[0]["magnitude_before"], np.array(row["text_noise_norm"])[:, 0], rtol=1e-4)
 
 
@@ -172,6 +173,17 @@ def test_another_transformer_takes_the_place_of_the_models_own(folder, tmp_path)
     attach_base(loaded, base)
     (found,) = memorization.detect(loaded, PROMPT, scores="tuned_minus_base", num_inference_steps=2)
     assert found.scores["tuned_minus_base"] == pytest.approx(found.score() / 2, rel=1e-3)
+
+
+def test_a_lora_is_merged(folder, sd3, tmp_path):
+    peft = pytest.importorskip("peft")
+    tuned, name = make_sd3(has_t5=True, **CONFIG), "transformer_blocks.0.attn.to_q"
+    tuned.transformer.add_adapter(peft.LoraConfig(r=2, lora_alpha=2, target_modules=["to_q"], init_lora_weights=False))
+    lora = peft.get_peft_model_state_dict(tuned.transformer)
+    StableDiffusion3Pipeline.save_lora_weights(tmp_path, transformer_lora_layers=lora)
+    merged = load_pipeline(folder, lora=[f"{tmp_path}:0.5"]).transformer.get_submodule(name).weight
+    up, down = (lora[f"{name}.lora_{k}.weight"] for k in "BA")
+    torch.testing.assert_close(merged, sd3.transformer.get_submodule(name).weight + 0.5 * up @ down)
 
 
 def test_wrong_parts_are_refused_in_one_line(folder, model_folder, tmp_path):
