@@ -15,8 +15,6 @@ from memorization.models.joint_attention import JointAttentionStore, joint_layer
 from memorization.models.pooled import split_pooled, with_pooled
 from memorization.needs import CROSS_ATTENTION, NOISE, ONE_ENCODER, TOKENS
 
-BASE_LENGTH, BASE_SHIFT = 256, 0.5  # of image positions, where a scheduler's config does not say
-MOST_LENGTH = 4096
 LACKING = {
     NOISE: "which predicts velocities, not noise",
     CROSS_ATTENTION: "whose attention is over image and text together",
@@ -50,14 +48,12 @@ class FlowMatchingPipeline(DenoisingPipeline):
     """A transformer of joint attention: mixed into a pipeline class of diffusers, as `DenoisingPipeline` is.
 
     Attributes:
-        max_shift: of diffusers' pipeline, where a scheduler's config does not say.
         text_length: rows of the text, behind which are the pooled features.
         patch_length: side of the latent's square that is one position.
     """
 
     denoiser_name = "transformer"
     lacks = LACKING
-    max_shift = 1.15
     text_length: int
     patch_length: int
 
@@ -88,10 +84,9 @@ class FlowMatchingPipeline(DenoisingPipeline):
         side = self.native_length // self.vae_scale_factor
         height, width = (side, side) if latents is None else latents.shape[-2:]
         length = (height // self.patch_length) * (width // self.patch_length)
-        least, most = config.get("base_image_seq_len", BASE_LENGTH), config.get("max_image_seq_len", MOST_LENGTH)
-        low, high = config.get("base_shift", BASE_SHIFT), config.get("max_shift", self.max_shift)
-        slope = (high - low) / (most - least)
-        return length * slope + (low - slope * least)
+        least, most = config.base_image_seq_len, config.max_image_seq_len
+        slope = (config.max_shift - config.base_shift) / (most - least)
+        return length * slope + (config.base_shift - slope * least)
 
     def sigmas(self, num_inference_steps: int) -> np.ndarray | None:
         """The schedule before it is shifted; None where the scheduler has its own."""

@@ -19,7 +19,6 @@ class LocalStableDiffusion3Pipeline(FlowMatchingPipeline, StableDiffusion3Pipeli
 
     family_name = "Stable Diffusion 3"
     default_guidance_scale = 7.0
-    max_shift = 1.16
 
     def encode_one(self, prompt: str) -> torch.Tensor:
         tokens, _, pooled, _ = self.encode_prompt(
