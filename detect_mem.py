@@ -9,6 +9,7 @@ interruption goes on where it stopped.
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from attn_utils import cross_attention_layers
@@ -33,6 +34,7 @@ from memorization.runs.detection import COLUMNS, DetectionOutput, DetectionSetti
 from memorization.runs.first_step import BY_CONSTRUCTION, refuse_blind_exit
 from memorization.runs.masks import GivenMasks
 from memorization.runs.session import Session, open_session
+from memorization.runs.shared_noise import SharedNoise
 
 MASK_REMEDY = "give the file that was made with these settings, or none for a single pass"
 
@@ -92,11 +94,14 @@ def detect_prompts(settings: DetectionSettings, session: Session) -> None:
         map_layers=cross_attention_layers(pipe.unet) if settings.store_maps else (),
         all_tokens=settings.store_all_tokens,
     )
+    shared = SharedNoise(pipe, run)
     output = DetectionOutput(settings, session, chosen)
 
     # Groups of prompts that share UNet calls; writing goes on beside the next one.
     for group in session.groups("detect"):
         inputs = session.inputs(group, masks=None if given is None else given.of_group(group))
+        if settings.shares_first_step:
+            inputs = replace(inputs, first_uncond=shared.first_uncond(len(group)))
         before = pipe.num_unet_evals
         with input_errors():  # masks of another size
             observed = observe_batches(

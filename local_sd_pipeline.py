@@ -100,18 +100,23 @@ class DenoisingPipeline(DiffusionPipeline):
         """The UNet's arguments for features (samples, rows, dim) and latents (samples, channels, height, width)."""
         raise NotImplementedError
 
-    def predict_noise(self, latents: torch.Tensor, t: int, embeds: Sequence[torch.Tensor]) -> NoisePrediction:
+    def predict_noise(
+        self, latents: torch.Tensor, t: int, embeds: Sequence[torch.Tensor], uncond: torch.Tensor | None = None
+    ) -> NoisePrediction:
         """One UNet call for all branches.
 
         Args:
             latents: x_t, shape (images, channels, height, width).
             t: timestep; a plain number, as reading one back from a GPU would wait for all that is queued there.
             embeds: text features per branch, uncond first, each (images, tokens, dim).
+            uncond: output of the first branch, shaped as `latents`, where it is known: it is not evaluated again.
 
         Returns:
             `NoisePrediction` with the branches in the order of `embeds`.
         """
-        return NoisePrediction(self.predict_outputs(latents, t, embeds), latents, *self.noise_scales(t))
+        known = () if uncond is None else (uncond,)
+        outputs = (*known, *self.predict_outputs(latents, t, embeds[len(known) :]))
+        return NoisePrediction(outputs, latents, *self.noise_scales(t))
 
     def predict_outputs(
         self, latents: torch.Tensor, t: int, embeds: Sequence[torch.Tensor]
@@ -150,6 +155,7 @@ class DenoisingPipeline(DiffusionPipeline):
         guidance_scale: float = GUIDANCE_SCALE,
         stop_after: int | None = None,
         around_step: Callable[[int, bool], AbstractContextManager] | None = None,
+        first_uncond: torch.Tensor | None = None,
     ) -> Iterator[DenoiseStep]:
         """Run the reverse process, yielding a `DenoiseStep` after each step. Nothing in it waits for the device.
 
@@ -162,12 +168,13 @@ class DenoisingPipeline(DiffusionPipeline):
                 classifier-free guidance at `guidance_scale`.
             stop_after: end after so many of the steps; None makes them all.
             around_step: makes out of (index, is_last) the context of a step's UNet call, where attention is recorded.
+            first_uncond: unconditional output of the first step, where it is known; see `predict_noise`.
         """
         self.scheduler.set_timesteps(num_inference_steps)
         timesteps = self.scheduler.timesteps.tolist()[:stop_after]
         for index, t in enumerate(timesteps):
             with around_step(index, index == len(timesteps) - 1) if around_step else nullcontext():
-                prediction = self.predict_noise(latents, t, embeds)
+                prediction = self.predict_noise(latents, t, embeds, first_uncond if index == 0 else None)
             noise_pred = prediction.guided(guidance_scale) if guidance is None else guidance(prediction)
             next_latents = self.scheduler.step(noise_pred, t, latents, return_dict=False)[0]
             yield DenoiseStep(index, t, latents, prediction, noise_pred, next_latents)

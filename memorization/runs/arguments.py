@@ -97,8 +97,9 @@ def add_sampling_options(add: Callable[..., object]) -> None:
     add(
         "--seed_mode",
         default="per_image",
-        choices=("per_image", "original"),
-        help="original: all images of a prompt from one generator seeded gen_seed + index, as the released code",
+        choices=("per_image", "shared", "original"),
+        help="shared: image k of every prompt from the same noise, of gen_seed and k; original: all images of a prompt "
+        "from one generator seeded gen_seed + index, as the released code",
     )
     add("--image_length", type=pixels, help="pixels; by default the model's own (512 for SD 1.x)")
     add("--guidance_scale", type=finite_float, default=7.5, help="of classifier-free guidance")

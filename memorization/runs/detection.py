@@ -28,7 +28,7 @@ from memorization.registry import revised
 from memorization.runs.chosen_detectors import EVERYTHING, Abilities, ChosenDetectors, parse_names
 from memorization.runs.images import decode_or_leave_out
 from memorization.runs.session import Group, Session
-from memorization.runs.settings import RunSettings, from_arguments, kept
+from memorization.runs.settings import SHARED_SEEDS, RunSettings, from_arguments, kept
 from memorization.scores import detector_of, key_of, label
 
 KEPT = ("run_version", "attn_scores", "early_exit", "scores", "calibration")  # beside the rows
@@ -70,6 +70,11 @@ class DetectionSettings:
         refuse_early_exit(args)
         run = from_arguments(RunSettings, args, store_img_png=False, store_img_npz=False)
         return from_arguments(cls, args, run=run, store_attn_npz=False)
+
+    @property
+    def shares_first_step(self) -> bool:
+        """Whether half of every image's evaluations is the same for all prompts."""
+        return self.early_exit == 1 and self.run.seed_mode == SHARED_SEEDS
 
     @property
     def files(self) -> RunFiles:
