@@ -96,6 +96,14 @@ class DenoisingPipeline(DiffusionPipeline):
         """What the UNet is told of one prompt, (1, rows, dim); of the empty one, what guidance starts from."""
         raise NotImplementedError
 
+    def encode_batch(self, prompts: Sequence[str]) -> torch.Tensor:
+        """`encode_one` of several prompts, (prompts, rows, dim), in one call of the text encoder where a family can.
+
+        Every prompt is padded to the model's length, so that its features depend on its neighbours by no more than the
+        rounding of matrix products of another size.
+        """
+        return torch.cat([self.encode_one(prompt) for prompt in prompts])
+
     def conditions(self, embeds: torch.Tensor, latents: torch.Tensor) -> dict[str, Any]:
         """The UNet's arguments for features (samples, rows, dim) and latents (samples, channels, height, width)."""
         raise NotImplementedError
@@ -322,6 +330,9 @@ class LocalStableDiffusionPipeline(DenoisingPipeline, StableDiffusionPipeline):
 
     def encode_one(self, prompt: str) -> torch.Tensor:
         return self.encode_prompt(prompt, self.device, 1, False)[0]
+
+    def encode_batch(self, prompts: Sequence[str]) -> torch.Tensor:
+        return self.encode_prompt(list(prompts), self.device, 1, False)[0]
 
     def conditions(self, embeds: torch.Tensor, latents: torch.Tensor) -> dict[str, Any]:
         return {"encoder_hidden_states": embeds}

@@ -28,7 +28,7 @@ from memorization.registry import revised
 from memorization.runs.chosen_detectors import EVERYTHING, Abilities, ChosenDetectors, parse_names
 from memorization.runs.images import decode_or_leave_out
 from memorization.runs.session import Group, Session
-from memorization.runs.settings import SHARED_SEEDS, RunSettings, from_arguments, kept
+from memorization.runs.settings import SHARED_SEEDS, USUAL_END, RunSettings, from_arguments, kept
 from memorization.scores import detector_of, key_of, label
 
 KEPT = ("run_version", "attn_scores", "early_exit", "scores", "calibration")  # beside the rows
@@ -62,7 +62,8 @@ class DetectionSettings:
         """
         if args.threshold_file is not None and args.controls is not None:
             raise InputError("--threshold_file and --controls both decide: give one of them")
-        args = argparse.Namespace(**vars(args) | {"scores": with_deciding_score(args)})
+        end = USUAL_END if args.end is None else args.end
+        args = argparse.Namespace(**vars(args) | {"scores": with_deciding_score(args), "end": end})
         if args.attn_scores is not None and args.run_version == "baseline":
             raise InputError("--attn_scores is not used by --run_version baseline: add --run_version ours")
         if args.early_exit is None:

@@ -25,6 +25,7 @@ IDENTITY = (
     "num_inference_steps",
 )
 ORIGINAL_SEEDS, SHARED_SEEDS = "original", "shared"
+USUAL_END = 500  # of prompts, where none is given
 OWN_BASE = "own"  # for --base_model_id: the same model without what is added to it
 
 
@@ -41,7 +42,7 @@ class RunSettings:
     run_name: str = "test"
     prompt_key: str | None = None
     start: int = 0
-    end: int = 500
+    end: int | None = USUAL_END  # None: all
     clean_prompts: bool = True
     overwrite: bool = False
     output_dir: Path = Path(".")
