@@ -311,6 +311,11 @@ class DenoisingPipeline(DiffusionPipeline):
     def written_out(self, prompt: str) -> str:
         return self.maybe_convert_prompt(prompt, self.tokenizer)
 
+    def all_written_out(self, prompts: Sequence[str]) -> list[str]:
+        """`written_out` of each; diffusers tokenizes for it, which only tokens of several vectors, as `X_1`, need."""
+        has_vectors = any(name.endswith("_1") for name in self.tokenizer.added_tokens_encoder)
+        return [self.written_out(prompt) for prompt in prompts] if has_vectors else list(prompts)
+
     def end_token(self, prompt: str) -> int:
         """Index of the first end token among the encoded ids, the one that bright endings are read at.
 
@@ -332,7 +337,16 @@ class LocalStableDiffusionPipeline(DenoisingPipeline, StableDiffusionPipeline):
         return self.encode_prompt(prompt, self.device, 1, False)[0]
 
     def encode_batch(self, prompts: Sequence[str]) -> torch.Tensor:
-        return self.encode_prompt(list(prompts), self.device, 1, False)[0]
+        # What encode_prompt does, but for tokenizing every prompt three times.
+        given = self.tokenizer(
+            self.all_written_out(prompts),
+            padding="max_length",
+            max_length=self.tokenizer.model_max_length,
+            truncation=True,
+            return_tensors="pt",
+        ).to(self.device)
+        has_mask = getattr(self.text_encoder.config, "use_attention_mask", False)
+        return self.text_encoder(given.input_ids, given.attention_mask if has_mask else None)[0]
 
     def conditions(self, embeds: torch.Tensor, latents: torch.Tensor) -> dict[str, Any]:
         return {"encoder_hidden_states": embeds}

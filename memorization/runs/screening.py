@@ -210,8 +210,11 @@ class Screen:
         return text_magnitude(self.pipe, latents, self.noise.t, text, uncond)
 
     def count_truncated(self, words: list[str]) -> int:
-        ids = self.pipe.tokenizer([self.pipe.written_out(text) for text in words]).input_ids
-        return sum(len(some) > self.pipe.tokenizer.model_max_length for some in ids)
+        limit = self.pipe.tokenizer.model_max_length
+        long = [
+            w for w in map(self.pipe.written_out, words) if len(w.encode()) > limit - 2
+        ]  # a token has a byte or more
+        return sum(len(ids) > limit for ids in self.pipe.tokenizer(long).input_ids) if long else 0
 
     def write(self, part: Part, prompts: list[Prompt], scores: torch.Tensor) -> None:
         """Write a part; prompts that gave NaN get no row.
