@@ -8,7 +8,7 @@ measure something iterates over the steps. A family says what the UNet is told o
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -96,35 +96,22 @@ class DenoisingPipeline(DiffusionPipeline):
         """What the UNet is told of one prompt, (1, rows, dim); of the empty one, what guidance starts from."""
         raise NotImplementedError
 
-    def encode_batch(self, prompts: Sequence[str]) -> torch.Tensor:
-        """`encode_one` of several prompts, (prompts, rows, dim), in one call of the text encoder where a family can.
-
-        Every prompt is padded to the model's length, so that its features depend on its neighbours by no more than the
-        rounding of matrix products of another size.
-        """
-        return torch.cat([self.encode_one(prompt) for prompt in prompts])
-
     def conditions(self, embeds: torch.Tensor, latents: torch.Tensor) -> dict[str, Any]:
         """The UNet's arguments for features (samples, rows, dim) and latents (samples, channels, height, width)."""
         raise NotImplementedError
 
-    def predict_noise(
-        self, latents: torch.Tensor, t: int, embeds: Sequence[torch.Tensor], uncond: torch.Tensor | None = None
-    ) -> NoisePrediction:
+    def predict_noise(self, latents: torch.Tensor, t: int, embeds: Sequence[torch.Tensor]) -> NoisePrediction:
         """One UNet call for all branches.
 
         Args:
             latents: x_t, shape (images, channels, height, width).
             t: timestep; a plain number, as reading one back from a GPU would wait for all that is queued there.
             embeds: text features per branch, uncond first, each (images, tokens, dim).
-            uncond: output of the first branch, shaped as `latents`, where it is known: it is not evaluated again.
 
         Returns:
             `NoisePrediction` with the branches in the order of `embeds`.
         """
-        known = () if uncond is None else (uncond,)
-        outputs = (*known, *self.predict_outputs(latents, t, embeds[len(known) :]))
-        return NoisePrediction(outputs, latents, *self.noise_scales(t))
+        return NoisePrediction(self.predict_outputs(latents, t, embeds), latents, *self.noise_scales(t))
 
     def predict_outputs(
         self, latents: torch.Tensor, t: int, embeds: Sequence[torch.Tensor]
@@ -167,8 +154,6 @@ class DenoisingPipeline(DiffusionPipeline):
     ) -> Iterator[DenoiseStep]:
         """Run the reverse process, yielding a `DenoiseStep` after each step. Nothing in it waits for the device.
 
-        A caller that needs only the first step stops iterating.
-
         Args:
             latents: initial noise, shape (images, channels, height, width).
             embeds: text features per branch, uncond first, (images, tokens, dim); `guidance` gets a third's output.
@@ -176,13 +161,15 @@ class DenoisingPipeline(DiffusionPipeline):
                 classifier-free guidance at `guidance_scale`.
             stop_after: end after so many of the steps; None makes them all.
             around_step: makes out of (index, is_last) the context of a step's UNet call, where attention is recorded.
-            first_uncond: unconditional output of the first step, where it is known; see `predict_noise`.
+            first_uncond: unconditional output of the first step, shaped as `latents`, if known: not evaluated again.
         """
         self.scheduler.set_timesteps(num_inference_steps)
         timesteps = self.scheduler.timesteps.tolist()[:stop_after]
         for index, t in enumerate(timesteps):
+            known = () if index or first_uncond is None else (first_uncond,)
             with around_step(index, index == len(timesteps) - 1) if around_step else nullcontext():
-                prediction = self.predict_noise(latents, t, embeds, first_uncond if index == 0 else None)
+                prediction = self.predict_noise(latents, t, embeds[len(known) :])
+            prediction = replace(prediction, outputs=(*known, *prediction.outputs))
             noise_pred = prediction.guided(guidance_scale) if guidance is None else guidance(prediction)
             next_latents = self.scheduler.step(noise_pred, t, latents, return_dict=False)[0]
             yield DenoiseStep(index, t, latents, prediction, noise_pred, next_latents)
@@ -247,8 +234,7 @@ class DenoisingPipeline(DiffusionPipeline):
         return np.concatenate([self.decode_one(x, k) for k, x in enumerate(latents.split(1))])
 
     def decode_one(self, latents: torch.Tensor, position: int = 0) -> np.ndarray:
-        image = decode_finite(self.vae, latents, position)
-        image = self.image_processor.postprocess(image, output_type="np")
+        image = self.image_processor.postprocess(decode_finite(self.vae, latents, position), output_type="np")
         return (image * 255).round().astype("uint8")
 
     @property
@@ -311,11 +297,6 @@ class DenoisingPipeline(DiffusionPipeline):
     def written_out(self, prompt: str) -> str:
         return self.maybe_convert_prompt(prompt, self.tokenizer)
 
-    def all_written_out(self, prompts: Sequence[str]) -> list[str]:
-        """`written_out` of each; diffusers tokenizes for it, which only tokens of several vectors, as `X_1`, need."""
-        has_vectors = any(name.endswith("_1") for name in self.tokenizer.added_tokens_encoder)
-        return [self.written_out(prompt) for prompt in prompts] if has_vectors else list(prompts)
-
     def end_token(self, prompt: str) -> int:
         """Index of the first end token among the encoded ids, the one that bright endings are read at.
 
@@ -326,8 +307,7 @@ class DenoisingPipeline(DiffusionPipeline):
     def truncated_text(self, prompt: str) -> str:
         """The end of the prompt that does not fit into the model's limit; empty when all of it does."""
         ids = self.tokenizer(self.written_out(prompt)).input_ids
-        kept = self.tokenizer.model_max_length - 1
-        return self.tokenizer.decode(ids[kept:-1]).strip() if len(ids) - 1 > kept else ""
+        return self.tokenizer.decode(ids[self.tokenizer.model_max_length - 1 : -1]).strip()
 
 
 class LocalStableDiffusionPipeline(DenoisingPipeline, StableDiffusionPipeline):
@@ -335,18 +315,6 @@ class LocalStableDiffusionPipeline(DenoisingPipeline, StableDiffusionPipeline):
 
     def encode_one(self, prompt: str) -> torch.Tensor:
         return self.encode_prompt(prompt, self.device, 1, False)[0]
-
-    def encode_batch(self, prompts: Sequence[str]) -> torch.Tensor:
-        # What encode_prompt does, but for tokenizing every prompt three times.
-        given = self.tokenizer(
-            self.all_written_out(prompts),
-            padding="max_length",
-            max_length=self.tokenizer.model_max_length,
-            truncation=True,
-            return_tensors="pt",
-        ).to(self.device)
-        has_mask = getattr(self.text_encoder.config, "use_attention_mask", False)
-        return self.text_encoder(given.input_ids, given.attention_mask if has_mask else None)[0]
 
     def conditions(self, embeds: torch.Tensor, latents: torch.Tensor) -> dict[str, Any]:
         return {"encoder_hidden_states": embeds}

@@ -1,6 +1,5 @@
 """Stable Diffusion XL (Podell et al., 2023): two text encoders, pooled features and sizes as added conditions."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -26,16 +25,11 @@ class LocalStableDiffusionXLPipeline(DenoisingPipeline, StableDiffusionXLPipelin
         Args:
             prompt: of the empty one guidance starts from zeros, where the model's config says so.
         """
-        return self.encode_batch([prompt])
-
-    def encode_batch(self, prompts: Sequence[str]) -> torch.Tensor:
         tokens, _, pooled, _ = self.encode_prompt(
-            list(prompts), device=self.device, num_images_per_prompt=1, do_classifier_free_guidance=False
+            prompt, device=self.device, num_images_per_prompt=1, do_classifier_free_guidance=False
         )
-        if self.config.force_zeros_for_empty_prompt:
-            is_empty = torch.tensor([not prompt for prompt in prompts], device=tokens.device)
-            tokens = tokens.masked_fill(is_empty[:, None, None], 0)
-            pooled = pooled.masked_fill(is_empty[:, None], 0)
+        if not prompt and self.config.force_zeros_for_empty_prompt:
+            tokens, pooled = torch.zeros_like(tokens), torch.zeros_like(pooled)
         filled = F.pad(pooled, (0, -pooled.shape[1] % tokens.shape[2]))
         return torch.cat([tokens, filled.unflatten(1, (-1, tokens.shape[2]))], 1)
 

@@ -25,6 +25,7 @@ from memorization.files.columns import ColumnParts, Part
 from memorization.files.config import former_settings, versions, write_config
 from memorization.files.layout import RunFiles
 from memorization.files.whole import WAY_OUT, FolderLock
+from memorization.models.encoding import count_truncated, encode_batch
 from memorization.ordinary import random_prompt
 from memorization.runs.contents import run_contents
 from memorization.runs.first_step import look_at_first_step, refuse_blind_exit
@@ -198,9 +199,9 @@ class Screen:
         found, size = [], self.run.batch_size
         for start in range(0, len(prompts), size):
             words = [text for _, text in prompts[start : start + size]]
-            text = self.pipe.encode_batch(words)
+            text = encode_batch(self.pipe, words)
             found.append(torch.stack([self.magnitudes(k, text) for k in range(len(self.noise.latents))], 1))
-            self.num_truncated += self.count_truncated(words)
+            self.num_truncated += count_truncated(self.pipe, words)
             self.bar.update(len(words))
         return torch.cat(found) if found else torch.empty(0, len(self.noise.latents))
 
@@ -208,13 +209,6 @@ class Screen:
         """D of image k of some prompts, float32 (prompts,), of their features (prompts, rows, dim)."""
         latents, uncond = (x[k : k + 1].expand(len(text), -1, -1, -1) for x in (self.noise.latents, self.noise.uncond))
         return text_magnitude(self.pipe, latents, self.noise.t, text, uncond)
-
-    def count_truncated(self, words: list[str]) -> int:
-        limit = self.pipe.tokenizer.model_max_length
-        long = [
-            w for w in map(self.pipe.written_out, words) if len(w.encode()) > limit - 2
-        ]  # a token has a byte or more
-        return sum(len(ids) > limit for ids in self.pipe.tokenizer(long).input_ids) if long else 0
 
     def write(self, part: Part, prompts: list[Prompt], scores: torch.Tensor) -> None:
         """Write a part; prompts that gave NaN get no row.

@@ -19,6 +19,7 @@ from memorization.evaluation.decisions import Decisions
 from memorization.evaluation.detection import evaluate_detection
 from memorization.files.columns import ColumnParts
 from memorization.finished_runs import read_run
+from memorization.models.encoding import count_truncated, encode_batch
 from memorization.observation import make_inputs, observe
 from memorization.runs import screening
 from memorization.runs.workers import Processes
@@ -240,12 +241,13 @@ def test_other_settings_and_files_that_are_no_screen_are_refused(screen, capsys)
 
 def test_prompts_encoded_together_have_the_features_that_they_have_alone(pipe):
     words = ["a red cat", "", "a much longer caption of a small dog on a wide green hill", "a cat " * 60]
-    together = pipe.encode_batch(words)
+    together = encode_batch(pipe, words)
     assert together.shape == (4, 77, 16)
     torch.testing.assert_close(together, pipe.encode(words)[0], rtol=1e-4, atol=1e-5)
-    other = pipe.encode_batch([words[0], *["a dog"] * 3])  # neighbours of another length
+    other = encode_batch(pipe, [words[0], *["a dog"] * 3])  # neighbours of another length
     assert torch.equal(together[0], other[0])
-    assert torch.equal(pipe.encode_batch(words[2:3]), pipe.encode(words[2:3])[0])
+    assert torch.equal(encode_batch(pipe, words[2:3]), pipe.encode(words[2:3])[0])
+    assert count_truncated(pipe, words) == sum(bool(pipe.truncated_text(text)) for text in words) == 1
 
 
 def write_dataset(folder, kind, count=10):
