@@ -5,7 +5,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO, TextIO, cast
 
 import numpy as np
 from PIL import Image
@@ -105,7 +105,8 @@ def opened_text(path: Path, newline: str | None = None) -> Iterator[TextIO]:
             try:
                 yield file
             except UnicodeDecodeError as error:
-                place = file.buffer.tell() - len(error.object) + error.start  # what was decoded is what was read last
+                read_so_far = cast(BinaryIO, file.buffer).tell()  # what was decoded is what was read last
+                place = read_so_far - len(error.object) + error.start
                 raise InputError(f"{path} is not UTF-8 text: {error.reason} at byte {place}") from error
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
