@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -115,7 +116,7 @@ def screened_rows(path: Path, settings: Mapping) -> Sequence[Mapping]:
     """
     from memorization.files.columns import ColumnRows
 
-    count = settings.get("num_images_per_prompt")
+    count: Any = settings.get("num_images_per_prompt")
     rows = ColumnRows(path, image_seeds(settings["gen_seed"], 0, count if is_whole(count) else 0))
     if not len(rows):
         raise InputError(f"{path} has no finished rows")
