@@ -2,6 +2,7 @@
 
     python detect_mem.py
     python detect_mem.py --dataset prompts.jsonl --model_id CompVis/stable-diffusion-v1-4
+    python detect_mem.py --screen --seed_mode shared --num_images_per_prompt 1 --dataset captions.parquet
 
 Rows go to det_outputs/, masks to attn_data/, images to images_data/. The same command after an
 interruption goes on where it stopped.
@@ -9,6 +10,7 @@ interruption goes on where it stopped.
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from local_sd_pipeline import DenoisingPipeline
@@ -32,14 +34,18 @@ from memorization.runs.chosen_detectors import choose_detectors
 from memorization.runs.detection import COLUMNS, DetectionOutput, DetectionSettings
 from memorization.runs.first_step import BY_CONSTRUCTION, refuse_blind_exit
 from memorization.runs.masks import GivenMasks
+from memorization.runs.screening import ScreenSettings, screen_prompts
 from memorization.runs.session import Session, open_session
+from memorization.runs.shared_noise import SharedNoise
 
 MASK_REMEDY = "give the file that was made with these settings, or none for a single pass"
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line, with what is common to both scripts."""
-    parser = common_parser(__doc__, dataset=PLANTED / "planted_prompts.jsonl")
+    parser = common_parser(
+        __doc__, PLANTED / "planted_prompts.jsonl", None, "one past the last prompt; 500, or all with --screen"
+    )
     parser.add_argument("--num_images_per_prompt", type=image_count, default=4)
     add = parser.add_argument_group("detection").add_argument
     add(
@@ -70,6 +76,14 @@ def make_parser() -> argparse.ArgumentParser:
         default=False,
         help="for localisation: noise_diff^2 of every step, end-token and padding attention of every layer",
     )
+    add = parser.add_argument_group("screen").add_argument
+    add(
+        "--screen",
+        action=Switch,
+        default=False,
+        help="D at T = 1 alone, of any number of prompts, to det_outputs/*_screen.parquet; with --seed_mode shared",
+    )
+    add("--shard_size", type=positive_int, default=1024, help="prompts that are kept, or lost by a kill, together")
     add = parser.add_argument_group("decisions").add_argument
     add("--threshold_file", type=Path, help="say memorized yes or no per prompt, by eval_mem.py detection --calibrate")
     add_decision_options(add)
@@ -94,11 +108,14 @@ def detect_prompts(settings: DetectionSettings, session: Session) -> None:
         map_layers=pipe.map_layers if settings.store_maps else (),
         all_tokens=settings.store_all_tokens,
     )
+    shared = SharedNoise(pipe, run)
     output = DetectionOutput(settings, session, chosen)
 
     # Groups of prompts that share UNet calls; writing goes on beside the next one.
     for group in session.groups("detect"):
         inputs = session.inputs(group, masks=None if given is None else given.of_group(group))
+        if settings.shares_first_step:
+            inputs = replace(inputs, first_uncond=shared.first_uncond(len(group)))
         before = pipe.num_unet_evals
         with input_errors():  # masks of another size
             observed = observe_batches(
@@ -131,7 +148,12 @@ def run(pipe: DenoisingPipeline | None = None, **options: object) -> Run:
         InputError: where the script would end with a line.
         TypeError: for an option that there is not.
     """
-    settings = DetectionSettings.from_args(arguments_of(make_parser(), options))
+    args = arguments_of(make_parser(), options)
+    if args.screen:
+        screen = ScreenSettings.from_args(args)
+        screen_prompts(screen, pipe)
+        return read_run(screen.files.columns)
+    settings = DetectionSettings.from_args(args)
     with open_session(settings, COLUMNS, pipe) as session:
         detect_prompts(settings, session)
     return read_run(settings.files.rows)
@@ -141,7 +163,11 @@ def main(argv: Sequence[str] | None = None, pipe: DenoisingPipeline | None = Non
     """Run a command line; `pipe` is a loaded pipeline to use instead of loading --model_id."""
     with exit_on_input_error():
         load_named_plugins(argv)
-        settings = DetectionSettings.from_args(make_parser().parse_args(argv))
+        args = make_parser().parse_args(argv)
+        if args.screen:
+            screen_prompts(ScreenSettings.from_args(args), pipe)
+            return
+        settings = DetectionSettings.from_args(args)
         with open_session(settings, COLUMNS, pipe) as session:
             detect_prompts(settings, session)
 

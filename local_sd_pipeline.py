@@ -8,7 +8,7 @@ to measure something iterates over the steps. A family says what its denoiser is
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -182,10 +182,9 @@ class DenoisingPipeline(LatentImages, DiffusionPipeline):
         guidance_scale: float | None = None,
         stop_after: int | None = None,
         around_step: Callable[[int, bool], AbstractContextManager] | None = None,
+        first_uncond: torch.Tensor | None = None,
     ) -> Iterator[DenoiseStep]:
         """Run the reverse process, yielding a `DenoiseStep` after each step. Nothing in it waits for the device.
-
-        A caller that needs only the first step stops iterating.
 
         Args:
             latents: initial noise, shape (images, channels, height, width).
@@ -194,13 +193,16 @@ class DenoisingPipeline(LatentImages, DiffusionPipeline):
                 classifier-free guidance at `guidance_scale`, by default the family's usual one.
             stop_after: end after so many of the steps; None makes them all.
             around_step: makes out of (index, is_last) the context of a step's call, where attention is recorded.
+            first_uncond: unconditional output of the first step, shaped as `latents`, if known: not evaluated again.
         """
         scale = self.default_guidance_scale if guidance_scale is None else guidance_scale
         self.set_guidance(scale)
         timesteps = self.set_timesteps(num_inference_steps, latents)[:stop_after]
         for index, t in enumerate(timesteps):
+            known = () if index or first_uncond is None else (first_uncond,)
             with around_step(index, index == len(timesteps) - 1) if around_step else nullcontext():
-                prediction = self.predict_noise(latents, t, embeds)
+                prediction = self.predict_noise(latents, t, embeds[len(known) :])
+            prediction = replace(prediction, outputs=(*known, *prediction.outputs))
             noise_pred = prediction.guided(scale) if guidance is None else guidance(prediction)
             next_latents = self.scheduler.step(noise_pred, t, latents, return_dict=False)[0]
             yield DenoiseStep(index, t, latents, prediction, noise_pred, next_latents)
@@ -295,8 +297,7 @@ class DenoisingPipeline(LatentImages, DiffusionPipeline):
     def truncated_text(self, prompt: str) -> str:
         """The end of the prompt that does not fit into the model's limit; empty when all of it does."""
         ids = self.tokenizer(self.written_out(prompt)).input_ids
-        kept = self.tokenizer.model_max_length - 1
-        return self.tokenizer.decode(ids[kept:-1]).strip() if len(ids) - 1 > kept else ""
+        return self.tokenizer.decode(ids[self.tokenizer.model_max_length - 1 : -1]).strip()
 
 
 class LocalStableDiffusionPipeline(DenoisingPipeline, StableDiffusionPipeline):

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from memorization.identity import CONTENT, MODEL_PARTS, SCHEDULER, differing, pa
 from memorization.mitigations.base import PLAIN
 from memorization.mitigations.options import is_weaker_when_larger, method_label, strength_of_settings
 from memorization.rows import AGAIN, check_counts, check_row, is_number
-from memorization.seeds import is_whole
+from memorization.seeds import image_seeds, is_whole
 
 SAMPLING_SETTINGS = (
     *MODEL_PARTS,
@@ -36,13 +37,13 @@ class Run:
     """One results file of detect_mem.py or inference_mem.py.
 
     Attributes:
-        path: the .jsonl file.
-        rows: one dict per prompt, in the order of their index.
+        path: the .jsonl file, or the .parquet file of a screen.
+        rows: one mapping per prompt, in the order of their index; of a screen in that of the data set.
         settings, versions: what the .config.json beside it says.
     """
 
     path: Path
-    rows: tuple[Mapping, ...]
+    rows: Sequence[Mapping]
     settings: Mapping
     versions: Mapping
 
@@ -91,18 +92,35 @@ def read_run(path: Path | str) -> Run:
     path = Path(path)
     config = config_path(path)
     if not path.is_file():
-        raise InputError(f"result file {path} does not exist; give a .jsonl of det_outputs/")
+        raise InputError(f"result file {path} does not exist; give a .jsonl or a screen's .parquet of det_outputs/")
     if not config.is_file():
         raise InputError(f"{path} has no {config.name} beside it: it is no result file, or of another version")
     settings, versions = read_config(config, AGAIN)
     if not are_settings(settings):
         raise InputError(f"{config} does not say how its rows were made; {AGAIN}")
+    if path.suffix == ".parquet":
+        return Run(path, screened_rows(path, settings), settings, versions)
     lines = numbered_lines(path, finished_only=True)
     rows = [check_row(path, number, decode_line(path, number, line)) for number, line in lines]
     if not rows:
         raise InputError(f"{path} has no finished rows")
     check_counts(path, rows)
     return Run(path, tuple(sorted(rows, key=lambda row: row["index"])), settings, versions)
+
+
+def screened_rows(path: Path, settings: Mapping) -> Sequence[Mapping]:
+    """The rows of a screen, whose images have the seeds of its settings.
+
+    Raises:
+        InputError: if the file is damaged or has no rows.
+    """
+    from memorization.files.columns import ColumnRows
+
+    count: Any = settings.get("num_images_per_prompt")
+    rows = ColumnRows(path, image_seeds(settings["gen_seed"], 0, count if is_whole(count) else 0))
+    if not len(rows):
+        raise InputError(f"{path} has no finished rows")
+    return rows
 
 
 def are_settings(settings: Mapping) -> bool:

@@ -131,6 +131,7 @@ class Inputs:
         seeds: one integer per image.
         masks: of an earlier pass, (images, 1, height, width).
         base_embeds: `embeds` by the text encoder of the model before it was tuned.
+        first_uncond: unconditional output of the first step where it is known, shaped as `latents`.
     """
 
     latents: torch.Tensor
@@ -139,6 +140,7 @@ class Inputs:
     seeds: Sequence[int]
     masks: torch.Tensor | None = None
     base_embeds: Embeds | None = None
+    first_uncond: torch.Tensor | None = None
 
     def chunks(self, size: int) -> Iterator["Inputs"]:
         """The batch in pieces of at most `size` images."""
@@ -147,7 +149,8 @@ class Inputs:
             masks = None if self.masks is None else self.masks[some]
             embeds = (self.embeds[0][some], self.embeds[1][some])
             base = None if self.base_embeds is None else (self.base_embeds[0][some], self.base_embeds[1][some])
-            yield Inputs(self.latents[some], embeds, self.tokens[some], self.seeds[some], masks, base)
+            uncond = None if self.first_uncond is None else self.first_uncond[some]
+            yield Inputs(self.latents[some], embeds, self.tokens[some], self.seeds[some], masks, base, uncond)
 
 
 def make_inputs(
@@ -196,6 +199,7 @@ def observe_batches(
             seeds=b.seeds,
             mask=b.masks,
             base_embeds=b.base_embeds,
+            first_uncond=b.first_uncond,
             **observe_kwargs,
         )
         for b in inputs.chunks(batch_size)
@@ -215,6 +219,7 @@ def observe(
     mask: torch.Tensor | None = None,
     calibration: Calibration | None = None,
     base_embeds: Embeds | None = None,
+    first_uncond: torch.Tensor | None = None,
     num_inference_steps: int = 50,
     **denoise_kwargs,
 ) -> Observation:
@@ -231,6 +236,8 @@ def observe(
         mask: bright-ending mask of an earlier pass, (images, 1, height, width), in place of this generation's.
         calibration: for detectors that compare with ordinary images.
         base_embeds: `embeds` by the text encoder of the base, for detectors that compare with it.
+        first_uncond: unconditional output of the first step, shaped as `latents`, where it is known: it is not
+            evaluated again, unless attention is read in that step.
         **denoise_kwargs: further arguments of `pipe.denoise`.
 
     Returns:
@@ -246,6 +253,7 @@ def observe(
         store=store,
         step_stores=trace.token_shares,
         callback=trace.watch,
+        first_uncond=None if store is not None or 0 in trace.token_shares else first_uncond,
         num_inference_steps=num_inference_steps,
         **denoise_kwargs,
     )

@@ -17,7 +17,7 @@ from types import ModuleType
 import detect_mem
 import eval_mem
 import inference_mem
-from experiments import planted_tables, published
+from experiments import planted_tables, published, screen_scale
 from experiments.cost import gradient_memory
 from experiments.coverage import coverage_table
 from experiments.decisions_simulation import decisions_table
@@ -143,6 +143,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "options_eval_mem": partial(option_tables, eval_mem),
     **published.TABLES,
     **planted_tables.TABLES,
+    **screen_scale.TABLES,
 }
 
 

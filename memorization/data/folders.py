@@ -3,7 +3,7 @@
 import json
 import re
 import tarfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ FILE_COLUMN = "file_name"
 PICTURE_COLUMNS = ("image", "jpg", "png", "webp", "jpeg", "img", "picture")  # of Parquet files
 MAX_TOLD = 3  # files that a message names
 
+Pair = tuple[int, Path, tuple[Path, ...]]
+
 
 def is_caption(path: Path) -> bool:
     """Whether a file is a text that may be a caption; hidden files, such as macOS writes beside each, are none."""
@@ -36,23 +38,41 @@ def folder_rows(folder: Path, prompt_key: str | None = None) -> Iterator[dict] |
     Raises:
         InputError: one line, if none of its captions has a picture.
     """
-    names = sorted(folder.iterdir())
-    listed = next((folder / name for name in LISTS if (folder / name).is_file()), None)
-    if listed is not None:
-        return listed_rows(listed, prompt_key)
-    if any(map(is_caption, names)):
-        return pair_rows(folder)
-    if any(p.is_dir() and KOHYA_NAME.fullmatch(p.name) for p in names):
-        return kohya_rows(folder)
-    archives = [p for p in names if p.suffix == ".tar"]
-    return archive_rows(archives) if archives else None
+    readers: dict[str, Callable[[], Iterator[dict]]] = {
+        "list": lambda: listed_rows(next(folder / name for name in LISTS if (folder / name).is_file()), prompt_key),
+        "pairs": lambda: pair_rows(folder),
+        "kohya": lambda: kohya_rows(folder),
+        "archives": lambda: archive_rows(archives_in(folder)),
+    }
+    kind = folder_kind(folder)
+    return None if kind is None else readers[kind]()
+
+
+def folder_kind(folder: Path) -> str | None:
+    """How a folder holds its captions: "list", "pairs", "kohya", "archives" or None, the first that fits."""
+    if any((folder / name).is_file() for name in LISTS):
+        return "list"
+    if any(map(is_caption, folder.iterdir())):
+        return "pairs"
+    if any(p.is_dir() and KOHYA_NAME.fullmatch(p.name) for p in folder.iterdir()):
+        return "kohya"
+    return "archives" if archives_in(folder) else None
+
+
+def archives_in(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.suffix == ".tar")
 
 
 # A text beside each picture
 
 
 def pair_rows(folder: Path) -> Iterator[dict]:
-    """Rows of a folder of images with a text file each; a text without one is left out.
+    """Rows of a folder of images with a text file each; see `pairs_in`."""
+    return map(pair_row, pairs_in(folder))
+
+
+def pairs_in(folder: Path) -> Iterator[Pair]:
+    """Index, text and images of every pair of a folder, the texts unread; a text without an image is left out.
 
     Raises:
         InputError: if none of the texts has a picture.
@@ -71,7 +91,12 @@ def pair_rows(folder: Path) -> Iterator[dict]:
         if index > LARGEST_INDEX:
             raise InputError(f"{text} is numbered above {LARGEST_INDEX}; give it a shorter name")
         if text.stem in images:
-            yield {"caption": read_text(text).strip(), "index": index, "reference_images": images[text.stem]}
+            yield index, text, images[text.stem]
+
+
+def pair_row(pair: Pair) -> dict[str, Any]:
+    index, text, images = pair
+    return {"caption": read_text(text).strip(), "index": index, "reference_images": images}
 
 
 def kohya_rows(folder: Path) -> Iterator[dict]:

@@ -1,15 +1,17 @@
 """Files of prompts: JSON lines, a JSON list, CSV, TSV and Parquet, read into one kind of raw rows."""
 
 import csv
-import io
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from memorization.errors import InputError, first_line
 from memorization.files.json_lines import decode_line, numbered_lines
-from memorization.files.whole import read_text
+from memorization.files.whole import opened_text, read_text
 from memorization.seeds import LARGEST_INDEX
 
 CAPTION_COLUMNS = ("caption", "prompt", "text")  # in any case, the first that there is
@@ -20,6 +22,7 @@ DELIMITERS = (",", ";", "\t")  # of the first line; where it has none there is o
 LONGEST_NUMBER = 20  # digits
 
 Place = tuple[str, dict]  # "FILE, line N" and the raw row that is there
+CsvLine = tuple[int, list[str], list[str]]  # its number, the header and its cells
 
 
 def prompt_rows(path: Path, prompt_key: str | None = None) -> Iterator[dict]:
@@ -40,29 +43,45 @@ def prompt_rows(path: Path, prompt_key: str | None = None) -> Iterator[dict]:
 
 def raw_rows(path: Path) -> Iterator[Place]:
     """The rows of a table with where each stands, whatever its columns are; what has no suffix is JSON lines."""
-    readers: Mapping[str, Callable[[Path], Iterator[Place]]] = {
-        ".csv": csv_rows,
-        ".tsv": csv_rows,
-        ".parquet": parquet_rows,
-        ".json": json_rows,
-    }
-    return readers.get(path.suffix.lower(), json_lines_rows)(path)
+    rows, decode = open_table(path)
+    yield from map(decode, rows)
 
 
-def json_lines_rows(path: Path) -> Iterator[Place]:
-    for number, line in numbered_lines(path):
-        if line.strip():
-            yield checked_object(f"{path}, line {number}", decode_line(path, number, line))
+def open_table(path: Path) -> tuple[Iterator[Any], Callable[[Any], Place]]:
+    """The rows of a table, read one at a time but for those of a JSON list, and what decodes one: those that are
+    skipped need not be decoded."""
+    suffix = path.suffix.lower()
+    if suffix in (".csv", ".tsv"):
+        return csv_lines(path), partial(csv_row, path)
+    if suffix == ".parquet":
+        return parquet_rows(path), as_it_is
+    if suffix == ".json" and is_json_list(path):
+        return json_list_rows(path), as_it_is
+    return json_lines(path), partial(json_row, path)
 
 
-def json_rows(path: Path) -> Iterator[Place]:
-    """Rows of one JSON list; a .json that is none is read as JSON lines."""
-    text = read_text(path)
-    if not text.lstrip().startswith("["):
-        yield from json_lines_rows(path)
-        return
+def as_it_is(place: Place) -> Place:
+    return place
+
+
+def json_lines(path: Path) -> Iterator[tuple[int, str]]:
+    return ((number, line) for number, line in numbered_lines(path) if line.strip())
+
+
+def json_row(path: Path, numbered: tuple[int, str]) -> Place:
+    number, line = numbered
+    return checked_object(f"{path}, line {number}", decode_line(path, number, line))
+
+
+def is_json_list(path: Path) -> bool:
+    """Whether a .json is one list; others are read as JSON lines."""
+    with opened_text(path) as file:
+        return next((line.lstrip().startswith("[") for line in file if line.strip()), False)
+
+
+def json_list_rows(path: Path) -> Iterator[Place]:
     try:
-        rows = json.loads(text)
+        rows = json.loads(read_text(path))
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not JSON ({error})") from error
     for position, row in enumerate(rows):
@@ -75,28 +94,32 @@ def checked_object(where: str, row: object) -> Place:
     return where, row
 
 
-def csv_rows(path: Path) -> Iterator[Place]:
-    """Rows of a table with commas, semicolons or tabs; quoted cells may hold line ends and any other character.
+def csv_lines(path: Path) -> Iterator[CsvLine]:
+    """Lines of a table with commas, semicolons or tabs; quoted cells may hold line ends and any other character.
 
     Raises:
         InputError: if quotes are not closed, or a row has more cells than the header: of a comma without quotes.
     """
-    stream = io.StringIO(read_text(path, newline=""))
-    first = stream.readline()
-    stream.seek(0)
-    delimiter = max(DELIMITERS, key=first.count)
-    reader = csv.reader(stream, delimiter=delimiter, strict=True)
-    try:
-        header = next(reader, [])
-        for cells in reader:
-            where = f"{path}, line {reader.line_num}"
-            if len(cells) > len(header):
-                told = f"{len(cells)} cells, the header {len(header)}"
-                raise InputError(f"{where}: it has {told}; put cells that hold {delimiter!r} into quotes")
-            if any(cells):
-                yield where, {name: cell_value(name, c) for name, c in zip(header, cells, strict=False)}
-    except csv.Error as error:
-        raise InputError(f"{path}, line {reader.line_num}: not CSV ({error})") from error
+    with opened_text(path, newline="") as file:
+        first = file.readline()
+        file.seek(0)
+        delimiter = max(DELIMITERS, key=first.count)
+        reader = csv.reader(file, delimiter=delimiter, strict=True)
+        try:
+            header = next(reader, [])
+            for cells in reader:
+                if len(cells) > len(header):
+                    where, told = f"{path}, line {reader.line_num}", f"{len(cells)} cells, the header {len(header)}"
+                    raise InputError(f"{where}: it has {told}; put cells that hold {delimiter!r} into quotes")
+                if any(cells):
+                    yield reader.line_num, header, cells
+        except csv.Error as error:
+            raise InputError(f"{path}, line {reader.line_num}: not CSV ({error})") from error
+
+
+def csv_row(path: Path, line: CsvLine) -> Place:
+    number, header, cells = line
+    return f"{path}, line {number}", {name: cell_value(name, c) for name, c in zip(header, cells, strict=False)}
 
 
 def cell_value(column: str, cell: str) -> object:
@@ -117,16 +140,30 @@ def parquet_rows(path: Path) -> Iterator[Place]:
     from pyarrow import parquet, types
 
     position = 0
-    try:
+    with parquet_errors(path):
         file = parquet.ParquetFile(path)
         # Others, such as pictures, may be large.
         simple = [f.name for f in file.schema_arrow if not types.is_nested(f.type) and not types.is_binary(f.type)]
         for batch in file.iter_batches(columns=simple):
             for row in batch.to_pylist():
-                yield f"{path}, row {position}", {name: whole_number(value) for name, value in row.items()}
+                yield parquet_row(path, position, row)
                 position += 1
+
+
+@contextmanager
+def parquet_errors(path: Path) -> Iterator[None]:
+    """
+    Raises:
+        InputError: if a Parquet file cannot be read in the block.
+    """
+    try:
+        yield
     except (OSError, ValueError, NotImplementedError) as error:  # pyarrow's own are of these kinds
         raise InputError(f"{path} is not a readable Parquet file ({first_line(error)})") from error
+
+
+def parquet_row(path: Path, position: int, row: Mapping[str, object]) -> Place:
+    return f"{path}, row {position}", {name: whole_number(value) for name, value in row.items()}
 
 
 def whole_number(value: object) -> object:

@@ -65,6 +65,9 @@ def too_few_controls(controls: int, fdr: float, count: int, what: str = "prompts
     return f"warning: with {controls} controls nothing is found{told}; {enough} are enough to find one alone"
 
 
+MOST_SHOWN = 1000  # prompts of a table beyond those that are found
+
+
 @dataclass(frozen=True)
 class Decisions:
     """How prompts are decided: the controls, and the share of false ones that is allowed among those found."""
@@ -115,20 +118,21 @@ class Decisions:
         return score_label(self.controls.key, self.controls.T)
 
     def table(self, lines: Sequence[Mapping[str, Any]]) -> Table:
-        """All prompts' decisions, the highest score first.
+        """Prompts' decisions, the highest score first: of all prompts, or of those found where there are very many.
 
         Args:
             lines: of `of_rows`.
         """
+        shown = sorted(lines, key=lambda line: -line["score"])[: max(MOST_SHOWN, sum(x["memorized"] for x in lines))]
         rows = [
-            [line["index"], yes_or_no(line), line["score"], line["p"], line["q"], line["prompt"][:60]]
-            for line in sorted(lines, key=lambda line: -line["score"])
+            [line["index"], yes_or_no(line), line["score"], line["p"], line["q"], line["prompt"][:60]] for line in shown
         ]
         found, images = sum(line["memorized"] for line in lines), self.controls.settings["num_images_per_prompt"]
         told = (
             f"{found} of {len(lines)} prompts are memorized by {self.name} at a false discovery rate of {self.fdr:g}, "
         )
         told += f"against {len(self.controls.scores)} controls of {images} images each ({self.controls.source}); "
+        told += f"the {len(shown)} highest are shown; " if len(shown) < len(lines) else ""
         headers = ["index", "memorized", self.name, "p", "q", "prompt"]
         warning = self.warning(len(lines))
         return Table("Decisions", headers, rows, told + EXCHANGEABLE + (f"\n{warning}" if warning else ""))

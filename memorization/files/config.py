@@ -11,7 +11,7 @@ from pathlib import Path
 
 from memorization.bundled import ROOT
 from memorization.errors import InputError
-from memorization.files.whole import write_text
+from memorization.files.whole import WAY_OUT, write_text
 from memorization.identity import change_text, differing
 
 PACKAGES = ("torch", "diffusers", "transformers", "numpy")
@@ -41,6 +41,19 @@ def read_config(config: Path, remedy: str) -> tuple[dict, dict]:
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{config} does not say how its rows were made; {remedy}") from error
     return settings, versions
+
+
+def former_settings(config: Path, settings: Mapping[str, object], rows: Path) -> dict:
+    """The settings that rows were begun with.
+
+    Raises:
+        InputError: if they are others than now, naming each difference, or the file is damaged.
+    """
+    former = read_config(config, WAY_OUT)[0]
+    differing = differences(former, settings)
+    if differing:
+        raise InputError(f"{rows} was made with other settings ({', '.join(differing)}); {WAY_OUT}")
+    return former
 
 
 def differences(old: Mapping[str, object], new: Mapping[str, object]) -> list[str]:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import IO
 
 from memorization.errors import InputError
-from memorization.files.config import config_path, differences, read_config, versions, write_config
-from memorization.files.whole import WAY_OUT, make_folder, read_text, replacing
+from memorization.files.config import config_path, former_settings, versions, write_config
+from memorization.files.whole import WAY_OUT, make_folder, opened_text, replacing
 from memorization.seeds import is_whole
 
 Place = tuple[Path, int, int]  # file, offset and length of a row
@@ -55,17 +55,11 @@ class ResultsFile:
         self.replace = overwrite  # done by `begin`, so that a run refused before it loses nothing
         make_folder(self.path.parent)
         if self.config.exists() and not overwrite:
-            self.refuse_other_settings()
+            self.former = former_settings(self.config, self.settings, self.path)
         elif self.path.exists() and not overwrite:
             raise InputError(f"{self.path} has no {self.config.name} that says how it was made; {WAY_OUT}")
         self.places: dict[int, Place] = {} if overwrite else self.find_rows([self.path])
         self.done = set(self.places)
-
-    def refuse_other_settings(self) -> None:
-        self.former = read_config(self.config, WAY_OUT)[0]
-        differing = differences(self.former, self.settings)
-        if differing:
-            raise InputError(f"{self.path} was made with other settings ({', '.join(differing)}); {WAY_OUT}")
 
     def shards(self) -> list[Path]:
         return sorted(self.path.parent.glob(f"{escape(self.path.name)}.shard*"))  # a run may be called `*`
@@ -180,7 +174,7 @@ class ResultsFile:
 
 
 def numbered_lines(path: Path, finished_only: bool = False) -> Iterator[tuple[int, str]]:
-    """Yield the lines of a text file, with their numbers from 1 on.
+    """Yield the lines of a text file one at a time, with their numbers from 1 on.
 
     Args:
         finished_only: leave out a last line without its end, of a run that was cut off.
@@ -188,9 +182,11 @@ def numbered_lines(path: Path, finished_only: bool = False) -> Iterator[tuple[in
     Raises:
         InputError: if the file cannot be read or is not UTF-8.
     """
-    # Not splitlines: captions may hold U+2028 and other characters that it takes for line ends.
-    lines = read_text(path).split("\n")
-    yield from enumerate(lines[:-1] if finished_only else lines, 1)
+    # A file's own lines, not splitlines: captions may hold U+2028 and other characters that it takes for line ends.
+    with opened_text(path) as file:
+        for number, line in enumerate(file, 1):
+            if line.endswith("\n") or not finished_only:
+                yield number, line.removesuffix("\n")
 
 
 def decode_line(path: Path, number: int, line: str | bytes, finite: bool = False) -> object:

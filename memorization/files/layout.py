@@ -40,6 +40,16 @@ class RunFiles:
         return self.output_dir / ROWS_FOLDER / f"{self.rows_name}.jsonl"
 
     @property
+    def columns(self) -> Path:
+        """Rows of a screen, in columns."""
+        return self.rows.with_suffix(".parquet")
+
+    @property
+    def column_parts(self) -> Path:
+        """Folder of a screen's finished parts."""
+        return self.output_dir / ROWS_FOLDER / f"{self.rows_name}_parts"
+
+    @property
     def config(self) -> Path:
         """Settings and versions of the run."""
         return config_path(self.rows)

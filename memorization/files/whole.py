@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO, TextIO, cast
 
 import numpy as np
 from PIL import Image
@@ -89,23 +90,32 @@ def write_text(path: Path | str, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def read_text(path: Path, newline: str | None = None) -> str:
-    r"""Text of a file, without the byte order mark that some editors put first.
+@contextlib.contextmanager
+def opened_text(path: Path, newline: str | None = None) -> Iterator[TextIO]:
+    r"""A text file to read from, without the byte order mark that some editors put first.
 
     Args:
         newline: as of `open`: None makes every line end "\n", "" leaves them as they are.
 
     Raises:
-        InputError: if it cannot be read or is not UTF-8.
+        InputError: if it cannot be read or, from the block that reads it, is not UTF-8.
     """
     try:
         with path.open(encoding="utf-8-sig", newline=newline) as file:
-            return file.read()
-    except UnicodeDecodeError as error:
-        where = f"{error.reason} at byte {error.start}"
-        raise InputError(f"{path} is not UTF-8 text: {where}") from error
+            try:
+                yield file
+            except UnicodeDecodeError as error:
+                read_so_far = cast(BinaryIO, file.buffer).tell()  # what was decoded is what was read last
+                place = read_so_far - len(error.object) + error.start
+                raise InputError(f"{path} is not UTF-8 text: {error.reason} at byte {place}") from error
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
+
+
+def read_text(path: Path) -> str:
+    """Text of a file; see `opened_text`."""
+    with opened_text(path) as file:
+        return file.read()
 
 
 def save_png(path: Path, image: np.ndarray) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from memorization.bundled import MODEL
 from memorization.plugins import add_plugin_option
 from memorization.registry import nearest
+from memorization.runs.settings import USUAL_END
 from memorization.seeds import LARGEST_SEED, MAX_IMAGES
 from memorization.tables import Table
 
@@ -24,15 +25,18 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
     """The description as it is written, and every option with its default."""
 
 
-def common_parser(description: str | None, dataset: Path) -> argparse.ArgumentParser:
+def common_parser(
+    description: str | None, dataset: Path, end: int | None = USUAL_END, end_help: str = "one past the last prompt"
+) -> argparse.ArgumentParser:
     """A parser with the arguments that both scripts share.
 
     Args:
         description: what the script does.
         dataset: prompts of the bundled model that it takes by default.
+        end, end_help: of --end.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=HelpFormatter)
-    add_run_options(parser.add_argument_group("run").add_argument, dataset)
+    add_run_options(parser.add_argument_group("run").add_argument, dataset, end, end_help)
     add_plugin_option(parser)
     add_model_options(parser.add_argument_group("model").add_argument)
     add_sampling_options(parser.add_argument_group("sampling").add_argument)
@@ -42,7 +46,7 @@ def common_parser(description: str | None, dataset: Path) -> argparse.ArgumentPa
     return parser
 
 
-def add_run_options(add: Callable[..., object], dataset: Path) -> None:
+def add_run_options(add: Callable[..., object], dataset: Path, end: int | None, end_help: str) -> None:
     add("--run_name", type=file_name, default="test", help="names the result files")
     add(
         "--dataset",
@@ -51,7 +55,7 @@ def add_run_options(add: Callable[..., object], dataset: Path) -> None:
     )
     add("--prompt_key", help="column of the prompt in a file or a Hugging Face data set")
     add("--start", type=natural_int, default=0, help="first prompt by position")
-    add("--end", type=natural_int, default=500, help="one past the last prompt")
+    add("--end", type=natural_int, default=end, help=end_help)
     add("--clean_prompts", action=Switch, default=True, help="mend mojibake and HTML entities")
     add("--overwrite", action=Switch, default=False, help="replace results of this run name")
     add("--output_dir", type=Path, default=Path("."), help="where the three output folders are")
@@ -98,8 +102,9 @@ def add_sampling_options(add: Callable[..., object]) -> None:
     add(
         "--seed_mode",
         default="per_image",
-        choices=("per_image", "original"),
-        help="original: all images of a prompt from one generator seeded gen_seed + index, as the released code",
+        choices=("per_image", "shared", "original"),
+        help="shared: image k of every prompt from the same noise, of gen_seed and k; original: all images of a prompt "
+        "from one generator seeded gen_seed + index, as the released code",
     )
     add("--image_length", type=pixels, help="pixels; by default the model's own (512 for SD 1.x)")
     add(

@@ -30,7 +30,7 @@ from memorization.registry import revised
 from memorization.runs.chosen_detectors import EVERYTHING, Abilities, ChosenDetectors, parse_names
 from memorization.runs.images import decode_or_leave_out
 from memorization.runs.session import Group, Session
-from memorization.runs.settings import RunSettings, from_arguments, kept
+from memorization.runs.settings import SHARED_SEEDS, USUAL_END, RunSettings, from_arguments, kept
 from memorization.scores import detector_of, key_of, label
 
 if TYPE_CHECKING:
@@ -67,7 +67,8 @@ class DetectionSettings:
         """
         if args.threshold_file is not None and args.controls is not None:
             raise InputError("--threshold_file and --controls both decide: give one of them")
-        args = argparse.Namespace(**vars(args) | {"scores": with_deciding_score(args)})
+        end = USUAL_END if args.end is None else args.end
+        args = argparse.Namespace(**vars(args) | {"scores": with_deciding_score(args), "end": end})
         if args.attn_scores is not None and args.run_version == "baseline":
             raise InputError("--attn_scores is not used by --run_version baseline: add --run_version ours")
         if args.early_exit is None:
@@ -75,6 +76,11 @@ class DetectionSettings:
         refuse_early_exit(args)
         run = from_arguments(RunSettings, args, store_img_png=False, store_img_npz=False)
         return from_arguments(cls, args, run=run, store_attn_npz=False)
+
+    @property
+    def shares_first_step(self) -> bool:
+        """Whether half of every image's evaluations is the same for all prompts."""
+        return self.early_exit == 1 and self.run.seed_mode == SHARED_SEEDS
 
     @property
     def files(self) -> RunFiles:

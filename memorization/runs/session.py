@@ -28,7 +28,6 @@ from memorization.runs.models import load_model
 from memorization.runs.settings import ORIGINAL_SEEDS, RunSettings, ScriptSettings, with_guidance
 from memorization.runs.tracking import Tracking
 from memorization.runs.workers import BackgroundWriter, Processes
-from memorization.seeds import image_seeds
 
 if TYPE_CHECKING:
     from local_sd_pipeline import DenoisingPipeline
@@ -157,7 +156,7 @@ class Session:
                 tqdm.write(f"warning: prompt {record.index} is longer than the model reads; cut off: {cut!r}")
 
     def seeds(self, record: PromptRecord) -> list[int]:
-        return image_seeds(self.settings.gen_seed, record.index, self.settings.num_images_per_prompt)
+        return self.settings.seeds(record.index)
 
     def latents(self, record: PromptRecord) -> torch.Tensor:
         """Starting noise of the prompt's images."""

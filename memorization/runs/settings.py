@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 from memorization.bundled import bundled_name
 from memorization.files.layout import RunFiles
 from memorization.identity import MODEL_PARTS
+from memorization.seeds import image_seeds
 
 if TYPE_CHECKING:
     from local_sd_pipeline import DenoisingPipeline
@@ -26,7 +27,8 @@ IDENTITY = (
     "guidance_scale",
     "num_inference_steps",
 )
-ORIGINAL_SEEDS = "original"
+ORIGINAL_SEEDS, SHARED_SEEDS = "original", "shared"
+USUAL_END = 500  # of prompts, where none is given
 OWN_BASE = "own"  # for --base_model_id: the same model without what is added to it
 
 
@@ -43,7 +45,7 @@ class RunSettings:
     run_name: str = "test"
     prompt_key: str | None = None
     start: int = 0
-    end: int = 500
+    end: int | None = USUAL_END  # None: all
     clean_prompts: bool = True
     overwrite: bool = False
     output_dir: Path = Path(".")
@@ -74,6 +76,11 @@ class RunSettings:
     def identity(self) -> dict[str, object]:
         """What decides every image, as it is kept beside the rows: bundled files by name, wherever they lie."""
         return {name: bundled_name(getattr(self, name)) for name in IDENTITY}
+
+    def seeds(self, index: int) -> list[int]:
+        """Seeds of the images of the prompt with this index; shared ones are those of index 0."""
+        index = 0 if self.seed_mode == SHARED_SEEDS else index
+        return image_seeds(self.gen_seed, index, self.num_images_per_prompt)
 
     def mask_settings(self, layers: list[str]) -> dict[str, object]:
         """What a bright-ending mask depends on besides prompt and seed."""

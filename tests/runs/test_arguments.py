@@ -43,7 +43,8 @@ def test_values_out_of_range_exit_with_code_2(line):
 
 def test_defaults_are_the_originals():
     args = parse("")
-    found = (args.run_name, args.start, args.end, args.gen_seed, args.guidance_scale, args.num_inference_steps)
+    run = DetectionSettings.from_args(args).run
+    found = (run.run_name, run.start, run.end, run.gen_seed, run.guidance_scale, run.num_inference_steps)
     assert found == ("test", 0, 500, 0, None, 50)  # 7.5 once the model is known
     assert args.store_attn_npz and args.store_img_npz and args.store_img_png
     args = parse("", inference_mem)
