@@ -14,7 +14,15 @@ from memorization.errors import InputError, warn
 from memorization.files.whole import replacing
 from memorization.similarity.index.describers import Describer
 from memorization.similarity.index.entries import Entry, entries_of
-from memorization.similarity.index.stored import HEADER, MAX_TOLD, SETTINGS, StoredIndex, read_header, write_header
+from memorization.similarity.index.stored import (
+    HEADER,
+    MAX_TOLD,
+    OPENED_BY,
+    SETTINGS,
+    StoredIndex,
+    read_header,
+    write_header,
+)
 
 READERS = 4  # threads
 
@@ -46,7 +54,7 @@ def begin_index(
             lines, shard = [], shard + 1
     if lines:
         write_lines(draft.entries_file(shard), lines)
-    header = {SETTINGS: dict(settings), "opened_by": opened_by, "pictures": count, "dim": dim, "unreadable": None}
+    header = {SETTINGS: dict(settings), OPENED_BY: opened_by, "pictures": count, "dim": dim, "unreadable": None}
     return write_header(folder, header)
 
 

@@ -14,6 +14,7 @@ from PIL import Image
 from memorization.errors import InputError, first_line, input_errors
 from memorization.identity import FileHashes, content_of_tensors
 from memorization.similarity.descriptors import ClipSimilarity, CopyDescriptor, probe_pictures, refuse_other_outputs
+from memorization.similarity.index.stored import OPENED_BY, StoredIndex
 from memorization.similarity.measure import add_evaluator_options
 
 PROCESSED = ("size", "crop_size", "resample", "image_mean", "image_std")  # of a processor of transformers
@@ -90,6 +91,24 @@ class DescriberSettings:
         openers = {"sscd": sscd_describer, "reference_model": clip_describer, "dino": dino_describer}
         with input_errors():
             return openers[given[0]](self)
+
+
+def open_as(
+    index: StoredIndex, sscd: Path | str | None = None, sscd_preprocessing: str | None = None, device: str = "cpu"
+) -> Describer:
+    """The descriptor that an index was made with.
+
+    Args:
+        sscd, sscd_preprocessing: as they are now, where the file was moved.
+
+    Raises:
+        InputError: if it cannot be had, or is another by its content or preprocessing.
+    """
+    given = {"sscd": sscd, "sscd_preprocessing": sscd_preprocessing}
+    moved = {name: value for name, value in given.items() if value is not None}
+    describer = DescriberSettings(**{**index.header[OPENED_BY], **moved, "device": device}).open()
+    index.refuse_other(describer.identity, "descriptors of different ones do not compare")
+    return describer
 
 
 def sscd_describer(settings: DescriberSettings) -> Describer:
