@@ -65,7 +65,8 @@ def build(args: argparse.Namespace, processes: Processes) -> StoredIndex | None:
         describer = settings.open()
         kept = index_settings(args, describer)
         index = begin_index(args.output, args.training_data, args.prompt_key, kept, describer.dim, settings.kept())
-    describe_shards(index, processes.share(range(index.num_shards)), describer, args.batch_size)
+    shards = processes.share(range(index.num_shards))
+    describe_shards(index, shards, describer, args.batch_size, hidden=not processes.is_main)
     processes.wait()
     return finish_index(index) if processes.is_main else None
 

@@ -4,7 +4,7 @@ Somepalli et al. (CVPR and NeurIPS 2023). Beside the generations stands the back
 similar other one of each, which says how alike different pictures of the set are.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +28,8 @@ from memorization.similarity.index.stored import StoredIndex
 NEIGHBOURS = 10  # training pictures of every generation
 PAIRS = 1000  # training pictures that CLIP compares with their captions, at most
 BACKGROUND = "training pictures among themselves"
+
+Pairs = tuple[np.ndarray, Sequence[str]]  # CLIP similarity of pictures and their captions, (pairs,), and the captions
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ class Retrieval:
         sources: generations and controls, in the order of `matched`.
         matched: with their most similar training pictures.
         background: training pictures with the most similar other one; None of a single picture.
-        pairs: CLIP similarity of training pictures and their captions, (pairs,), and the captions.
+        pairs: training pictures and their captions; None without CLIP or captions.
     """
 
     index: StoredIndex
@@ -114,7 +116,7 @@ class Retrieval:
     sources: Sequence[Source]
     matched: Sequence[Matched]
     background: Matched | None
-    pairs: tuple[np.ndarray, Sequence[str]] | None
+    pairs: Pairs | None
 
     @cached_property
     def best_rows(self) -> list[int]:
@@ -243,9 +245,7 @@ def match(source: Source, search: Search, describer: Describer, clip: ClipSimila
     return Matched(source.pictures.name, prompts, values, rows, known, source.is_control, places)
 
 
-def match_background(
-    search: Search, clip: ClipSimilarity | None
-) -> tuple[Matched | None, tuple[np.ndarray, Sequence[str]] | None]:
+def match_background(search: Search, clip: ClipSimilarity | None) -> tuple[Matched | None, Pairs | None]:
     """Training pictures with the most similar other one, and the CLIP similarity of some to their captions."""
     rows, limit = search.index.readable_rows(), search.settings.background
     if len(rows) > limit:
@@ -259,7 +259,7 @@ def match_background(
     return Matched(BACKGROUND, prompts, values[:, None], nearest[:, None]), pairs
 
 
-def training_pairs(entries: Iterator[Entry] | Sequence[Entry], clip: ClipSimilarity):
+def training_pairs(entries: Iterable[Entry], clip: ClipSimilarity) -> Pairs | None:
     """CLIP similarity of training pictures to their captions, the first `PAIRS` that have one; None without any."""
     some = [entry for entry in entries if entry.caption][:PAIRS]
     with tqdm(some, desc="training pairs", unit="picture") as bar:

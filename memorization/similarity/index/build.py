@@ -63,18 +63,24 @@ def write_lines(path: Path, lines: Sequence[str]) -> None:
         temporary.write_text("".join(lines), encoding="utf-8")
 
 
-def describe_shards(index: StoredIndex, shards: Sequence[int], describer: Describer, batch_size: int) -> None:
+def describe_shards(
+    index: StoredIndex, shards: Sequence[int], describer: Describer, batch_size: int, hidden: bool = False
+) -> None:
     """Describe the pictures of some shards; those that are there already are left as they are.
 
     Batches are cut within a shard by position, so that who describes it changes nothing.
+
+    Args:
+        hidden: show no progress, as of all processes but one.
     """
     left = [shard for shard in shards if not index.is_described(shard)]
-    with ThreadPoolExecutor(READERS) as pool, tqdm(total=len(left), desc="describe", unit="shard") as bar:
+    total = min(index.num_rows, len(left) * index.shard_size)
+    with ThreadPoolExecutor(READERS) as pool, tqdm(total=total, desc="describe", unit="picture", disable=hidden) as bar:
         for shard in left:
             parts = []
             for pictures in read_ahead(pool, index.shard_entries(shard), batch_size):
                 parts.append(describe_readable(describer, pictures))
-                bar.update(len(pictures) / index.shard_size)
+                bar.update(len(pictures))
             index.save(shard, np.concatenate(parts))
 
 
