@@ -138,7 +138,8 @@ def index_scale_table() -> str:
         e = estimate(largest, pictures, processes)
         parts.append([f"{pictures:,}", processes, *(f"{e[name]:,.1f}" for name in ("hours", "gigabytes", "minutes"))])
     columns = ["pictures, computed", "processes", "describing, hours", "disk, GB", f"exact search of {QUERIES:,}, min"]
-    note = f"Measured on the CPU, torch {largest['torch'].split('+')[0]}; computed for processes of one core each, in proportion to "
+    version = largest["torch"].split("+")[0]
+    note = f"Measured on the CPU, torch {version}; computed for processes of one core each, in proportion to "
     note += f"{largest['pictures']:,} descriptors, for a network of SSCD's shape; a GPU's rate is its own."
     measured = format_table([*headers, "right one first", "described per core s"], rows)
     return f"{measured}\n\n{format_table(columns, parts)}\n\n{note}"

@@ -218,10 +218,14 @@ def retrieve(
         describer: what the index was made with.
 
     Raises:
-        InputError: if the descriptor is another, or pictures cannot be read.
+        InputError: if the descriptor is another, two sources have one name, or pictures cannot be read.
     """
     settings = settings or RetrievalSettings()
     index.refuse_other(describer.identity, "descriptors of different ones do not compare")
+    names = [source.pictures.name for source in sources]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise InputError(f"two of the runs and folders are called {twice}; give each a name of its own")
     search = Search(index, settings, device)
     matched = [match(source, search, describer, clip) for source in sources]
     background, pairs = match_background(search, clip)

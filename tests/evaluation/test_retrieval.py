@@ -150,6 +150,7 @@ def refused(capsys, *argv):
 
 def test_what_does_not_compare_is_refused_in_one_line(world, tmp_path, capsys):
     run, index, sscd = world
+    assert "are called mem_ours" in refused(capsys, run, "--controls", run, "--index", index)
     assert "is no index" in refused(capsys, run, "--index", tmp_path / "nowhere")
     assert "does not exist" in refused(capsys, tmp_path / "nowhere.jsonl", "--index", index)
     other = refused(capsys, run, "--index", index, "--sscd_preprocessing", "official_288")
