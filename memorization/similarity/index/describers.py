@@ -96,19 +96,17 @@ class DescriberSettings:
 def open_as(
     index: StoredIndex, sscd: Path | str | None = None, sscd_preprocessing: str | None = None, device: str = "cpu"
 ) -> Describer:
-    """The descriptor that an index was made with.
+    """The descriptor that an index names; whether it is still the same one, `StoredIndex.refuse_other` says.
 
     Args:
         sscd, sscd_preprocessing: as they are now, where the file was moved.
 
     Raises:
-        InputError: if it cannot be had, or is another by its content or preprocessing.
+        InputError: if it cannot be had.
     """
     given = {"sscd": sscd, "sscd_preprocessing": sscd_preprocessing}
     moved = {name: value for name, value in given.items() if value is not None}
-    describer = DescriberSettings(**{**index.header[OPENED_BY], **moved, "device": device}).open()
-    index.refuse_other(describer.identity, "descriptors of different ones do not compare")
-    return describer
+    return DescriberSettings(**{**index.header[OPENED_BY], **moved, "device": device}).open()
 
 
 def sscd_describer(settings: DescriberSettings) -> Describer:
