@@ -7,6 +7,7 @@
     python eval_mem.py damage ordinary/det_outputs/*_mitigation.jsonl --reference_model ViT-g-14
     python eval_mem.py audit --own det_outputs/A_mitigation.jsonl --audited det_outputs/B_mitigation.jsonl --sscd FILE
     python eval_mem.py copies det_outputs/A_ours.jsonl --controls det_outputs/B_ours.jsonl --sscd FILE
+    python eval_mem.py retrieval det_outputs/A_ours.jsonl --index INDEX
     python eval_mem.py report det_outputs/*.jsonl
 
 Each prints its tables and writes them to --output with the same numbers as JSON and the figures as PNG.
@@ -17,7 +18,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-import torch
 
 from memorization.data.kinds import read_kinds
 from memorization.errors import InputError, exit_on_input_error, input_errors
@@ -25,6 +25,7 @@ from memorization.evaluation.classes import classes_of, relabel
 from memorization.evaluation.controls import controls_of_run
 from memorization.evaluation.copies import CopySettings
 from memorization.evaluation.decisions import Decisions
+from memorization.evaluation.retrieval import RetrievalSettings, read_source
 from memorization.evaluation.statistics import BootstrapSettings
 from memorization.evaluation.thresholds import Threshold, calibrate
 from memorization.files.whole import make_folder, write_text
@@ -32,6 +33,7 @@ from memorization.finished_runs import Run, check_comparable, masks_for, read_ru
 from memorization.plugins import add_plugin_option, load_plugins
 from memorization.report.copies_section import copies_section
 from memorization.report.page import build_report
+from memorization.report.retrieval_section import retrieval_section
 from memorization.report.section import Section
 from memorization.report.sections import (
     audit_section,
@@ -45,14 +47,17 @@ from memorization.runs.arguments import (
     HelpFormatter,
     Switch,
     add_decision_options,
-    device_name,
+    add_device,
     horizon,
     natural_int,
     positive_int,
     rate,
 )
+from memorization.runs.retrieval_arguments import add_retrieval_options
 from memorization.runs.settings import from_arguments
 from memorization.scores import HORIZONS, key_of
+from memorization.similarity.index.describers import open_as
+from memorization.similarity.index.stored import open_index
 from memorization.similarity.measure import EvaluatorSettings, add_copy_options, add_evaluator_options, open_evaluators
 
 
@@ -77,6 +82,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_damage(commands)
     add_audit(commands)
     add_copies(commands)
+    add_retrieval(commands)
     add_report(commands)
     return parser
 
@@ -172,6 +178,14 @@ def add_copies(commands: argparse._SubParsersAction) -> None:
     add_device(parser)
 
 
+def add_retrieval(commands: argparse._SubParsersAction) -> None:
+    text = "generations beside their most similar pictures of an indexed training set, and those among themselves"
+    parser = add_command(commands, retrieval, text, "eval_outputs/retrieval")
+    add_retrieval_options(parser)
+    add_bootstrap(parser)
+    add_device(parser)
+
+
 def add_report(commands: argparse._SubParsersAction) -> None:
     text = "one HTML page of any result files, with everything in it"
     parser = add_command(commands, report, text, "eval_outputs/report.html")
@@ -199,18 +213,6 @@ def add_quality(parser: argparse.ArgumentParser) -> None:
     add("--quality_model", help="open_clip model of CMMD, instead of --reference_model; its authors' is ViT-L-14-336")
     add("--quality_model_pretrain", default="openai", help="its weights: tag or file")
     add("--fid", action=Switch, default=False, help="FID and KID as well, from the package torchmetrics")
-
-
-def add_device(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", type=evaluation_device, default="cpu", help="cpu, cuda, cuda:N, mps or auto")
-
-
-def evaluation_device(text: str) -> str:
-    """A device that is there; auto takes CUDA, then the CPU."""
-    name, has_cuda = device_name(text), torch.cuda.is_available()
-    if name.startswith("cuda") and not has_cuda:
-        raise argparse.ArgumentTypeError(f"{text} is not there; leave --device at cpu")
-    return ("cuda" if has_cuda else "cpu") if name == "auto" else name
 
 
 # The commands
@@ -266,6 +268,15 @@ def copies(args: argparse.Namespace) -> None:
     runs, controls = read_runs(args.runs), read_runs(args.controls)
     descriptor = from_arguments(EvaluatorSettings, args).open_descriptor()
     section = copies_section(runs, controls, descriptor, settings, args.dataset, bootstrap_settings(args))
+    write(section, args.output)
+
+
+def retrieval(args: argparse.Namespace) -> None:
+    index, settings = open_index(args.index), from_arguments(RetrievalSettings, args)
+    sources = [read_source(path) for path in args.runs] + [read_source(path, True) for path in args.controls]
+    describer = open_as(index, args.sscd, args.sscd_preprocessing, args.device)
+    clip = from_arguments(EvaluatorSettings, args).open_clip()
+    section = retrieval_section(sources, index, describer, clip, settings, bootstrap_settings(args), args.device)
     write(section, args.output)
 
 

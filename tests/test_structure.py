@@ -39,7 +39,7 @@ MAY_IMPORT = {
     "plugins": {"detectors", "mitigations", *GROUND},
     "catalogue": {"detectors", "mitigations", *GROUND},
     "finished_runs": {"files", "rows", "mitigations", *GROUND},
-    "similarity": {"data", "finished_runs", *GROUND},
+    "similarity": {"data", "files", "finished_runs", *GROUND},
     "evaluation": {"core", "data", "files", "finished_runs", "mitigations", "rows", "scores", "similarity", *GROUND},
 }
 MAY_IMPORT["report"] = {"evaluation", "tiles", *MAY_IMPORT["evaluation"]}

@@ -21,6 +21,7 @@ from experiments import planted_tables, published, screen_scale
 from experiments.cost import gradient_memory
 from experiments.coverage import coverage_table
 from experiments.decisions_simulation import decisions_table
+from experiments.index_scale import index_scale_table
 from memorization.bundled import ROOT, bundled_name
 from memorization.catalogue import detector_table, mitigation_table
 from memorization.detectors.base import in_order_of_cost
@@ -138,6 +139,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "coverage": coverage_table,
     "decisions": decisions_table,
     "gradient_memory": gradient_memory.kept_results,
+    "index_scale": index_scale_table,
     "options_detect_mem": partial(option_tables, detect_mem),
     "options_inference_mem": partial(option_tables, inference_mem),
     "options_eval_mem": partial(option_tables, eval_mem),

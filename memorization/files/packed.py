@@ -2,8 +2,9 @@
 
 import io
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 
 @dataclass(frozen=True)
@@ -49,13 +50,10 @@ class ParquetCell:
             OSError: if there are no bytes.
         """
         assert mode == "rb"
-        from pyarrow import parquet
-
-        file, row = parquet.ParquetFile(self.path), self.row
-        for group in range(file.num_row_groups):
-            count = file.metadata.row_group(group).num_rows
+        changed, row = self.path.stat().st_mtime_ns, self.row
+        for group, count in enumerate(rows_of_groups(self.path, changed)):
             if row < count:
-                table = file.read_row_group(group, columns=[self.column]).slice(row, 1)
+                table = row_group(self.path, changed, group, self.column).slice(row, 1)
                 value = table.column(0)[0].as_py() if table.num_columns else None
                 value = value.get("bytes") if isinstance(value, dict) else value
                 if not value:
@@ -63,6 +61,23 @@ class ParquetCell:
                 return io.BytesIO(value)
             row -= count
         raise OSError(f"{self} holds no picture")
+
+
+@lru_cache(8)
+def rows_of_groups(path: Path, changed: int) -> list[int]:
+    """Number of rows of each row group of a Parquet file, as it was at its last change in nanoseconds."""
+    from pyarrow import parquet
+
+    metadata = parquet.ParquetFile(path).metadata
+    return [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+
+
+@lru_cache(2)
+def row_group(path: Path, changed: int, group: int, column: str) -> Any:
+    """One column of a row group, kept for the rows beside it: reading one row takes as long as reading all."""
+    from pyarrow import parquet
+
+    return parquet.ParquetFile(path).read_row_group(group, columns=[column])
 
 
 PictureFile = Path | PackedFile | ParquetCell  # what `read_pixels` opens

@@ -43,8 +43,11 @@ def make_folder(path: Path | str, option: str = "--output_dir") -> Path:
 class FolderLock:
     """Keeps a second run of the same name out of a folder; the system drops the lock when the process ends."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, option: str = "--run_name"):
         """
+        Args:
+            option: that names another folder.
+
         Raises:
             InputError: if another process holds the lock.
         """
@@ -57,7 +60,7 @@ class FolderLock:
         except BlockingIOError as error:
             self.release()
             raise InputError(
-                f"another run is writing to {folder}: wait for it or choose another --run_name; "
+                f"another run is writing to {folder}: wait for it or choose another {option}; "
                 "several devices share one run by `accelerate launch`"
             ) from error
         except OSError:  # a file system without locks

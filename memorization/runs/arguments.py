@@ -6,6 +6,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import torch
+
 from memorization.bundled import MODEL
 from memorization.plugins import add_plugin_option
 from memorization.registry import nearest
@@ -232,6 +234,18 @@ def device_name(text: str) -> str:
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", text):
         raise argparse.ArgumentTypeError(f"{text!r} is none of auto, cpu, cuda, cuda:N, mps")
     return text
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", type=evaluation_device, default="cpu", help="cpu, cuda, cuda:N, mps or auto")
+
+
+def evaluation_device(text: str) -> str:
+    """A device that is there; auto takes CUDA, then the CPU."""
+    name, has_cuda = device_name(text), torch.cuda.is_available()
+    if name.startswith("cuda") and not has_cuda:
+        raise argparse.ArgumentTypeError(f"{text} is not there; leave --device at cpu")
+    return ("cuda" if has_cuda else "cpu") if name == "auto" else name
 
 
 def horizon(text: str) -> int | None:

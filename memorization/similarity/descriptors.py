@@ -98,6 +98,7 @@ class CopyDescriptor:
         name = chosen_preprocessing(path, isinstance(self.model, OnnxModel) and self.model.takes_bytes, preprocessing)
         self.transform = sscd_transform(name)
         self.device, self.name = device, f"copy descriptor {path}"
+        self.path, self.preprocessing = path, name
         self.description = f"{Path(path).name}, preprocessing {name}, sha256 {hash_of(path)}"
         self(probe_pictures())
 
