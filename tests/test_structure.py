@@ -41,6 +41,7 @@ MAY_IMPORT = {
     "similarity": {"data", "finished_runs", *GROUND},
     "evaluation": {"core", "data", "files", "finished_runs", "mitigations", "rows", "scores", "similarity", *GROUND},
 }
+MAY_IMPORT["finetuning"] = {"core", "data", "files", "mitigations", "models", *GROUND}
 MAY_IMPORT["report"] = {"evaluation", "tiles", *MAY_IMPORT["evaluation"]}
 MAY_IMPORT["runs"] = {
     *("core", "data", "detectors", "evaluation", "files", "finished_runs", "mitigations", "models", "observation"),
