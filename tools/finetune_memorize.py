@@ -15,6 +15,7 @@ The same command goes on from the last checkpoint, to the weights of a training 
 """
 
 import argparse
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from memorization.files.whole import make_folder
 from memorization.finetuning.base import TRAINING_MITIGATIONS, TrainingMitigation
 from memorization.finetuning.captions import CAPTION_MODES
 from memorization.finetuning.duplication import DUPLICATES, DUPLICATIONS, SHARE
+from memorization.finetuning.saving import loading_options
 from memorization.finetuning.settings import FinetuneSettings, refuse_contradictions
 from memorization.finetuning.training import Training
 from memorization.models.stable_diffusion import load_pipeline
@@ -145,8 +147,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         training = Training(settings, load_model(settings, accelerator), accelerator)
         done = training.run()
         if accelerator.is_main_process:
-            options = training.save()
+            training.save()
             dropped = f"{done.dropped / max(1, done.samples):.1%} of the samples dropped"
+            options = shlex.join(loading_options(settings))
             print(f"{settings.output}: {done.steps} steps, {dropped}; load it by {options}")
 
 

@@ -15,17 +15,23 @@ if TYPE_CHECKING:
     from local_sd_pipeline import LocalStableDiffusionPipeline
 
 
-def save_model(pipe: "LocalStableDiffusionPipeline", settings: FinetuneSettings) -> str:
-    """Write the result to the output folder; returns the options that our scripts load it by."""
-    folder = settings.output
+def loading_options(settings: FinetuneSettings) -> list[str]:
+    """The options that our scripts load the result by."""
     if settings.lora_rank is not None:
-        save_lora(pipe, settings, folder)
-        return f"--model_id {settings.model_id} --lora {folder}"
+        return ["--model_id", settings.model_id, "--lora", str(settings.output)]
     if settings.train_text_encoder:
-        save_pipeline(pipe, folder)
-        return f"--model_id {folder}"
-    pipe.unet.save_pretrained(folder / "unet")
-    return f"--model_id {settings.model_id} --unet_id {folder}"
+        return ["--model_id", str(settings.output)]
+    return ["--model_id", settings.model_id, "--unet_id", str(settings.output)]
+
+
+def save_model(pipe: "LocalStableDiffusionPipeline", settings: FinetuneSettings) -> None:
+    """Write the result to the output folder."""
+    if settings.lora_rank is not None:
+        save_lora(pipe, settings, settings.output)
+    elif settings.train_text_encoder:
+        save_pipeline(pipe, settings.output)
+    else:
+        pipe.unet.save_pretrained(settings.output / "unet")
 
 
 def save_lora(pipe: "LocalStableDiffusionPipeline", settings: FinetuneSettings, folder: Path) -> None:

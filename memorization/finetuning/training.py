@@ -129,7 +129,7 @@ class Training:
             if is_saved:
                 save_between(self.pipe, settings, step)
 
-    def save(self) -> str:
-        """Write the result; returns the options that our scripts load it by."""
+    def save(self) -> None:
+        """Write the result."""
         with averaged(self.average, self.parameters):
-            return save_model(self.pipe, self.settings)
+            save_model(self.pipe, self.settings)
