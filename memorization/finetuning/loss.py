@@ -48,11 +48,15 @@ class TrainingLoss:
         text = self.text_encoder(batch["ids"])[0]
         for acting in self.mitigations:
             text = acting.embeddings(text, generators)
-        predicted = self.unet(noisy, t, encoder_hidden_states=text, return_dict=False)[0]
+        predicted = self.predict(noisy, t, text)
         target = self.target(latents, noise, t)
         losses = F.mse_loss(predicted.float(), target.float(), reduction="none").mean((1, 2, 3))
         keep = self.kept(noisy, t, predicted.detach())
         return (losses * keep).sum() / keep.sum().clamp(min=1), int((1 - keep).sum())
+
+    def predict(self, noisy: torch.Tensor, t: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+        """What the UNet gives, each sample at a timestep of its own."""
+        return self.unet(noisy, t, encoder_hidden_states=text, return_dict=False)[0]
 
     def target(self, latents: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         """What the UNet is to predict, by the scheduler's prediction type."""
@@ -67,7 +71,7 @@ class TrainingLoss:
         if self.drop_above is None:
             return torch.ones(len(t), device=t.device)
         empty = self.text_encoder(token_ids(self.pipe.tokenizer, "")[None].to(t.device))[0].expand(len(t), -1, -1)
-        uncond = self.unet(noisy, t, encoder_hidden_states=empty, return_dict=False)[0]
+        uncond = self.predict(noisy, t, empty)
         scales = torch.stack([self.pipe.noise_scales(k)[0] for k in t.tolist()])
         scale = scales.to(t.device).reshape(-1, 1, 1, 1)
         return (noise_diff_norm(scale * (predicted - uncond)) <= self.drop_above).float()
