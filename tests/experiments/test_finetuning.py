@@ -1,6 +1,8 @@
 """Cells of the fine-tuning table: two steps of a tiny model, measured once, and numbers out of made-up images."""
 
+import importlib
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +11,20 @@ from experiments import finetuning, finetuning_table
 from experiments.finetuning_table import entries
 
 
+class HereRunner:
+    """Runs commands in this process."""
+
+    def __init__(self, *given, **options):
+        pass
+
+    def work(self, commands, title):
+        for _, *words in commands:
+            name, argv = (words[1], words[2:]) if words[0] == "-m" else (Path(words[0]).stem, words[1:])
+            importlib.import_module(name).main(argv)
+
+
 def test_a_cell_is_trained_generated_measured_and_not_made_again(model_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(finetuning, "Runner", HereRunner)
     argv = ["--model_id", model_folder, "--output", tmp_path / "out", "--results", tmp_path / "found.json"]
     argv += ["--seeds", 1, "--steps", 2, "--batch_size", 2, "--images", 1, "--ordinary_images", 1]
     argv += ["--num_inference_steps", 1, "--cells", "captions: in_turn"]
