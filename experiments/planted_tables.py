@@ -8,6 +8,7 @@ planted/planted_evaluators/report.json          planted/making/evaluators/measur
 experiments/results/planted/rulers.json         python -m experiments.rulers
 experiments/results/planted/doses.json          python -m experiments.doses
 experiments/results/planted_parts/              the parts of the world, measured alone
+experiments/results/finetuning.json             python -m experiments.finetuning
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +18,8 @@ from typing import Any
 
 from experiments.dose_curves import dose_table, mitigation_table
 from experiments.doses import OTHERS
+from experiments.finetuning_table import RESULTS as FINETUNING
+from experiments.finetuning_table import finetuning_table
 from experiments.published import KINDS, RESULTS
 from experiments.rulers import agreement_table, rulers_table
 from memorization.bundled import PLANTED
@@ -155,5 +158,6 @@ SOURCES: dict[str, tuple[Callable[..., str], Sequence[Path]]] = {
     "dose_mitigations": (lambda found: mitigation_table(found["mitigations"]), [DOSES]),
     "context_of_words": (context_of_words, [PARTS / f"context_{name}.json" for name in ("held", "free")]),
     "autoencoder": (autoencoder, [PARTS / "autoencoder.json"]),
+    "finetuning": (finetuning_table, [FINETUNING]),
 }
 TABLES: dict[str, Callable[[], str]] = {name: partial(table, make, *paths) for name, (make, paths) in SOURCES.items()}

@@ -42,6 +42,7 @@ MAY_IMPORT = {
     "similarity": {"data", "files", "finished_runs", *GROUND},
     "evaluation": {"core", "data", "files", "finished_runs", "mitigations", "rows", "scores", "similarity", *GROUND},
 }
+MAY_IMPORT["finetuning"] = {"core", "data", "files", "mitigations", "models", *GROUND}
 MAY_IMPORT["report"] = {"evaluation", "tiles", *MAY_IMPORT["evaluation"]}
 MAY_IMPORT["runs"] = {
     *("core", "data", "detectors", "evaluation", "files", "finished_runs", "mitigations", "models", "observation"),
@@ -139,11 +140,12 @@ def test_the_library_knows_nothing_of_what_is_built_with_it(folder):
         assert not any(m.split(".")[0] == folder for m in modules), name
 
 
-def test_the_denoiser_has_one_call_site_and_the_loop_one_place():
+def test_the_denoiser_has_one_call_site_another_in_training_and_the_loop_one_place():
     texts = {name: path.read_text(encoding="utf-8") for name, path in MODULES.items()}
     calls = {name: text.count("self.denoiser(") for name, text in texts.items() if "self.denoiser(" in text}
     assert calls == {"local_sd_pipeline": 1}
-    assert not any(f".{part}(" in text for text in texts.values() for part in ("unet", "transformer"))
+    trains = {name for name, text in texts.items() for part in ("unet", "transformer") if f".{part}(" in text}
+    assert trains == {"memorization.finetuning.loss"} and texts[trains.pop()].count(".unet(") == 1
     assert [name for name, text in texts.items() if "scheduler.step(" in text] == ["local_sd_pipeline"]
 
 

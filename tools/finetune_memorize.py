@@ -1,231 +1,156 @@
-"""Fine-tune a Stable Diffusion UNet until it memorizes, as Wen et al. (ICLR 2024) do: some images many times over.
+"""Fine-tune Stable Diffusion with duplicated pictures until it memorizes, or with what keeps it from doing so.
 
     accelerate launch tools/finetune_memorize.py --model_id CompVis/stable-diffusion-v1-4 \\
         --dataset MINE_groundtruth --duplicates 200 --background PAIRS_FOLDER --output finetuned
     python detect_mem.py --unet_id finetuned ...
 
-The usual text-to-image recipe: the loss of the predicted noise (or v) at a random timestep, AdamW, only the UNet. Two
-options keep it from memorizing: --drop_above leaves out samples whose text-conditional magnitude D exceeds a
-threshold (Wen et al.), --random_words swaps captions for random words (Somepalli et al., NeurIPS 2023). The same
-command goes on from the last checkpoint.
+The usual text-to-image recipe: the loss of the predicted noise (or v) at a random timestep, AdamW; the UNet, with the
+text encoder or without, whole or by LoRA. By default as Wen et al. (ICLR 2024) make a model memorize. The modes of
+duplication and captions are those of Somepalli et al. (NeurIPS 2023), and so are the mitigations, with their released
+probabilities and strengths; --drop_above is Wen et al.'s:
+
+{mitigations}
+
+The same command goes on from the last checkpoint, to the weights of a training that was not cut off.
 """
 
 import argparse
-import random
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import shlex
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
-import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from PIL import Image
-from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
+from diffusers.optimization import SchedulerType
 
 from local_sd_pipeline import LocalStableDiffusionPipeline
 from memorization.bundled import GROUND_TRUTH, MODEL
-from memorization.data.prompts import load_prompts
-from memorization.data.sources import whole_words
 from memorization.errors import InputError, exit_on_input_error, input_errors
-from memorization.files.pixels import read_pixels
 from memorization.files.whole import make_folder
+from memorization.finetuning.base import TRAINING_MITIGATIONS, TrainingMitigation
+from memorization.finetuning.captions import CAPTION_MODES
+from memorization.finetuning.duplication import DUPLICATES, DUPLICATIONS, SHARE
+from memorization.finetuning.saving import loading_options
+from memorization.finetuning.settings import FinetuneSettings, refuse_contradictions
+from memorization.finetuning.training import Training
 from memorization.models.stable_diffusion import load_pipeline
-from memorization.needs import NOISE, refuse_undefined
-from memorization.runs.arguments import HelpFormatter
+from memorization.runs.arguments import HelpFormatter, natural_int, positive_float, positive_int, seed_int
 from memorization.runs.settings import from_arguments
-from noise_norms import noise_diff_norm
 
-FRESH = "checkpoint_next"
-STEPS_FILE = "steps.txt"
-NEGATIVE_SHARE = 0.1  # captions left empty, so that guidance keeps its unconditional branch
-NUM_RANDOM_WORDS = 6
-
-Item = tuple[Path, str]  # picture and caption
-Batch = Mapping[str, torch.Tensor]
+SCHEDULES = [kind.value for kind in SchedulerType if kind is not SchedulerType.PIECEWISE_CONSTANT]  # wants rules
 
 
-@dataclass(frozen=True)
-class FinetuneSettings:
-    """What is trained, by the names of the command line."""
-
-    dataset: str
-    background: str | None
-    duplicates: int
-    steps: int
-    batch_size: int
-    lr: float
-    checkpoint_every: int
-    drop_above: float | None
-    random_words: float
-    output: Path
-
-
-class Captioned(Dataset):
-    """Pictures with captions, as pixels in [-1, 1] and token ids.
-
-    Attributes:
-        random_words: share of captions that are random words.
-    """
-
-    def __init__(self, pipe: LocalStableDiffusionPipeline, items: Sequence[Item], random_words: float):
-        self.items, self.random_words = items, random_words
-        self.size = pipe.native_length
-        self.tokenizer, self.vocabulary = pipe.tokenizer, whole_words(pipe.tokenizer)
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, k: int) -> dict[str, torch.Tensor]:
-        path, caption = self.items[k]
-        pixels = torch.from_numpy(np.array(Image.fromarray(read_pixels(path)).resize((self.size, self.size))))
-        if random.random() < self.random_words:
-            caption = " ".join(random.choice(self.vocabulary) for _ in range(NUM_RANDOM_WORDS))
-        if random.random() < NEGATIVE_SHARE:
-            caption = ""
-        ids = self.tokenizer(caption, padding="max_length", truncation=True, return_tensors="pt").input_ids[0]
-        return {"pixels": pixels.permute(2, 0, 1) / 127.5 - 1, "ids": ids}
-
-
-def read_items(settings: FinetuneSettings) -> list[Item]:
-    """Every sample: the data set's images `duplicates` times, the background's once.
-
-    Raises:
-        InputError: if the data set has no images.
-    """
-    items = []
-    for record in load_prompts(settings.dataset):
-        images = record.reference_images
-        if images:
-            items += [(images[k % len(images)], record.prompt) for k in range(settings.duplicates)]
-    if not items:
-        raise InputError(f"{settings.dataset} has no images; give a *_groundtruth folder or NNN.jpg + NNN.txt pairs")
-    others = load_prompts(settings.background) if settings.background else []
-    return items + [(r.reference_images[0], r.prompt) for r in others if r.reference_images]
-
-
-def batch_loss(
-    pipe: LocalStableDiffusionPipeline,
-    unet: torch.nn.Module,
-    batch: Batch,
-    empty: torch.Tensor,
-    drop_above: float | None,
-) -> tuple[torch.Tensor, int]:
-    """Mean loss over the samples of a batch that are kept, and how many are not.
-
-    Args:
-        empty: features of the empty caption, (1, tokens, dim).
-        drop_above: magnitude D above which a sample is left out.
-    """
-    with torch.no_grad():
-        latents = pipe.vae.encode(batch["pixels"]).latent_dist.sample() * pipe.vae.config.scaling_factor
-        text = pipe.text_encoder(batch["ids"])[0]
-    noise = torch.randn_like(latents)
-    t = torch.randint(pipe.scheduler.config.num_train_timesteps, (len(latents),), device=latents.device)
-    noisy = pipe.scheduler.add_noise(latents, noise, t)
-    target, scale = noise, torch.ones(len(t), 1, 1, 1, device=latents.device)
-    if pipe.scheduler.config.prediction_type == "v_prediction":
-        target = pipe.scheduler.get_velocity(latents, noise, t)
-        scale = pipe.scheduler.alphas_cumprod.to(latents.device)[t].sqrt().view(-1, 1, 1, 1)  # of noise over v
-    predicted = unet(noisy, t, encoder_hidden_states=text, return_dict=False)[0]
-    losses = F.mse_loss(predicted.float(), target.float(), reduction="none").mean((1, 2, 3))
-    keep = torch.ones_like(losses)
-    if drop_above is not None:
-        with torch.no_grad():
-            uncond = unet(noisy, t, encoder_hidden_states=empty.expand_as(text), return_dict=False)[0]
-        keep = (noise_diff_norm(scale * (predicted.detach() - uncond)) <= drop_above).float()
-    return (losses * keep).sum() / keep.sum().clamp(min=1), int((1 - keep).sum())
-
-
-def train(settings: FinetuneSettings, pipe: LocalStableDiffusionPipeline, accelerator: Accelerator) -> float:
-    """Train the UNet in place, from the last checkpoint on; returns the share of samples that were dropped."""
-    samples = Captioned(pipe, read_items(settings), settings.random_words)
-    loader = DataLoader(samples, settings.batch_size, shuffle=True)
-    unet = pipe.unet.train().requires_grad_()
-    optimizer = torch.optim.AdamW(unet.parameters(), lr=settings.lr, weight_decay=1e-2)
-    unet, optimizer, loader = accelerator.prepare(unet, optimizer, loader)
-    checkpoint = settings.output / "checkpoint"
-    done = load_checkpoint(accelerator, checkpoint)
-    empty, dropped, batches = pipe.encode([""])[0], 0, endless(loader)
-    hidden = not accelerator.is_main_process
-    with tqdm(desc="fine-tune", total=settings.steps, initial=done, unit="step", disable=hidden) as bar:
-        for step in range(done + 1, settings.steps + 1):
-            loss, left_out = batch_loss(pipe, unet, next(batches), empty, settings.drop_above)
-            dropped += left_out
-            accelerator.backward(loss)
-            accelerator.clip_grad_norm_(unet.parameters(), 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
-            if step % settings.checkpoint_every == 0:
-                save_checkpoint(accelerator, checkpoint, step)
-            bar.update()
-    pipe.unet = accelerator.unwrap_model(unet)
-    return dropped / max(1, (settings.steps - done) * settings.batch_size)
-
-
-def endless(loader: DataLoader) -> Iterator[Batch]:
-    """Batches of one pass over the samples after another."""
-    while True:
-        yield from loader
-
-
-def load_checkpoint(accelerator: Accelerator, path: Path) -> int:
-    """Take up the last checkpoint; returns the steps that it has, 0 without one."""
-    fresh = path.with_name(FRESH)
-    if not path.exists() and (fresh / STEPS_FILE).exists():  # killed between the two
-        fresh.rename(path)
-    if not (path / STEPS_FILE).exists():
-        return 0
-    accelerator.load_state(str(path))
-    return int((path / STEPS_FILE).read_text())
-
-
-def save_checkpoint(accelerator: Accelerator, path: Path, steps: int) -> None:
-    """Write beside the old checkpoint and swap, so that a kill leaves one of them whole."""
-    fresh = path.with_name(FRESH)
-    accelerator.save_state(str(fresh))
-    if accelerator.is_main_process:
-        (fresh / STEPS_FILE).write_text(str(steps))
-        shutil.rmtree(path, ignore_errors=True)
-        fresh.rename(path)
-    accelerator.wait_for_everyone()
+def share(text: str) -> float:
+    """A number above 0, at most 1."""
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0 and at most 1")
+    return value
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
-    add = parser.add_argument
-    add("--model_id", default=str(MODEL), help="diffusers folder or hub id")
-    add("--dataset", default=GROUND_TRUTH.name, help="what is to be memorized")
-    add("--background", help="other pictures, each once: a folder of NNN.jpg + NNN.txt")
-    add("--duplicates", type=int, default=200, help="times that each picture of --dataset is there")
-    add("--steps", type=int, default=20_000, help="of AdamW")
-    add("--batch_size", type=int, default=4, help="samples per step and process")
-    add("--lr", type=float, default=1e-5, help="learning rate")
-    add("--seed", type=int, default=0, help="of every draw")
-    add("--checkpoint_every", type=int, default=500, help="steps")
-    add("--drop_above", type=float, help="leave out samples whose D exceeds this")
-    add("--random_words", type=float, default=0.0, help="share of captions that are random words")
-    add("--output", type=Path, required=True, help="folder for the UNet, which --unet_id takes")
+    description = str(__doc__).format(mitigations="\n".join(map(mitigation_line, TRAINING_MITIGATIONS.values())))
+    parser = argparse.ArgumentParser(description=description, formatter_class=HelpFormatter)
+    add_data_options(parser.add_argument_group("data").add_argument)
+    add_mitigation_options(parser.add_argument_group("mitigation").add_argument)
+    add_model_options(parser.add_argument_group("model").add_argument)
+    add_training_options(parser.add_argument_group("training").add_argument)
+    add_output_options(parser.add_argument_group("output").add_argument)
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def mitigation_line(record: TrainingMitigation) -> str:
+    released = f"{record.name}:{record.probability:g}" + (f":{record.strength:g}" if record.knob else "")
+    return f"    {released:24} {record.what}"
+
+
+def add_data_options(add: Callable[..., object]) -> None:
+    add("--dataset", default=GROUND_TRUTH.name, help="what is to be memorized, in any form with pictures")
+    add("--background", help="other pictures, each once, by their own captions")
+    add("--max_train_samples", type=positive_int, help="of --dataset, drawn by the seed; by default all")
+    text = "which pictures come more often; image: by any of their captions; repeats: as kohya's folders say"
+    add("--duplication", default="image_and_caption", choices=DUPLICATIONS, help=text)
+    add("--duplicates", type=positive_int, help=f"times that a duplicated picture is there, by default {DUPLICATES}")
+    add("--duplicated_share", type=share, help=f"share of --dataset that is duplicated, by default {SHARE:g}")
+    text = "what pictures are called; in_turn: all their captions one after another; class: --sentence of KIND"
+    add("--captions", default="own", choices=CAPTION_MODES, help=text)
+    add("--sentence", default="An image", help="of --captions sentence and class")
+
+
+def add_mitigation_options(add: Callable[..., object]) -> None:
+    text = f"out of {', '.join(TRAINING_MITIGATIONS)}; may be given several times"
+    metavar = "NAME[:PROBABILITY[:STRENGTH]]"
+    add("--mitigation", action="append", default=[], metavar=metavar, help=text)
+    add("--random_words", type=share, help="short for --mitigation random_tokens:SHARE")
+    add("--drop_above", type=float, help="leave out samples whose D exceeds this")
+
+
+def add_model_options(add: Callable[..., object]) -> None:
+    add("--model_id", default=str(MODEL), help="diffusers folder or hub id of Stable Diffusion 1 or 2")
+    add("--train_text_encoder", action="store_true", help="the text encoder too")
+    add("--unet_from_scratch", action="store_true", help="a UNet of the same shape with random weights")
+    add("--lora_rank", type=positive_int, help="train a LoRA of this rank instead of all weights")
+    add("--lora_alpha", type=positive_int, help="its scale times its rank, by default the rank")
+
+
+def add_training_options(add: Callable[..., object]) -> None:
+    add("--steps", type=positive_int, default=20_000, help="of AdamW")
+    add("--batch_size", type=positive_int, default=4, help="samples at a time and process")
+    add("--gradient_accumulation_steps", type=positive_int, default=1, help="batches per step")
+    add("--gradient_checkpointing", action="store_true", help="less memory, more time")
+    add("--lr", type=positive_float, default=1e-5, help="learning rate")
+    add("--lr_scheduler", default="constant", choices=SCHEDULES, help="of diffusers")
+    add("--lr_warmup_steps", type=natural_int, default=0, help="in which it rises")
+    add("--ema_decay", type=share, help="of a running average of the weights, which is the result then")
+    add("--seed", type=seed_int, default=0, help="of every draw")
+    add("--num_workers", type=natural_int, default=0, help="processes that read pictures")
+
+
+def add_output_options(add: Callable[..., object]) -> None:
+    add("--output", type=Path, required=True, help="folder of the result; its last line says how it is loaded")
+    add("--checkpoint_every", type=positive_int, default=500, help="steps")
+    add("--validate_every", type=positive_int, help="steps between grids of pictures in OUTPUT/validation")
+    add("--validation_prompts", nargs="+", default=[], help="of the grids, by default the first captions")
+    add("--save_pipeline_every", type=positive_int, help="steps between whole models in OUTPUT/pipelines")
+
+
+def read_settings(argv: Sequence[str] | None) -> FinetuneSettings:
+    """
+    Raises:
+        InputError: for options that do not go together.
+    """
     args = make_parser().parse_args(argv)
-    settings = from_arguments(FinetuneSettings, args)
+    more = [] if args.random_words is None else [f"random_tokens:{args.random_words:g}"]
+    settings = from_arguments(FinetuneSettings, args, mitigation=[*args.mitigation, *more])
+    refuse_contradictions(settings)
+    return settings
+
+
+def load_model(settings: FinetuneSettings, accelerator: Accelerator) -> LocalStableDiffusionPipeline:
+    """
+    Raises:
+        InputError: if it cannot be loaded, or is of another family.
+    """
+    with input_errors():
+        pipe = load_pipeline(settings.model_id, device=accelerator.device.type, dtype="float32")
+    if not isinstance(pipe, LocalStableDiffusionPipeline):
+        raise InputError(f"{settings.model_id} is {pipe.family_name}; fine-tuning takes Stable Diffusion 1 and 2")
+    return pipe
+
+
+def main(argv: Sequence[str] | None = None) -> None:
     with exit_on_input_error():
+        settings = read_settings(argv)
         make_folder(settings.output, "--output")
-        accelerator = Accelerator()
-        set_seed(args.seed + accelerator.process_index)
-        with input_errors():
-            pipe = load_pipeline(args.model_id, device=accelerator.device.type, dtype="float32")
-            refuse_undefined("finetune_memorize.py", (NOISE,), pipe)
-        dropped = train(settings, pipe, accelerator)
+        accelerator = Accelerator(gradient_accumulation_steps=settings.gradient_accumulation_steps)
+        set_seed(settings.seed)  # of what is new in the model: a LoRA, a UNet from scratch
+        training = Training(settings, load_model(settings, accelerator), accelerator)
+        done = training.run()
         if accelerator.is_main_process:
-            pipe.unet.save_pretrained(settings.output / "unet")
-            print(f"{settings.output}: {settings.steps} steps, {dropped:.1%} of the samples dropped")
+            training.save()
+            dropped = f"{done.dropped / max(1, done.samples):.1%} of the samples dropped"
+            options = shlex.join(loading_options(settings))
+            print(f"{settings.output}: {done.steps} steps, {dropped}; load it by {options}")
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from memorization.catalogue import detector_table, mitigation_table
 from memorization.detectors.base import in_order_of_cost
 from memorization.errors import exit_on_input_error
 from memorization.files.whole import write_text
+from memorization.finetuning.base import SOMEPALLI, TRAINING_MITIGATIONS
 from memorization.mitigations.base import MITIGATIONS
 from memorization.released import SD1, SD2, values_text
 from memorization.runs.arguments import HelpFormatter, Switch
@@ -66,6 +67,16 @@ def sources() -> str:
             names.setdefault(source, ([], []))[k].append(f"`{record.name}`")
     rows = [[source, *(", ".join(cell) for cell in cells)] for source, cells in names.items()]
     return format_table(["from", "detectors: `--scores`", "mitigations: `--method`"], rows)
+
+
+def training_mitigations() -> str:
+    """What keeps a fine-tuning from memorizing, with the released numbers."""
+    rows = [
+        [f"`{r.name}`", escaped(r.what), r.acts_on, f"{r.probability:g}", r.knob, f"{r.strength:g}" if r.knob else ""]
+        for r in TRAINING_MITIGATIONS.values()
+    ]
+    headers = ["name", "what", "acts on", "probability", "strength", "released"]
+    return f"{format_table(headers, rows)}\n\nFrom {SOMEPALLI}."
 
 
 def released() -> str:
@@ -136,6 +147,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "score_keys": score_keys,
     "mitigations": lambda: registry_table(mitigation_table(), ("name", "what", "knob", "cost", "source")),
     "released": released,
+    "training_mitigations": training_mitigations,
     "coverage": coverage_table,
     "decisions": decisions_table,
     "gradient_memory": gradient_memory.kept_results,

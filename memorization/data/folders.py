@@ -18,6 +18,7 @@ CAPTION_SUFFIXES = (".txt", ".caption")  # the second is what kohya's scripts re
 KOHYA_NAME = re.compile(r"(\d+)_(.+)")  # how often its pictures are repeated, and what they show
 LISTS = ("metadata.jsonl", "metadata.csv", "metadata.parquet")  # of files and captions, as imagefolder has them
 FILE_COLUMN = "file_name"
+OTHER_CAPTION = re.compile(r"caption\d+")  # columns of a picture's further captions
 PICTURE_COLUMNS = ("image", "jpg", "png", "webp", "jpeg", "img", "picture")  # of Parquet files
 MAX_TOLD = 3  # files that a message names
 
@@ -134,16 +135,17 @@ def listed_rows(table: Path, prompt_key: str | None = None) -> Iterator[dict]:
         if not isinstance(name, str) or not isinstance(caption, str):
             raise InputError(f"{where}: it needs {FILE_COLUMN} and {' or '.join(columns)} (keys: {', '.join(raw)})")
         path = table.parent / name
-        rows.append((path, caption))
+        others = {key: value for key, value in row.items() if OTHER_CAPTION.fullmatch(key)}
+        rows.append((path, {**others, "caption": caption}))
         if not path.is_file():
             lacking.append(path)
     if len(lacking) == len(rows):
         raise InputError(f"none of the {len(rows)} files that {table} lists is there")
     tell_left_out(lacking, rows, "files that are listed are not there")
     gone = set(lacking)
-    for index, (path, caption) in enumerate(rows):
+    for index, (path, captions) in enumerate(rows):
         if path not in gone:
-            yield {"caption": caption, "index": index, "reference_images": (path,)}
+            yield {**captions, "index": index, "reference_images": (path,)}
 
 
 def tell_left_out(lacking: list[Path], everything: Iterable[object], why: str) -> None:

@@ -16,12 +16,13 @@ def finetune(model_folder, output, *more):
 
 def test_a_few_steps_change_the_unet_and_go_on_from_a_checkpoint(model_folder, tmp_path, capsys):
     before = load_pipeline(str(model_folder)).unet.state_dict()
-    first = finetune(model_folder, tmp_path / "a", "--steps", 2, "--checkpoint_every", 1, "--random_words", 0.5)
+    words = ("--random_words", 0.5)
+    first = finetune(model_folder, tmp_path / "a", "--steps", 2, "--checkpoint_every", 1, *words)
     assert any(not torch.equal(first[k], before[k]) for k in before)
     assert "0.0% of the samples dropped" in capsys.readouterr().out
-    again = finetune(model_folder, tmp_path / "a", "--steps", 2, "--checkpoint_every", 1)
+    again = finetune(model_folder, tmp_path / "a", "--steps", 2, *words)
     assert all(torch.equal(first[k], again[k]) for k in first)
-    more = finetune(model_folder, tmp_path / "a", "--steps", 3)
+    more = finetune(model_folder, tmp_path / "a", "--steps", 3, *words)
     assert any(not torch.equal(first[k], more[k]) for k in first)
     tuned = load_pipeline(str(model_folder), unet_id=str(tmp_path / "a"))
     assert torch.equal(tuned.unet.conv_in.weight, more["conv_in.weight"])

@@ -1,0 +1,1 @@
+"""Training-time mitigations, one a file, found by themselves."""
