@@ -34,6 +34,7 @@ def compare(
                 head
                 | {"seed": seed, "first": row["prompt"] not in seen, "cosine_own": float(found.own[k])}
                 | {"cosine": float(found.nearest[k]), "nearest_index": int(found.owners[k])}
+                | {"nearest_picture": int(found.places[k])}
                 | {"own": float(found.own[k] - lowered[k]), "nearest": float(found.nearest[k] - lowered[k])}
                 | {"is_right": float(found.is_right[k])}
             )
