@@ -35,6 +35,7 @@ from memorization.audit.sections import verdict_section
 from memorization.audit.settings import AuditSettings
 from memorization.audit.verdict import Verdict, judge
 from memorization.bundled import DOSES_GROUND_TRUTH
+from memorization.data.prompts import PromptRecord
 from memorization.errors import exit_on_input_error, input_errors
 from memorization.evaluation.copies import CopySettings, evaluate_copies
 from memorization.files.whole import make_folder, write_text
@@ -73,7 +74,8 @@ def make_parser() -> argparse.ArgumentParser:
     add("--training_data", default=str(DOSES_GROUND_TRUTH), help=text)
     text = "model before tuning, for what the tuning added: as --model_id, or `own` for it without what is added to it"
     add("--base_model_id", help=text)
-    text = "captions that were not trained on, of the same kind; by default made out of the captions' words"
+    text = "captions that were not trained on, of the same kind, best with their pictures; by default made of the "
+    text += "captions' words"
     add("--controls", metavar="DATASET", help=text)
     add("--num_controls", type=positive_int, default=1000, help="of them, at most")
     text = (
@@ -101,13 +103,13 @@ class Stages:
 
     Attributes:
         training: the pictures with their captions.
-        controls: captions that were not trained on.
+        controls: captions that were not trained on, by their numbers.
         pipe: the model; its `base` is the model before tuning, where one is given.
     """
 
     settings: AuditSettings
     training: TrainingSet
-    controls: list[str]
+    controls: Mapping[int, PromptRecord]
     pipe: DenoisingPipeline
     processes: Processes
 
@@ -135,7 +137,7 @@ class Stages:
         if s.base_model_id is not None:
             how |= {"base_model_id": s.base_model_id, "scores": s.score}
         captions = {index: caption for caption, index in self.training.captions.items()}
-        controls = self.detect(**self.options("controls", dict(enumerate(self.controls))), **how)
+        controls = self.detect(**self.options("controls", {k: r.prompt for k, r in self.controls.items()}), **how)
         screen = self.detect(**self.options("screen", captions), **how)
         return decide_captions(screen, controls, s.score, s.fdr, s.num_unflagged, s.seed)
 
@@ -147,7 +149,7 @@ class Stages:
         """What is no copy: an image of each caption by the base, where there is one; else of the controls."""
         s = self.settings
         if s.base_model_id is None:
-            prompts = dict(enumerate(self.controls[: s.num_copy_controls]))
+            prompts = {k: r.prompt for k, r in self.controls.items() if k < s.num_copy_controls}
             return self.detect(**self.options("copy_controls", prompts) | {"num_images_per_prompt": 1})
         added = {"unet_id": None, "vae_id": None, "lora": None, "embedding": None}
         model = {} if s.base_model_id == OWN_BASE else {"model_id": s.base_model_id, "config": None}
@@ -177,11 +179,17 @@ class Stages:
         return {index: self.training.records[index].prompt for index in sorted(indices)}
 
 
-def chosen_controls(training: TrainingSet, settings: AuditSettings) -> list[str]:
-    """Captions that were not trained on: given ones, or made out of the words of those that were."""
+def chosen_controls(training: TrainingSet, settings: AuditSettings) -> dict[int, PromptRecord]:
+    """Captions that were not trained on, numbered anew: given ones, or made out of the words of those that were."""
     if settings.controls is not None:
-        return read_controls(settings.controls, training, settings.num_controls)
-    return recombined_captions(training.captions, settings.num_controls, settings.seed)
+        return dict(enumerate(read_controls(settings.controls, training, settings.num_controls)))
+    return dict(enumerate(recombined_captions(training.captions, settings.num_controls, settings.seed)))
+
+
+def pictures_of_controls(settings: AuditSettings, controls: Mapping[int, PromptRecord]) -> dict[int, PromptRecord]:
+    """Controls with pictures, where controls are what is no copy: images of the base have none of their own."""
+    shown = {index: record for index, record in controls.items() if record.reference_images}
+    return {} if settings.base_model_id is not None else shown
 
 
 def refuse_other_mitigation(settings: AuditSettings) -> None:
@@ -220,13 +228,32 @@ def audit(settings: AuditSettings) -> Verdict | None:
 
     # Which images are copies, and what follows from it.
     how = CopySettings(fdr=settings.fdr)
-    judged = [evaluate_copies([run], [others], descriptor, how, training.name) for run in runs]
+    shown = pictures_of_controls(settings, controls)
+    judged = [evaluate_copies([run], [others], descriptor, how, training.name, control_records=shown) for run in runs]
     verdict = judge(training, screened, *[found.lines for found in judged])
-    first = verdict_section(verdict, training, runs[0], stored_masks(runs[0]), settings.not_tested)
+    first = verdict_section(verdict, training, runs[0], stored_masks(runs[0]), not_tested(settings, controls))
     copies = [section_of_copies(found, [run], [others], descriptor) for found, run in zip(judged, runs, strict=True)]
     screen = decisions_section([screened.run], screened.decisions)
     write_page(settings, verdict, [first, screen, *copies], [screened.controls, screened.run, others, *runs])
     return verdict
+
+
+def not_tested(settings: AuditSettings, controls: Mapping[int, PromptRecord]) -> list[str]:
+    """What the audit says nothing of, and where its verdict may be wrong."""
+    told = ["Prompts other than the captions: parts of them, paraphrases, searched embeddings."]
+    told.append(f"Other seeds than the {settings.num_images_per_prompt} of each caption.")
+    if settings.base_model_id is None:
+        told.append("Whether the model before tuning gives the same pictures: no --base_model_id.")
+        if not pictures_of_controls(settings, controls):
+            told.append(
+                "Whether a picture comes back, or only what its caption says: an image is like a picture of the same "
+                "caption without being a copy. Give --controls with pictures that were not trained on, or the base."
+            )
+    if settings.controls is None:
+        told.append("Controls that somebody wrote: they are made out of the captions' words; give some by --controls.")
+    if settings.method is None:
+        told.append("Any mitigation: no --method.")
+    return told
 
 
 def write_page(settings: AuditSettings, verdict: Verdict, sections: Sequence[Section], runs: Sequence[Run]) -> None:

@@ -59,14 +59,14 @@ def read_training_set(name: str) -> TrainingSet:
     return TrainingSet(name, {record.index: record for record in records})
 
 
-def read_controls(name: str, training: TrainingSet, most: int) -> list[str]:
-    """Captions that were not trained on, each once, the first `most` of them.
+def read_controls(name: str, training: TrainingSet, most: int) -> list[PromptRecord]:
+    """Captions that were not trained on, with their pictures where there are any; each once, the first `most` of them.
 
     Raises:
         InputError: if there are none beside those of the training set.
     """
-    given = dict.fromkeys(record.prompt for record in load_prompts(name))
-    kept = [caption for caption in given if caption not in training.captions]
+    given = {record.prompt: record for record in reversed(load_prompts(name))}
+    kept = [record for caption, record in reversed(given.items()) if caption not in training.captions]
     if not kept:
         raise InputError(
             f"--controls {name} holds captions of {training.name} alone; give some that were not trained on"
@@ -74,7 +74,7 @@ def read_controls(name: str, training: TrainingSet, most: int) -> list[str]:
     return kept[:most]
 
 
-def recombined_captions(captions: Collection[str], count: int, seed: int) -> list[str]:
+def recombined_captions(captions: Collection[str], count: int, seed: int) -> list[PromptRecord]:
     """Captions that nobody wrote: the beginning of one and the end of another, cut where words end.
 
     Half of each control is a caption that was trained on, so that a control may score higher than an unrelated
@@ -97,7 +97,7 @@ def recombined_captions(captions: Collection[str], count: int, seed: int) -> lis
             found[made] = None
     if not found:
         raise InputError(f"{len(words)} captions give no controls by their words; give others by --controls")
-    return list(found)
+    return [PromptRecord(k, caption, caption) for k, caption in enumerate(found)]
 
 
 def write_prompts(path: Path, prompts: Mapping[int, str], kinds: Mapping[int, str] | None = None) -> None:

@@ -86,18 +86,3 @@ class AuditSettings:
     def score(self) -> str:
         """Row key of the score that captions are screened by: D, or what tuning added to it where a base is given."""
         return "text_noise_norm" if self.base_model_id is None else "tuned_minus_base"
-
-    @property
-    def not_tested(self) -> list[str]:
-        """What the audit says nothing of."""
-        told = ["Prompts other than the captions: parts of them, paraphrases, searched embeddings."]
-        told.append(f"Other seeds than the {self.num_images_per_prompt} of each caption.")
-        if self.base_model_id is None:
-            told.append("Whether the model before tuning gives the same pictures: no --base_model_id.")
-        if self.controls is None:
-            told.append(
-                "Controls that somebody wrote: they are made out of the captions' words; give some by --controls."
-            )
-        if self.method is None:
-            told.append("Any mitigation: no --method.")
-        return told

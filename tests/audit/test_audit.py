@@ -14,7 +14,8 @@ from memorization.data.prompts import load_prompts
 
 NUM = 4  # pictures of either kind
 HOW = ["--num_images_per_prompt", "1", "--num_inference_steps", "12", "--num_copy_controls", "24", "--fdr", "0.1"]
-HOW += ["--controls", str(PLANTED / "planted_ordinary.jsonl")]
+CONTROLS = PLANTED / "planted_control_groundtruth"  # with pictures; those of the training set are left out
+HOW += ["--controls", str(CONTROLS)]
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +23,7 @@ def pictures(tmp_path_factory):
     """Captioned pictures as people keep them: those that the model memorized first."""
     folder = tmp_path_factory.mktemp("training")
     memorized = [r for r in load_prompts(str(GROUND_TRUTH)) if r.kind == "verbatim"][:NUM]
-    others = load_prompts(str(PLANTED / "planted_control_groundtruth"))[:NUM]
+    others = load_prompts(str(CONTROLS))[:NUM]
     for k, record in enumerate([*memorized, *others]):
         shutil.copy(record.reference_images[0], folder / f"{k}.png")
         (folder / f"{k}.txt").write_text(record.prompt)
@@ -54,7 +55,7 @@ def test_what_was_planted_comes_back_and_nothing_else(audited, pictures):
 
 def test_the_page_has_the_verdict_first_and_needs_nothing_else(audited):
     page = (audited[1] / "report.html").read_text()
-    assert page.index("training pictures come back") < page.index("Decisions") < page.index("Copies")
+    assert page.index("training pictures come back") < page.index("<h2>Decisions") < page.index("<h2>Copies")
     assert "What was not tested" in page and "http://" not in page.replace("http://www.w3.org", "")
 
 
@@ -89,14 +90,12 @@ def test_what_the_screen_may_miss_is_bounded_by_the_sample():
 
 
 def test_controls_are_made_of_two_captions_and_were_never_trained_on():
-    captions = {f"{a} {b} on the {c}": 0 for a in "abcd" for b in "efgh" for c in "ijkl"}
-    made = recombined_captions(captions, 200, seed=0)
-    assert len(set(made)) == len(made) == len(recombined_captions(captions, 200, seed=0)) and not set(made) & set(
-        captions
-    )
-    for one in made:
-        half = one.split()[:3]
-        assert any(c.split()[:3] == half for c in captions)
+    captions = [f"{a} {b} on the {c}" for a, b, c in zip("abcdefgh", "ijklmnop", "stuvwxyz", strict=True)]
+    made = [record.prompt for record in recombined_captions(captions, 50, seed=0)]
+    assert made == [record.prompt for record in recombined_captions(captions, 50, seed=0)]
+    assert len(set(made)) == len(made) == 50 and not set(made) & set(captions)
+    halves = [{tuple(c.split()[:3]) for c in captions}, {tuple(c.split()[3:]) for c in captions}]
+    assert all(tuple(m.split()[:3]) in halves[0] and tuple(m.split()[3:]) in halves[1] for m in made)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +103,7 @@ def test_controls_are_made_of_two_captions_and_were_never_trained_on():
     [
         (["--training_data", str(PLANTED / "planted_prompts.jsonl")], "have no picture"),
         (["--training_data", "nowhere"], "nowhere"),
-        (["--controls", str(GROUND_TRUTH), "--training_data", str(GROUND_TRUTH)], "alone; give others"),
+        (["--controls", str(GROUND_TRUTH), "--training_data", str(GROUND_TRUTH)], "alone; give some"),
         (["--model_id", "some/model"], "give SSCD's weights by --sscd"),
         (["--strength", "2"], "name one by --method"),
         (["--method", "pe"], "--strength"),
