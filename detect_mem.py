@@ -37,6 +37,7 @@ from memorization.runs.masks import GivenMasks
 from memorization.runs.screening import ScreenSettings, screen_prompts
 from memorization.runs.session import Session, open_session
 from memorization.runs.shared_noise import SharedNoise
+from memorization.runs.workers import Processes
 
 MASK_REMEDY = "give the file that was made with these settings, or none for a single pass"
 
@@ -138,11 +139,12 @@ def detect_prompts(settings: DetectionSettings, session: Session) -> None:
         session.refuse_faulty()
 
 
-def run(pipe: DenoisingPipeline | None = None, **options: object) -> Run:
+def run(pipe: DenoisingPipeline | None = None, processes: Processes | None = None, **options: object) -> Run:
     """The script as a function: options by the names of the command line, with its defaults; gives the finished run.
 
     Args:
         pipe: a loaded pipeline to use instead of loading `model_id`.
+        processes: this process's place among several that make one run after the other.
 
     Raises:
         InputError: where the script would end with a line.
@@ -154,7 +156,7 @@ def run(pipe: DenoisingPipeline | None = None, **options: object) -> Run:
         screen_prompts(screen, pipe)
         return read_run(screen.files.columns)
     settings = DetectionSettings.from_args(args)
-    with open_session(settings, COLUMNS, pipe) as session:
+    with open_session(settings, COLUMNS, pipe, processes) as session:
         detect_prompts(settings, session)
     return read_run(settings.files.rows)
 

@@ -38,6 +38,7 @@ from memorization.runs.arguments import (
 from memorization.runs.mitigation import COLUMNS, MitigationOutput, PromptGroups
 from memorization.runs.mitigation_settings import MitigationSettings
 from memorization.runs.session import Session, open_session
+from memorization.runs.workers import Processes
 from memorization.similarity.measure import add_evaluator_options
 
 
@@ -103,18 +104,19 @@ def mitigate_prompts(settings: MitigationSettings, session: Session) -> None:
         session.refuse_faulty()
 
 
-def run(pipe: DenoisingPipeline | None = None, **options: object) -> Run:
+def run(pipe: DenoisingPipeline | None = None, processes: Processes | None = None, **options: object) -> Run:
     """The script as a function: options by the names of the command line, with its defaults; gives the finished run.
 
     Args:
         pipe: a loaded pipeline to use instead of loading `model_id`.
+        processes: this process's place among several that make one run after the other.
 
     Raises:
         InputError: where the script would end with a line.
         TypeError: for an option that there is not.
     """
     settings = MitigationSettings.from_args(arguments_of(make_parser(), options))
-    with open_session(settings, COLUMNS, pipe) as session:
+    with open_session(settings, COLUMNS, pipe, processes) as session:
         mitigate_prompts(settings, session)
     return read_run(settings.files.rows)
 

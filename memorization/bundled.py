@@ -6,6 +6,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PLANTED = ROOT / "planted"
 MODEL = PLANTED / "planted_sd"
 GROUND_TRUTH = PLANTED / "planted_mem_groundtruth"
+DOSES_GROUND_TRUTH = PLANTED / "planted_doses_groundtruth"
 COPY_DESCRIPTOR = PLANTED / "planted_evaluators" / "copy_descriptor.torchscript.pt"
 CLIP = PLANTED / "planted_evaluators" / "planted_clip"
 # Folders that commands and settings name the bundled files by; they lay in the second until 2026-11.

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from types import ModuleType
 
+import audit_mem
 import detect_mem
 import eval_mem
 import inference_mem
@@ -152,6 +153,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "decisions": decisions_table,
     "gradient_memory": gradient_memory.kept_results,
     "index_scale": index_scale_table,
+    "options_audit_mem": partial(option_tables, audit_mem),
     "options_detect_mem": partial(option_tables, detect_mem),
     "options_inference_mem": partial(option_tables, inference_mem),
     "options_eval_mem": partial(option_tables, eval_mem),

@@ -7,10 +7,11 @@ generation: to the nearest of its own prompt's pictures and to the nearest of al
 conformal p-value of its nearest similarity among the controls, at a false discovery rate over all generations.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -83,6 +84,7 @@ def evaluate_copies(
     settings: CopySettings | None = None,
     dataset: str | None = None,
     bootstrap: BootstrapSettings = USUAL,
+    control_records: Mapping[int, PromptRecord] = MappingProxyType({}),
 ) -> Copies:
     """Judge every image of some runs of one data set, all of them together.
 
@@ -90,6 +92,7 @@ def evaluate_copies(
         runs: of either script, with images.
         controls: of control captions or of the model before training; prompts labelled memorized are left out.
         dataset: with the training pictures; that of the runs by default.
+        control_records: pictures that belong to the control captions and were not trained on, by the controls' indices.
 
     Raises:
         InputError: if there is no descriptor, no training pictures or no controls, runs were made in another way, or
@@ -106,7 +109,8 @@ def evaluate_copies(
     training = describe_training(records, descriptor)
     away = no_background if settings.background is None else from_background(settings.background, descriptor, training)
     own, others = ([part for run in some for part in describe_run(run, descriptor)] for some in (runs, controls))
-    lines, control_lines = compare(own, training, away), compare(others, training, away, are_controls=True)
+    pictures = describe_training(control_records, descriptor) if control_records else None
+    lines, control_lines = compare(own, training, away), compare(others, training, away, True, pictures)
     for some, values in zip((lines, control_lines), region_similarity(own, others, records, descriptor), strict=True):
         for line, value in zip(some, values.tolist(), strict=True):
             line["region"] = value

@@ -1,6 +1,7 @@
 """A line for every image: how near its training pictures are, whose is the nearest, and whether it is a copy."""
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,25 +16,35 @@ Away = Callable[[np.ndarray], np.ndarray]  # from unit descriptors (images, dim)
 
 
 def compare(
-    parts: Iterable[Described], training: TrainingPictures, away: Away, are_controls: bool = False
+    parts: Iterable[Described],
+    training: TrainingPictures,
+    away: Away,
+    are_controls: bool = False,
+    pictures: TrainingPictures | None = None,
 ) -> list[Line]:
     """One line per image: similarity to its own and to the nearest training picture, and whose that is.
 
     Args:
         away: what is taken away of the cosines.
         are_controls: images that have no training picture of their own, whatever their index.
+        pictures: what controls' captions belong to and the model never saw, by the controls' indices. An image is like
+            a picture of the same caption without being a copy, so controls are compared with theirs as well.
     """
     lines: list[Line] = []
     seen: set[str] = set()
     for part in parts:
         row, lowered = part.row, away(part.descriptors)
         found = training.compare(part.descriptors, None if are_controls else row["index"])
+        if pictures is not None:
+            own = pictures.compare(part.descriptors, row["index"]).own
+            found = replace(found, nearest=np.fmax(found.nearest, own))
         for k, seed in enumerate(row["seeds"]):
             head = {"run": part.run.key, "index": row["index"], "prompt": row["prompt"], "kind": row.get("kind") or ALL}
             lines.append(
                 head
                 | {"seed": seed, "first": row["prompt"] not in seen, "cosine_own": float(found.own[k])}
                 | {"cosine": float(found.nearest[k]), "nearest_index": int(found.owners[k])}
+                | {"nearest_picture": int(found.places[k])}
                 | {"own": float(found.own[k] - lowered[k]), "nearest": float(found.nearest[k] - lowered[k])}
                 | {"is_right": float(found.is_right[k])}
             )

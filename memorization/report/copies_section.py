@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 
-from memorization.evaluation.copies import CopySettings, evaluate_copies
+from memorization.evaluation.copies import Copies, CopySettings, evaluate_copies
 from memorization.evaluation.copy_tables import copy_tables
 from memorization.evaluation.statistics import INTERVALS, USUAL, BootstrapSettings
 from memorization.finished_runs import Run
@@ -23,6 +23,13 @@ def copies_section(
 ) -> Section:
     """Which images are copies, by rank and against what is no copy; see `evaluate_copies`."""
     found = evaluate_copies(runs, controls, descriptor, settings, dataset, bootstrap)
+    return section_of_copies(found, runs, controls, descriptor)
+
+
+def section_of_copies(
+    found: Copies, runs: Sequence[Run], controls: Sequence[Run], descriptor: CopyDescriptor | None
+) -> Section:
+    """The section of what was found already, by the same runs."""
     told = "" if descriptor is None else f"SSCD: {descriptor.description}; the maximum over training images"
     if found.settings.background is not None:
         told += f"; less the mean over the nearest of {found.settings.background}"

@@ -1,7 +1,7 @@
 """One self-contained HTML page of any runs: what they found, what it looks like, how they were made."""
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jinja2
@@ -40,8 +40,12 @@ def build_report(
     Raises:
         InputError: if the runs cannot be compared.
     """
-    sections = collect_sections(runs, evaluators, dataset, bootstrap)
     facts = {"runs": len(runs), "prompts": count_prompts(runs), "images": count_images(runs)}
+    return render_page(title, facts, collect_sections(runs, evaluators, dataset, bootstrap), runs)
+
+
+def render_page(title: str, facts: Mapping[str, object], sections: Sequence[Section], runs: Sequence[Run]) -> str:
+    """The page as text: facts that stand on top, sections in their order, and how every run was made."""
     page = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     return page.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         title=title,

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cached_property, partial
 from pathlib import Path
 from random import Random
@@ -298,18 +298,24 @@ class Session:
 
 @contextmanager
 def open_session(
-    settings: ScriptSettings, columns: Sequence[str], pipe: "DenoisingPipeline | None" = None
+    settings: ScriptSettings,
+    columns: Sequence[str],
+    pipe: "DenoisingPipeline | None" = None,
+    processes: Processes | None = None,
 ) -> Iterator[Session]:
     """The session of a script's settings, in this process's place among several.
 
     Args:
         columns: what the script reads back from its rows.
         pipe: a loaded pipeline to use instead of loading the settings' model.
+        processes: of several runs that follow one another: all wait at the end of each until its files are whole.
 
     Raises:
         InputError: one line per fault in what the user gave.
     """
-    with Processes(settings.run.device) as processes:
+    with nullcontext(processes) if processes is not None else Processes(settings.run.device) as workers:
         s, given = settings, settings.given_files
-        with Session(s.run, processes, s.files, s.kept, columns, pipe, given) as session:
+        with Session(s.run, workers, s.files, s.kept, columns, pipe, given) as session:
             yield session
+        if processes is not None:
+            processes.wait()

@@ -64,7 +64,8 @@ class TrainingPictures:
         own = np.array([largest(line[is_own]) for line in cosines])
         other = np.array([largest(line[~is_own]) for line in cosines])
         is_right = np.where(np.isnan(own) | np.isnan(other), np.nan, own > other)
-        return Nearest(own, cosines.max(1), self.owners[cosines.argmax(1)], is_right)
+        places = cosines.argmax(1)
+        return Nearest(own, cosines.max(1), places, self.owners[places], is_right)
 
 
 @dataclass(frozen=True)
@@ -74,12 +75,14 @@ class Nearest:
     Attributes:
         own: cosine to the nearest of the prompt's own; NaN where there is none. Higher = copy.
         nearest: cosine to the nearest of all.
-        owners: index of the prompt whose picture that is.
+        places: which of all pictures that is.
+        owners: index of the prompt that it is of.
         is_right: 1 where the prompt's own are nearer than all others, 0 where not; NaN where one of both is missing.
     """
 
     own: np.ndarray
     nearest: np.ndarray
+    places: np.ndarray
     owners: np.ndarray
     is_right: np.ndarray
 

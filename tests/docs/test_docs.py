@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+import audit_mem
 import detect_mem
 import eval_mem
 import inference_mem
@@ -20,7 +21,7 @@ from tools import write_docs
 
 PAGES = [*write_docs.pages(), ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "experiments/results/README.md"]
 NAMES = [page.relative_to(ROOT).as_posix() for page in PAGES]
-SCRIPTS = {"detect_mem.py": detect_mem, "inference_mem.py": inference_mem, "eval_mem.py": eval_mem}
+SCRIPTS = {f"{module.__name__}.py": module for module in (detect_mem, inference_mem, eval_mem, audit_mem)}
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 INTERVAL = re.compile(r"(-?\d\.\d+) \[(-?\d\.\d+), (-?\d\.\d+)\]")

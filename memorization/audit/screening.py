@@ -1,0 +1,61 @@
+"""Which captions a screen flags, and which of the others are generated all the same."""
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from memorization.evaluation.controls import controls_of_run, settings_of
+from memorization.evaluation.decisions import Decisions
+from memorization.finished_runs import Run
+
+FLAGGED, UNFLAGGED = "flagged", "not flagged"
+
+
+@dataclass(frozen=True)
+class Screened:
+    """Every caption's score with its p- and q-value.
+
+    Attributes:
+        run, controls: of the captions, and of what was not trained on.
+        decisions: what they were compared with, and at which rate.
+        lines: of `Decisions.of_rows`, one per caption.
+        sampled: indices of captions that were not flagged, drawn at random.
+    """
+
+    run: Run
+    controls: Run
+    decisions: Decisions
+    lines: Sequence[Mapping[str, Any]]
+    sampled: Sequence[int]
+
+    @property
+    def flagged(self) -> list[int]:
+        return [line["index"] for line in self.lines if line["memorized"]]
+
+    @property
+    def num_unflagged(self) -> int:
+        return len(self.lines) - len(self.flagged)
+
+    @property
+    def kinds(self) -> dict[int, str]:
+        """Of every caption that is generated, whether it was flagged."""
+        return dict.fromkeys(self.flagged, FLAGGED) | dict.fromkeys(self.sampled, UNFLAGGED)
+
+
+def decide_captions(screen: Run, controls: Run, key: str, fdr: float, num_unflagged: int, seed: int) -> Screened:
+    """
+    Args:
+        screen, controls: finished runs of the captions and of what was not trained on.
+        key: row key of the score, whose first step decides.
+        num_unflagged: captions to draw among those that are not flagged.
+
+    Raises:
+        InputError: if the runs were not made in one way.
+    """
+    decisions = Decisions(controls_of_run(controls, key, 1), fdr)
+    decisions.refuse_other_run(settings_of(screen), controls.path)
+    lines = decisions.of_rows(screen.rows)
+    others = [line["index"] for line in lines if not line["memorized"]]
+    sampled = random.Random(seed).sample(others, min(num_unflagged, len(others)))
+    return Screened(screen, controls, decisions, lines, sorted(sampled))
