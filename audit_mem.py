@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 
@@ -131,7 +132,7 @@ class Stages:
     def screen(self) -> Screened:
         """Every caption at the first step, against the controls."""
         s = self.settings
-        how = {"run_version": "baseline", "early_exit": 1}
+        how: dict[str, Any] = {"run_version": "baseline", "early_exit": 1}
         if s.base_model_id is not None:
             how |= {"base_model_id": s.base_model_id, "scores": s.score}
         captions = {index: caption for caption, index in self.training.captions.items()}

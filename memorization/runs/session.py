@@ -105,8 +105,8 @@ class Session:
             raise
 
     def load_records(self) -> list[PromptRecord]:
-        s = self.settings
-        return load_prompts(s.dataset, s.start, s.end, s.prompt_key, s.clean_prompts, self.random_prompt)
+        s, draw = self.settings, self.random_prompt
+        return load_prompts(s.dataset, s.start, s.end, s.prompt_key, s.clean_prompts, draw)
 
     def random_prompt(self, rng: Random) -> str:
         return random_prompt(self.random_words, rng)
@@ -308,14 +308,14 @@ def open_session(
     Args:
         columns: what the script reads back from its rows.
         pipe: a loaded pipeline to use instead of loading the settings' model.
-        processes: of several runs that follow one another: all wait at the end of each until its files are whole.
+        processes: of runs that follow one another: all wait at the end of each until its files are whole.
 
     Raises:
         InputError: one line per fault in what the user gave.
     """
     with nullcontext(processes) if processes is not None else Processes(settings.run.device) as workers:
-        s, given = settings, settings.given_files
-        with Session(s.run, workers, s.files, s.kept, columns, pipe, given) as session:
+        s = settings
+        with Session(s.run, workers, s.files, s.kept, columns, pipe, s.given_files) as session:
             yield session
         if processes is not None:
             processes.wait()
