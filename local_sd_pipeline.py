@@ -214,6 +214,7 @@ class DenoisingPipeline(DiffusionPipeline):
         Each prompt is encoded by itself, so that its features do not depend on its neighbours, and once; the
         empty prompt once for the life of the pipeline.
         """
+        self.maybe_free_model_hooks()  # of offloaded parts those that the text encoders would have to lie beside
         if self.empty_embeds is None:
             self.empty_embeds = self.encode_one("")
         embeds = {prompt: self.encode_one(prompt) for prompt in dict.fromkeys(prompts)}
@@ -232,8 +233,7 @@ class DenoisingPipeline(DiffusionPipeline):
         return np.concatenate([self.decode_one(x, k) for k, x in enumerate(latents.split(1))])
 
     def decode_one(self, latents: torch.Tensor, position: int = 0) -> np.ndarray:
-        image = decode_finite(self.vae, latents, position)
-        image = self.image_processor.postprocess(image, output_type="np")
+        image = self.image_processor.postprocess(decode_finite(self.vae, latents, position), output_type="np")
         return (image * 255).round().astype("uint8")
 
     @property
@@ -254,7 +254,7 @@ class DenoisingPipeline(DiffusionPipeline):
         """Latents of images, uint8 arrays (height, width, 3) of any size, at the model's own size."""
         size = self.native_length
         resized = [self.image_processor.preprocess(Image.fromarray(i), height=size, width=size) for i in images]
-        pixels = torch.cat(resized).to(self.device, self.vae.dtype)
+        pixels = torch.cat(resized).to(self._execution_device, self.vae.dtype)
         return self.vae.encode(pixels).latent_dist.mean * self.vae.config.scaling_factor
 
     def initial_latents(
@@ -279,7 +279,7 @@ class DenoisingPipeline(DiffusionPipeline):
         if joint_seed is not None:
             generators = torch.Generator().manual_seed(joint_seed)
         channels, dtype = self.unet.config.in_channels, self.unet.dtype
-        return self.prepare_latents(len(seeds), channels, size, size, dtype, self.device, generators)
+        return self.prepare_latents(len(seeds), channels, size, size, dtype, self._execution_device, generators)
 
     def token_rows(self, embeds: torch.Tensor) -> torch.Tensor:
         """The features of the tokens out of (samples, rows, dim), which the cross-attention reads."""
@@ -314,7 +314,7 @@ class LocalStableDiffusionPipeline(DenoisingPipeline, StableDiffusionPipeline):
     """Stable Diffusion 1.x and 2.x."""
 
     def encode_one(self, prompt: str) -> torch.Tensor:
-        return self.encode_prompt(prompt, self.device, 1, False)[0]
+        return self.encode_prompt(prompt, self._execution_device, 1, False)[0]
 
     def conditions(self, embeds: torch.Tensor, latents: torch.Tensor) -> dict[str, Any]:
         return {"encoder_hidden_states": embeds}

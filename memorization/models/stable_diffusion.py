@@ -17,7 +17,7 @@ from local_sd_pipeline import DenoisingPipeline, LocalStableDiffusionPipeline, S
 from memorization.bundled import find_bundled
 from memorization.errors import first_line
 from memorization.models.adapters import add_embedding, merge_lora
-from memorization.models.devices import pick_device, pick_dtype
+from memorization.models.devices import check_offload, pick_device, pick_dtype, place
 from memorization.models.families import SD, SDXL, Family, family_of_index, family_of_keys
 from memorization.models.folders import (
     check_config_folder,
@@ -50,6 +50,7 @@ def load_pipeline(
     lora: Sequence[str] = (),
     embedding: Sequence[str] = (),
     config: str | Path | None = None,
+    offload: str = "none",
 ) -> DenoisingPipeline:
     """Load Stable Diffusion 1, 2 or XL for measurement: DDIM, no safety checker or watermark, no gradients.
 
@@ -65,12 +66,15 @@ def load_pipeline(
         embedding: `PATH_OR_ID[:TOKEN]` each, tokens of textual inversion.
         config: of a single file: folder or hub id whose configs, tokenizer and scheduler it goes with, so that nothing
             is fetched; by default diffusers guesses by the file and fetches them.
+        offload: "model" has one part at a time on the CUDA device, "sequential" one layer, "none" all of them.
 
     Raises:
         ValueError: one line that names the fault: not there, not Stable Diffusion, a UNet that needs other inputs, a
-            scheduler that DDIM cannot stand in for, half precision on a device that lacks it, a LoRA of another model.
+            scheduler that DDIM cannot stand in for, half precision on a device that lacks it, a LoRA of another model,
+            offloading without CUDA.
     """
     device = pick_device(device)
+    check_offload(offload, device, compile)
     torch_dtype = pick_dtype(dtype, device)
     model_id = str(find_bundled(model_id)) if find_bundled(model_id).exists() else str(model_id)
     with quiet_loading(is_local=Path(model_id).exists()):
@@ -97,7 +101,7 @@ def load_pipeline(
         add_embedding(pipe, text)
     for text in lora:
         merge_lora(pipe, text)
-    prepare(pipe, family, device, channels_last)
+    prepare(pipe, family, device, channels_last, offload)
     pipe.loaded_from = Source(
         model_id,
         unet_id=None if unet_id is None else str(unet_id),
@@ -176,15 +180,15 @@ def family_of_file(path: Path) -> Family:
         raise ValueError(f"cannot load {path} as a Stable Diffusion pipeline: {first_line(error)}") from error
 
 
-def prepare(pipe: DenoisingPipeline, family: Family, device: str, channels_last: bool) -> None:
+def prepare(pipe: DenoisingPipeline, family: Family, device: str, channels_last: bool, offload: str) -> None:
     """DDIM, no progress bar, no gradients, on its device."""
     pipe.scheduler = ddim_of(pipe.scheduler)
     pipe.set_progress_bar_config(disable=True)
     for name in family.parts:
         getattr(pipe, name).eval().requires_grad_(False)
-    pipe.to(device)
     for module in (pipe.unet, pipe.vae) if channels_last else ():
         module.to(memory_format=torch.channels_last)
+    place(pipe, device, offload)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from memorization.bundled import MODEL
+from memorization.models.devices import OFFLOADS
 from memorization.plugins import add_plugin_option
 from memorization.registry import nearest
 from memorization.seeds import LARGEST_SEED, MAX_IMAGES
@@ -89,6 +90,12 @@ def add_model_options(add: Callable[..., object]) -> None:
         help="auto: float16 on CUDA, float32 elsewhere",
     )
     add("--channels_last", action=Switch, default=False, help="memory format, faster on many devices")
+    add(
+        "--offload",
+        default="none",
+        choices=OFFLOADS,
+        help="keep the model off a CUDA device but for the part (model) or layer (sequential) that computes",
+    )
     add("--compile", action=Switch, default=False, help="torch.compile: slow start, then faster")
 
 

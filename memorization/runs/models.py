@@ -17,8 +17,10 @@ def load_model(settings: RunSettings, device: str) -> "DenoisingPipeline":
     s = settings
     how = (device, s.dtype, s.channels_last, s.compile)
     lora, embedding = s.lora or (), s.embedding or ()
-    pipe = load_pipeline(s.model_id, s.unet_id, *how, vae_id=s.vae_id, lora=lora, embedding=embedding, config=s.config)
+    pipe = load_pipeline(
+        s.model_id, s.unet_id, *how, vae_id=s.vae_id, lora=lora, embedding=embedding, config=s.config, offload=s.offload
+    )
     if s.base_model_id is not None:
         name, config = (s.model_id, s.config) if s.base_model_id == OWN_BASE else (s.base_model_id, None)
-        attach_base(pipe, load_pipeline(name, None, *how, config=config))
+        attach_base(pipe, load_pipeline(name, None, *how, config=config, offload=s.offload))
     return pipe

@@ -19,6 +19,7 @@ from memorization.errors import InputError, input_errors, warn
 from memorization.files.json_lines import ResultsFile
 from memorization.files.layout import RunFiles
 from memorization.files.whole import FolderLock, make_folder
+from memorization.models.devices import is_offloaded
 from memorization.observation import Inputs, make_inputs
 from memorization.ordinary import random_prompt
 from memorization.rows import find_fault, not_finite, told_of_faulty
@@ -43,7 +44,7 @@ class Session:
     Attributes:
         processes: this process's place among several.
         files: where the run's files lie.
-        pipe: the loaded pipeline.
+        pipe, device: the loaded pipeline, and where it computes.
         records: the prompts, in order; those in `results.done` have a row.
         results: the `ResultsFile` the rows go to.
         images: the run's image files.
@@ -91,14 +92,15 @@ class Session:
                     self.pipe = pipe or load_model(settings, processes.device)
                     self.pipe.grad_batch_size = settings.grad_batch_size
                     self.layers = down_cross_layers(self.pipe.unet)
-                    self.latent_size = self.pipe.initial_latents([0], settings.image_length).shape[-2:]
+                    first = self.pipe.initial_latents([0], settings.image_length)
+                    self.latent_size, self.device = first.shape[-2:], first.device
                 self.is_blind = look_at_first_step(self.pipe, settings.num_inference_steps, say=processes.is_main)
                 self.records = early or self.load_records()
                 self.contents = run_contents(self.pipe, pipe is not None, settings.dataset, given_files)
                 self.lock = FolderLock(files.images) if processes.is_main else None
                 self.results = self.open_results(method_settings, columns)
                 self.tracking = self.open_tracking() if settings.with_tracking else None
-                self.writer = BackgroundWriter(self.pipe.device)
+                self.writer = BackgroundWriter(self.device, at_once=is_offloaded(self.pipe))
                 self.warn_truncated()
         except BaseException:
             self.__exit__()
