@@ -1,9 +1,13 @@
 """Pictures that lie within other files, opened as if they were files of their own."""
 
 import io
+from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import accumulate
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 
 @dataclass(frozen=True)
@@ -49,20 +53,41 @@ class ParquetCell:
             OSError: if there are no bytes.
         """
         assert mode == "rb"
-        from pyarrow import parquet
+        state = self.path.stat()
+        stamp = (state.st_mtime_ns, state.st_size)
+        group = bisect_right(group_starts(self.path, stamp), self.row) - 1
+        cells, place = (
+            read_group(self.path, stamp, group, self.column),
+            self.row - group_starts(self.path, stamp)[group],
+        )
+        value = cells[place].as_py() if place < len(cells) else None
+        value = value.get("bytes") if isinstance(value, dict) else value
+        if not value:
+            raise OSError(f"{self} holds no picture")
+        return io.BytesIO(value)
 
-        file, row = parquet.ParquetFile(self.path), self.row
-        for group in range(file.num_row_groups):
-            count = file.metadata.row_group(group).num_rows
-            if row < count:
-                table = file.read_row_group(group, columns=[self.column]).slice(row, 1)
-                value = table.column(0)[0].as_py() if table.num_columns else None
-                value = value.get("bytes") if isinstance(value, dict) else value
-                if not value:
-                    break
-                return io.BytesIO(value)
-            row -= count
-        raise OSError(f"{self} holds no picture")
+
+@lru_cache(maxsize=1)
+def group_starts(path: Path, stamp: tuple[int, int]) -> tuple[int, ...]:
+    """The first rows of a Parquet file's row groups."""
+    from pyarrow import parquet
+
+    metadata = parquet.read_metadata(path)
+    counts = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+    return (0, *accumulate(counts[:-1]))
+
+
+@lru_cache(maxsize=1)  # no more: a group may hold gigabytes of pictures, which are read in their order
+def read_group(path: Path, stamp: tuple[int, int], group: int, column: str) -> Sequence[Any]:
+    """A column of a row group as pyarrow has it; empty where the file has no such column.
+
+    Args:
+        stamp: time and size of the file, so that one that was written anew is read anew.
+    """
+    from pyarrow import parquet
+
+    table = parquet.ParquetFile(path).read_row_group(group, columns=[column])
+    return table.column(0) if table.num_columns else ()
 
 
 PictureFile = Path | PackedFile | ParquetCell  # what `read_pixels` opens
