@@ -177,6 +177,10 @@ def add_report(commands: argparse._SubParsersAction) -> None:
     parser = add_command(commands, report, text, "eval_outputs/report.html")
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="result files of either script")
     parser.add_argument("--title", default="Memorization report", help="heading of the page")
+    text = "result files of control captions, for the section on copies; takes --sscd"
+    parser.add_argument("--controls", type=Path, nargs="+", default=[], metavar="RUN", help=text)
+    text = "pictures of tools/show_attention.py, each with its JSON beside it; repeatable"
+    parser.add_argument("--attention", type=Path, nargs="+", action="extend", default=[], metavar="PNG", help=text)
     add_measuring(parser)
 
 
@@ -273,7 +277,8 @@ def report(args: argparse.Namespace) -> None:
     runs = read_runs(args.runs)
     evaluators = open_evaluators(from_arguments(EvaluatorSettings, args), masks_for(runs, args.masks))
     make_folder(args.output.parent, "--output")
-    page = build_report(runs, evaluators, args.title, args.dataset, bootstrap_settings(args))
+    bootstrap, controls = bootstrap_settings(args), read_runs(args.controls)
+    page = build_report(runs, evaluators, args.title, args.dataset, bootstrap, controls, args.attention)
     write_text(args.output, page)
     print(f"{args.output}: {len(page) / 1e6:.1f} MB, needs nothing else")
 
