@@ -231,7 +231,10 @@ def audit(settings: AuditSettings) -> Verdict | None:
     judged = [evaluate_copies([run], [others], descriptor, how, training.name, control_records=shown) for run in runs]
     verdict = judge(training, screened, *[found.lines for found in judged])
     first = verdict_section(verdict, training, runs[0], stored_masks(runs[0]), not_tested(settings, controls))
-    copies = [section_of_copies(found, [run], [others], descriptor) for found, run in zip(judged, runs, strict=True)]
+    copies = [
+        section_of_copies(found, [run], [others], descriptor, training.records)
+        for found, run in zip(judged, runs, strict=True)
+    ]
     screen = decisions_section([screened.run], screened.decisions)
     write_page(settings, verdict, [first, screen, *copies], [screened.controls, screened.run, others, *runs])
     return verdict

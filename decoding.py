@@ -85,7 +85,7 @@ class LatentImages:
     """
 
     denoiser_name = "unet"
-    device: Any
+    _execution_device: Any
     vae: Any
     image_processor: Any
     vae_scale_factor: int
@@ -131,7 +131,7 @@ class LatentImages:
         """Latents of images, uint8 arrays (height, width, 3) of any size, at the model's own size."""
         size = self.native_length
         resized = [self.image_processor.preprocess(Image.fromarray(i), height=size, width=size) for i in images]
-        pixels = torch.cat(resized).to(self.device, self.vae.dtype)
+        pixels = torch.cat(resized).to(self._execution_device, self.vae.dtype)
         return scaled(self.vae, self.vae.encode(pixels).latent_dist.mean)
 
     @property
@@ -164,4 +164,4 @@ class LatentImages:
     def draw_latents(self, count: int, size: int, generators: Generators) -> torch.Tensor:
         """Noise of images of a size in pixels, (count, channels, height, width)."""
         channels, dtype = self.denoiser.config.in_channels, self.denoiser.dtype
-        return self.prepare_latents(count, channels, size, size, dtype, self.device, generators)
+        return self.prepare_latents(count, channels, size, size, dtype, self._execution_device, generators)

@@ -48,6 +48,7 @@ from memorization.runs.arguments import (
     Switch,
     add_decision_options,
     add_device,
+    add_quality_options,
     horizon,
     natural_int,
     positive_int,
@@ -191,6 +192,10 @@ def add_report(commands: argparse._SubParsersAction) -> None:
     parser = add_command(commands, report, text, "eval_outputs/report.html")
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="result files of either script")
     parser.add_argument("--title", default="Memorization report", help="heading of the page")
+    text = "result files of control captions, for the section on copies; takes --sscd"
+    parser.add_argument("--controls", type=Path, nargs="+", default=[], metavar="RUN", help=text)
+    text = "pictures of tools/show_attention.py, each with its JSON beside it; repeatable"
+    parser.add_argument("--attention", type=Path, nargs="+", action="extend", default=[], metavar="PNG", help=text)
     add_measuring(parser)
 
 
@@ -201,18 +206,9 @@ def add_measuring(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--masks", type=Path, help="bright-ending masks for LS, instead of attn_data/mit_attn_scores.npz"
     )
-    add_quality(parser)
+    add_quality_options(parser)
     add_bootstrap(parser)
     add_device(parser)
-
-
-def add_quality(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("quality").add_argument
-    text = "plain generation of ordinary prompts, or a folder of pictures, instead of plain generation among the runs"
-    add("--quality_reference", type=Path, metavar="RUN_OR_FOLDER", help=text)
-    add("--quality_model", help="open_clip model of CMMD, instead of --reference_model; its authors' is ViT-L-14-336")
-    add("--quality_model_pretrain", default="openai", help="its weights: tag or file")
-    add("--fid", action=Switch, default=False, help="FID and KID as well, from the package torchmetrics")
 
 
 # The commands
@@ -284,7 +280,8 @@ def report(args: argparse.Namespace) -> None:
     runs = read_runs(args.runs)
     evaluators = open_evaluators(from_arguments(EvaluatorSettings, args), masks_for(runs, args.masks))
     make_folder(args.output.parent, "--output")
-    page = build_report(runs, evaluators, args.title, args.dataset, bootstrap_settings(args))
+    bootstrap, controls = bootstrap_settings(args), read_runs(args.controls)
+    page = build_report(runs, evaluators, args.title, args.dataset, bootstrap, controls, args.attention)
     write_text(args.output, page)
     print(f"{args.output}: {len(page) / 1e6:.1f} MB, needs nothing else")
 

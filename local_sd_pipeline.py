@@ -249,6 +249,7 @@ class DenoisingPipeline(LatentImages, DiffusionPipeline):
         Each prompt is encoded by itself, so that its features do not depend on its neighbours, and once; the
         empty prompt once for the life of the pipeline.
         """
+        self.maybe_free_model_hooks()  # of offloaded parts those that the text encoders would have to lie beside
         if self.empty_embeds is None:
             self.empty_embeds = self.encode_one("")
         embeds = {prompt: self.encode_one(prompt) for prompt in dict.fromkeys(prompts)}
@@ -304,7 +305,7 @@ class LocalStableDiffusionPipeline(DenoisingPipeline, StableDiffusionPipeline):
     """Stable Diffusion 1.x and 2.x."""
 
     def encode_one(self, prompt: str) -> torch.Tensor:
-        return self.encode_prompt(prompt, self.device, 1, False)[0]
+        return self.encode_prompt(prompt, self._execution_device, 1, False)[0]
 
     def conditions(self, embeds: torch.Tensor, latents: torch.Tensor) -> dict[str, Any]:
         return {"encoder_hidden_states": embeds}

@@ -8,7 +8,7 @@ import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 
 from attn_utils import down_cross_layers
-from helpers.pipelines import make_pipeline
+from helpers.pipelines import assert_stock_pictures, make_pipeline
 from local_sd_pipeline import LocalStableDiffusionPipeline
 from memorization.models.stable_diffusion import load_pipeline
 from memorization.observation import Recorded, observe
@@ -31,8 +31,8 @@ def test_final_latents_and_images_equal_stock_diffusers(any_pipe, guidance_scale
     ours = run(any_pipe, SEEDS, guidance_scale=guidance_scale)[-1].next_latents
     assert torch.equal(ours, call(generator=generators, output_type="latent").images)
     generators = [torch.Generator().manual_seed(s) for s in SEEDS]
-    pictures = (call(generator=generators, output_type="np").images * 255).round().astype("uint8")
-    assert (any_pipe.decode(ours) == pictures).all()
+    batch = call(generator=generators, output_type="np").images
+    assert_stock_pictures(any_pipe.decode(ours), stock, ours, batch)
 
 
 def test_joint_seed_equals_one_generator_of_stock_diffusers(pipe):

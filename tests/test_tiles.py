@@ -1,5 +1,7 @@
 """Attention tiles: what they show is what an eager computation gives, and looking changes no image."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -99,6 +101,9 @@ def test_the_command_draws_a_picture_and_refuses_in_one_line(model_folder, tmp_p
     show_attention.main([*argv, "--strip", "--steps", "0,-1"])
     assert Image.open(output).width > 500 and "2 steps" in capsys.readouterr().out
     show_attention.main([*argv, "--place", "up"])
+    told = json.loads(output.with_suffix(".json").read_text())
+    assert told["prompt"] == PROMPT and told["tokens"][0] == "<begin>" and told["steps"] == [0, 1] and told["seed"] == 0
+    assert told["model_id"] == str(model_folder) and all(name.startswith("up_") for name in told["layers"])
     with pytest.raises(SystemExit) as stopped:
         show_attention.main([*argv, "--resolution", "7"])
     error = capsys.readouterr().err.strip().splitlines()[-1]

@@ -6,23 +6,25 @@
     python tools/show_attention.py "the wild owl poster" --self 6 --resolution 16
 
 Cross-attention of the chosen layers, averaged over heads, layers and steps, as prompt-to-prompt aggregates it; --self
-shows the first components of self-attention instead. The image is that of `detect_mem.py` with the same seed.
+shows the first components of self-attention instead. A JSON of the same name says what is shown, for
+`eval_mem.py report --attention`. The image is that of `detect_mem.py` with the same seed.
 """
 
 import argparse
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 
 import memorization
-from memorization.bundled import MODEL
+from memorization.bundled import MODEL, bundled_name
 from memorization.errors import exit_on_input_error
-from memorization.files.whole import make_folder
+from memorization.files.whole import make_folder, write_text
 from memorization.report.attention_figures import strip_figure, tiles_figure
 from memorization.report.theme import theme
 from memorization.runs.arguments import HelpFormatter, device_name, positive_int, seed_int
-from memorization.tiles import PLACES
+from memorization.tiles import PLACES, AttentionTiles
 
 
 def step_list(text: str) -> list[int] | None:
@@ -49,6 +51,13 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def what_is_shown(args: argparse.Namespace, tiles: AttentionTiles) -> dict[str, object]:
+    """What has to be known of the picture, for `eval_mem.py report --attention`."""
+    names = ("prompt", "seed", "num_inference_steps", "guidance_scale")
+    kept = {name: getattr(args, name) for name in names} | {"model_id": bundled_name(args.model_id)}
+    return kept | {name: list(getattr(tiles, name)) for name in ("tokens", "layers", "steps")}
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     args = make_parser().parse_args(argv)
     plt.switch_backend("agg")  # a file only, whether there is a display or not
@@ -70,6 +79,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         with theme():
             figure = strip_figure(tiles) if args.strip else tiles_figure(tiles)
             figure.savefig(args.output, dpi=150)
+        write_text(args.output.with_suffix(".json"), json.dumps(what_is_shown(args, tiles), indent=1) + "\n")
     print(f"{args.output}: {len(tiles.tokens)} tiles of {len(tiles.layers)} layers, {len(tiles.steps)} steps")
 
 

@@ -1,8 +1,11 @@
 """Pictures that lie within other files, opened as if they were files of their own."""
 
 import io
+from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -50,34 +53,39 @@ class ParquetCell:
             OSError: if there are no bytes.
         """
         assert mode == "rb"
-        changed, row = self.path.stat().st_mtime_ns, self.row
-        for group, count in enumerate(rows_of_groups(self.path, changed)):
-            if row < count:
-                table = row_group(self.path, changed, group, self.column).slice(row, 1)
-                value = table.column(0)[0].as_py() if table.num_columns else None
-                value = value.get("bytes") if isinstance(value, dict) else value
-                if not value:
-                    break
-                return io.BytesIO(value)
-            row -= count
-        raise OSError(f"{self} holds no picture")
+        state = self.path.stat()
+        stamp = (state.st_mtime_ns, state.st_size)
+        group = bisect_right(group_starts(self.path, stamp), self.row) - 1
+        cells = read_group(self.path, stamp, group, self.column)
+        place = self.row - group_starts(self.path, stamp)[group]
+        value = cells[place].as_py() if place < len(cells) else None
+        value = value.get("bytes") if isinstance(value, dict) else value
+        if not value:
+            raise OSError(f"{self} holds no picture")
+        return io.BytesIO(value)
 
 
-@lru_cache(8)
-def rows_of_groups(path: Path, changed: int) -> list[int]:
-    """Number of rows of each row group of a Parquet file, as it was at its last change in nanoseconds."""
+@lru_cache(maxsize=1)
+def group_starts(path: Path, stamp: tuple[int, int]) -> tuple[int, ...]:
+    """The first rows of a Parquet file's row groups."""
     from pyarrow import parquet
 
-    metadata = parquet.ParquetFile(path).metadata
-    return [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+    metadata = parquet.read_metadata(path)
+    counts = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+    return (0, *accumulate(counts[:-1]))
 
 
-@lru_cache(2)
-def row_group(path: Path, changed: int, group: int, column: str) -> Any:
-    """One column of a row group, kept for the rows beside it: reading one row takes as long as reading all."""
+@lru_cache(maxsize=1)  # no more: a group may hold gigabytes of pictures, which are read in their order
+def read_group(path: Path, stamp: tuple[int, int], group: int, column: str) -> Sequence[Any]:
+    """A column of a row group as pyarrow has it; empty where the file has no such column.
+
+    Args:
+        stamp: time and size of the file, so that one that was written anew is read anew.
+    """
     from pyarrow import parquet
 
-    return parquet.ParquetFile(path).read_row_group(group, columns=[column])
+    table = parquet.ParquetFile(path).read_row_group(group, columns=[column])
+    return table.column(0) if table.num_columns else ()
 
 
 PictureFile = Path | PackedFile | ParquetCell  # what `read_pixels` opens

@@ -78,7 +78,7 @@ def memorization_neurons_off(
             triggered[place] = found.is_memorized
             for factor, neurons in zip(factors.values(), found.neurons, strict=True):
                 factor[place, neurons] = 0
-    with values_scaled(pipe.unet, {name: factor.to(pipe.device) for name, factor in factors.items()}):
+    with values_scaled(pipe.unet, {name: factor.to(text.device) for name, factor in factors.items()}):
         generated = always_acting(pipe, options, images, evals=evals)
     return replace(generated, triggered=triggered)
 
@@ -196,7 +196,7 @@ class NeuronEffect:
         pipe.scheduler.set_timesteps(STEPS)
         self.timestep = int(pipe.scheduler.timesteps[1])
         noises = torch.randn((SEEDS, *shape), generator=torch.Generator().manual_seed(SEED))
-        self.noises = noises.to(pipe.device, pipe.denoiser.dtype)
+        self.noises = noises.to(text.device, pipe.denoiser.dtype)
         self.plain = self.differences([[] for _ in self.layers])
         resembling = largest_similarities(self.plain, self.scales) > GATE
         self.noises, self.plain = self.noises[resembling], self.plain[resembling]
@@ -211,7 +211,8 @@ class NeuronEffect:
         factors = {}
         for name, off in zip(self.layers, neurons, strict=True):
             if off:
-                factors[name] = torch.ones(1, value_layers(self.pipe.unet)[name].out_features, device=self.pipe.device)
+                width = value_layers(self.pipe.unet)[name].out_features
+                factors[name] = torch.ones(1, width, device=self.noises.device)
                 factors[name][0, off] = 0
         with values_scaled(self.pipe.unet, factors):
             text = self.text.expand(len(self.noises), -1, -1)

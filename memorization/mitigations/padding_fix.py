@@ -37,15 +37,16 @@ def other_padding(
     As released: a masked embedding is one of zeros, which still takes attention, and the empty prompt is padded with
     "!" too, with its end token let be. Stable Diffusion 2 pads with "!" anyway.
     """
-    text = torch.cat([encode_padded(pipe, prompt, PADDING) for prompt in images.prompts])
-    rows = torch.arange(len(images), device=text.device)
+    device = images.latents.device
+    text = torch.cat([encode_padded(pipe, prompt, PADDING, device) for prompt in images.prompts])
+    rows = torch.arange(len(images), device=device)
     text[rows, list(images.end_tokens)] = 0
-    negatives = encode_padded(pipe, "", PADDING).expand(len(images), -1, -1)
+    negatives = encode_padded(pipe, "", PADDING, device).expand(len(images), -1, -1)
     return always_acting(pipe, options, images, branches=[negatives, text])
 
 
 @torch.no_grad()
-def encode_padded(pipe: "DenoisingPipeline", prompt: str, padding: str) -> torch.Tensor:
+def encode_padded(pipe: "DenoisingPipeline", prompt: str, padding: str, device: torch.device) -> torch.Tensor:
     """Text features of a prompt with another token behind its end token, (1, tokens, dim).
 
     Raises:
@@ -56,4 +57,4 @@ def encode_padded(pipe: "DenoisingPipeline", prompt: str, padding: str) -> torch
         raise InputError(f"this model's tokenizer has no token {padding!r} to pad with; use another --method")
     ids = pipe.token_ids(prompt)
     padded = ids + [tokenizer.convert_tokens_to_ids(padding)] * (length - len(ids))
-    return pipe.text_encoder(torch.tensor([padded], device=pipe.device))[0].to(pipe.denoiser.dtype)
+    return pipe.text_encoder(torch.tensor([padded], device=device))[0].to(pipe.denoiser.dtype)

@@ -5,10 +5,13 @@ tuned model; at scale 0 the weights are the base's, bit for bit. diffusers reads
 """
 
 import math
+import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import diffusers.utils.logging
 from diffusers.utils import is_peft_available
 from safetensors import SafetensorError, safe_open
 
@@ -20,6 +23,7 @@ FAULTS = (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError
 SUFFIXES = (".safetensors", ".bin", ".pt", ".ckpt")
 LORA_FILE = "pytorch_lora_weights.safetensors"  # as diffusers saves it
 NAMELESS = "emb_params"  # what trainers call the vectors of a file that does not name its token
+MISFIT = ("size mismatch", "Target modules")  # in what torch and peft say of layers that the model does not have
 UP = ("lora_B.weight", "lora_up.weight", "lora.up.weight", "lora_linear_layer.up.weight")  # one in each layer of a LoRA
 
 
@@ -59,14 +63,30 @@ def merge_lora(pipe: Any, text: str) -> None:
     file = None if not looks_local(name) else weights_file(Path(name), "LoRA")
     try:
         layers = lora_layers(pipe, name if file is None else str(file))
-        pipe.load_lora_weights(name if file is None else str(file), adapter_name="lora")
+        with quiet_injection():
+            pipe.load_lora_weights(name if file is None else str(file), adapter_name="lora")
         merged = sum(1 for _ in tuned_layers(pipe))
         if merged < layers or not layers:
             raise ValueError(f"it has {layers} layers, of which this model has {merged}; it belongs to another model")
         pipe.fuse_lora(lora_scale=scale, safe_fusing=True)
         pipe.unload_lora_weights()
     except FAULTS as error:
-        raise ValueError(f"cannot merge LoRA {name}: {first_line(error)}") from error
+        is_misfit = any(words in str(error) for words in MISFIT)
+        fault = "its layers are not this model's; it belongs to another model" if is_misfit else first_line(error)
+        raise ValueError(f"cannot merge LoRA {name}: {fault}") from error
+
+
+@contextmanager
+def quiet_injection() -> Iterator[None]:
+    """Nothing of every layer that does not fit, which diffusers and peft say in hundreds of lines."""
+    verbosity = diffusers.utils.logging.get_verbosity()
+    diffusers.utils.logging.set_verbosity(diffusers.utils.logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "While injecting the PEFT adapters", RuntimeWarning)
+            yield
+    finally:
+        diffusers.utils.logging.set_verbosity(verbosity)
 
 
 def lora_layers(pipe: Any, name: str) -> int:

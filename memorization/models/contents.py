@@ -2,10 +2,12 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+from accelerate.utils.modeling import get_state_dict_offloaded_model
 from huggingface_hub import try_to_load_from_cache
 
 from memorization.bundled import find_bundled
@@ -33,7 +35,7 @@ def pipeline_contents(pipe: "DenoisingPipeline", from_memory: bool = False) -> d
     """
     source = pipe.loaded_from
     if from_memory or source is None:
-        parts = {name: part.state_dict() for name, part in parts_with_weights(pipe).items()}
+        parts = {name: weights_of(part) for name, part in parts_with_weights(pipe).items()}
         return {"model_id": content_of_tensors({f"{p}.{k}": v for p, state in parts.items() for k, v in state.items()})}
     beside = names_of(
         {
@@ -45,6 +47,12 @@ def pipeline_contents(pipe: "DenoisingPipeline", from_memory: bool = False) -> d
     if pipe.base is not None:
         beside |= names_of({"base_model_id": pipeline_contents(pipe.base).get("model_id")})
     return source_contents(source.model_id, source.unet_id, source.config, source.transformer_id) | beside
+
+
+def weights_of(part: torch.nn.Module) -> Mapping[str, torch.Tensor]:
+    """Weights of a part by name, wherever they lie: offloaded layer by layer, the part itself holds none."""
+    is_elsewhere = any(weight.is_meta for weight in part.parameters())
+    return get_state_dict_offloaded_model(part) if is_elsewhere else part.state_dict()
 
 
 def source_contents(

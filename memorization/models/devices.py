@@ -1,8 +1,13 @@
-"""Where a model computes, and in which precision."""
+"""Where a model computes, in which precision, and where its weights lie meanwhile."""
+
+from typing import Any
 
 import torch
 
 from memorization.errors import first_line
+from memorization.models.families import parts_with_weights
+
+OFFLOADS = ("none", "model", "sequential")
 
 
 def pick_device(device: str) -> str:
@@ -38,3 +43,40 @@ def pick_dtype(dtype: str, device: str, half: str = "float16") -> torch.dtype:
     except RuntimeError as error:
         raise ValueError(f"{device} cannot compute in {found} ({first_line(error)}); use --dtype float32") from error
     return found
+
+
+def check_offload(offload: str, device: str, compile: bool) -> None:
+    """
+    Args:
+        offload: one of `OFFLOADS`.
+
+    Raises:
+        ValueError: if it is none of them, or weights cannot lie elsewhere than where they are computed with.
+    """
+    if offload not in OFFLOADS:
+        raise ValueError(f"--offload {offload} is none of {', '.join(OFFLOADS)}")
+    if offload == "none":
+        return
+    if not device.startswith("cuda"):
+        raise ValueError(f"--offload {offload} keeps weights off a CUDA device, and the device here is {device}")
+    if compile:
+        raise ValueError(f"--offload {offload} and --compile do not go together: leave one of them out")
+
+
+def place(pipe: Any, device: str, offload: str) -> None:
+    """Put a pipeline where it computes, or tell its parts to go there when they are called.
+
+    Args:
+        offload: "model" has one part at a time on the device, "sequential" one layer.
+    """
+    if offload == "model":
+        pipe.enable_model_cpu_offload(device=device)
+    elif offload == "sequential":
+        pipe.enable_sequential_cpu_offload(device=device)
+    else:
+        pipe.to(device)
+
+
+def is_offloaded(pipe: Any) -> bool:
+    """Whether parts of a pipeline are moved when they are called."""
+    return any(hasattr(part, "_hf_hook") for part in parts_with_weights(pipe).values())

@@ -34,7 +34,7 @@ class LocalFluxPipeline(FlowMatchingPipeline, FluxPipeline):
     text_length = T5_LENGTH
 
     def encode_one(self, prompt: str) -> torch.Tensor:
-        tokens, pooled, _ = self.encode_prompt(prompt, None, self.device, max_sequence_length=T5_LENGTH)
+        tokens, pooled, _ = self.encode_prompt(prompt, None, self._execution_device, max_sequence_length=T5_LENGTH)
         return self.packed_features(tokens, pooled)
 
     def conditions(self, embeds: torch.Tensor, latents: torch.Tensor) -> dict[str, Any]:
@@ -70,7 +70,7 @@ class LocalFluxPipeline(FlowMatchingPipeline, FluxPipeline):
 
     def draw_latents(self, count: int, size: int, generators: Generators) -> torch.Tensor:
         channels, dtype = self.transformer.config.in_channels // 4, self.transformer.dtype
-        packed, _ = self.prepare_latents(count, channels, size, size, dtype, self.device, generators)
+        packed, _ = self.prepare_latents(count, channels, size, size, dtype, self._execution_device, generators)
         side = size // self.vae_scale_factor
         return self.unpacked(packed, side, side)
 

@@ -18,7 +18,7 @@ from local_sd_pipeline import DenoisingPipeline, LocalStableDiffusionPipeline, S
 from memorization.bundled import find_bundled
 from memorization.errors import first_line
 from memorization.models.adapters import add_embedding, merge_lora
-from memorization.models.devices import pick_device, pick_dtype
+from memorization.models.devices import check_offload, pick_device, pick_dtype, place
 from memorization.models.families import (
     FLUX,
     SD,
@@ -71,6 +71,7 @@ def load_pipeline(
     lora: Sequence[str] = (),
     embedding: Sequence[str] = (),
     config: str | Path | None = None,
+    offload: str = "none",
 ) -> DenoisingPipeline:
     """Load Stable Diffusion 1, 2, XL, 3 or Flux.1 for measurement: DDIM or flow matching's Euler, no gradients.
 
@@ -87,12 +88,15 @@ def load_pipeline(
         embedding: `PATH_OR_ID[:TOKEN]` each, tokens of textual inversion.
         config: of a single file: folder or hub id whose configs, tokenizer and scheduler it goes with, so that nothing
             is fetched; by default diffusers guesses by the file and fetches them.
+        offload: "model" has one part at a time on the CUDA device, "sequential" one layer, "none" all of them.
 
     Raises:
         ValueError: one line that names the fault: not there, of no known family, a UNet or transformer that needs other
-            inputs, a scheduler that cannot be used, half precision on a device that lacks it, a LoRA of another model.
+            inputs, a scheduler that cannot be used, half precision on a device that lacks it, a LoRA of another model,
+            offloading without CUDA.
     """
     device = pick_device(device)
+    check_offload(offload, device, compile)
     model_id = str(find_bundled(model_id)) if find_bundled(model_id).exists() else str(model_id)
     with quiet_loading(is_local=Path(model_id).exists()):
         variant = check_files(model_id, config, own_denoiser=unet_id is None and transformer_id is None)
@@ -116,7 +120,7 @@ def load_pipeline(
         add_embedding(pipe, text)
     for text in lora:
         merge_lora(pipe, text)
-    prepare(pipe, family, device, channels_last)
+    prepare(pipe, family, device, channels_last, offload)
     pipe.loaded_from = Source(
         model_id,
         unet_id=None if unet_id is None else str(unet_id),
@@ -223,15 +227,15 @@ def family_of_file(path: Path) -> Family:
         raise ValueError(f"cannot load {path} as a Stable Diffusion pipeline: {first_line(error)}") from error
 
 
-def prepare(pipe: DenoisingPipeline, family: Family, device: str, channels_last: bool) -> None:
+def prepare(pipe: DenoisingPipeline, family: Family, device: str, channels_last: bool, offload: str) -> None:
     """Its scheduler, no progress bar, no gradients, on its device."""
     pipe.scheduler = ddim_of(pipe.scheduler) if family.denoiser == UNET else flow_of(pipe.scheduler)
     pipe.set_progress_bar_config(disable=True)
     for part in parts_with_weights(pipe).values():
         part.eval().requires_grad_(False)
-    pipe.to(device)
     for module in (pipe.denoiser, pipe.vae) if channels_last else ():
         module.to(memory_format=torch.channels_last)
+    place(pipe, device, offload)
 
 
 @contextmanager

@@ -22,7 +22,7 @@ class LocalStableDiffusion3Pipeline(FlowMatchingPipeline, StableDiffusion3Pipeli
 
     def encode_one(self, prompt: str) -> torch.Tensor:
         tokens, _, pooled, _ = self.encode_prompt(
-            prompt, None, None, self.device, do_classifier_free_guidance=False, max_sequence_length=T5_LENGTH
+            prompt, None, None, self._execution_device, do_classifier_free_guidance=False, max_sequence_length=T5_LENGTH
         )
         return self.packed_features(tokens, pooled)
 

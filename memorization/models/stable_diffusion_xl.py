@@ -29,7 +29,7 @@ class LocalStableDiffusionXLPipeline(DenoisingPipeline, StableDiffusionXLPipelin
             prompt: of the empty one guidance starts from zeros, where the model's config says so.
         """
         tokens, _, pooled, _ = self.encode_prompt(
-            prompt, device=self.device, num_images_per_prompt=1, do_classifier_free_guidance=False
+            prompt, device=self._execution_device, num_images_per_prompt=1, do_classifier_free_guidance=False
         )
         if not prompt and self.config.force_zeros_for_empty_prompt:
             tokens, pooled = torch.zeros_like(tokens), torch.zeros_like(pooled)

@@ -6,9 +6,12 @@ from pathlib import Path
 
 import jinja2
 
+from memorization.errors import InputError
 from memorization.evaluation.statistics import USUAL, BootstrapSettings
 from memorization.finished_runs import Run
-from memorization.report.section import Figure, Section
+from memorization.report.attention_section import attention_section
+from memorization.report.copies_section import copies_section, has_training
+from memorization.report.section import Figure, Section, StoredFigure
 from memorization.report.sections import (
     are_labelled,
     can_localise,
@@ -28,6 +31,8 @@ def build_report(
     title: str = "Memorization report",
     dataset: str | None = None,
     bootstrap: BootstrapSettings = USUAL,
+    controls: Sequence[Run] = (),
+    attention: Sequence[Path] = (),
 ) -> str:
     """The page as text.
 
@@ -36,12 +41,20 @@ def build_report(
         evaluators: what mitigation runs are measured with.
         title: heading of the page.
         dataset: prompt set with training images and true masks; by default that of the runs.
+        controls: runs of control captions, by which copies are told.
+        attention: PNGs of tools/show_attention.py.
 
     Raises:
-        InputError: if the runs cannot be compared.
+        InputError: if the runs cannot be compared, or what was given cannot be shown.
     """
+    sections = collect_sections(runs, evaluators, dataset, bootstrap)
+    if controls:
+        judged = with_training(runs, controls, dataset)
+        sections.append(copies_section(judged, controls, evaluators.descriptor, dataset=dataset, bootstrap=bootstrap))
+    if attention:
+        sections.append(attention_section(attention, runs))
     facts = {"runs": len(runs), "prompts": count_prompts(runs), "images": count_images(runs)}
-    return render_page(title, facts, collect_sections(runs, evaluators, dataset, bootstrap), runs)
+    return render_page(title, facts, sections, runs)
 
 
 def render_page(title: str, facts: Mapping[str, object], sections: Sequence[Section], runs: Sequence[Run]) -> str:
@@ -75,7 +88,20 @@ def collect_sections(
     return sections
 
 
-def picture(figure: Figure) -> dict[str, object]:
+def with_training(runs: Sequence[Run], controls: Sequence[Run], dataset: str | None) -> list[Run]:
+    """The runs whose images can be compared with training pictures; the controls themselves are none of them.
+
+    Raises:
+        InputError: if there are none.
+    """
+    others = [run for run in runs if run.has_images() and not any(run.path.samefile(c.path) for c in controls)]
+    found = [run for run in others if has_training(run, dataset)]
+    if not found:
+        raise InputError("--controls: none of the runs has images and training pictures; leave it out, or --dataset")
+    return found
+
+
+def picture(figure: Figure | StoredFigure) -> dict[str, object]:
     """A figure on a light and on a dark ground, as data URIs."""
     light, width = figure.render()
     dark, _ = figure.render(dark=True)

@@ -2,13 +2,14 @@
 
 import io
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure as Drawing
+from PIL import Image
 
 from memorization.files.whole import make_folder, write_text
 from memorization.report.theme import theme
@@ -43,6 +44,26 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class StoredFigure:
+    """A figure that was drawn before, the same on any ground.
+
+    Attributes:
+        name, caption: as of `Figure`.
+        path: of its PNG.
+    """
+
+    name: str
+    path: Path
+    caption: str = ""
+
+    def render(self, dark: bool = False) -> tuple[bytes, int]:
+        """The file as it is, and the width that a figure of ours of its size in inches has, in pixels."""
+        with Image.open(self.path) as picture:
+            inches = picture.width / picture.info.get("dpi", (DPI, DPI))[0]
+        return self.path.read_bytes(), round(inches * DPI)
+
+
+@dataclass(frozen=True)
 class Section:
     """Tables, figures and numbers of one topic.
 
@@ -59,7 +80,7 @@ class Section:
     title: str
     text: str
     tables: list[Table]
-    figures: list[Figure] = field(default_factory=list)
+    figures: Sequence[Figure | StoredFigure] = field(default_factory=list)
     results: Any = None
     notes: list[str] = field(default_factory=list)
     files: Mapping[str, str] = field(default_factory=dict)

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from memorization.bundled import MODEL
+from memorization.models.devices import OFFLOADS
 from memorization.plugins import add_plugin_option
 from memorization.registry import nearest
 from memorization.runs.settings import USUAL_END
@@ -96,6 +97,12 @@ def add_model_options(add: Callable[..., object]) -> None:
         help="auto: float16 on CUDA (Stable Diffusion 3, Flux.1: bfloat16), float32 elsewhere",
     )
     add("--channels_last", action=Switch, default=False, help="memory format, faster on many devices")
+    add(
+        "--offload",
+        default="none",
+        choices=OFFLOADS,
+        help="keep the model off a CUDA device but for the part (model) or layer (sequential) that computes",
+    )
     add("--compile", action=Switch, default=False, help="torch.compile: slow start, then faster")
 
 
@@ -234,6 +241,16 @@ def device_name(text: str) -> str:
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", text):
         raise argparse.ArgumentTypeError(f"{text!r} is none of auto, cpu, cuda, cuda:N, mps")
     return text
+
+
+def add_quality_options(parser: argparse.ArgumentParser) -> None:
+    """What images are measured with beside similarity, in eval_mem.py."""
+    add = parser.add_argument_group("quality").add_argument
+    text = "plain generation of ordinary prompts, or a folder of pictures, instead of plain generation among the runs"
+    add("--quality_reference", type=Path, metavar="RUN_OR_FOLDER", help=text)
+    add("--quality_model", help="open_clip model of CMMD, instead of --reference_model; its authors' is ViT-L-14-336")
+    add("--quality_model_pretrain", default="openai", help="its weights: tag or file")
+    add("--fid", action=Switch, default=False, help="FID and KID as well, from the package torchmetrics")
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:

@@ -103,7 +103,7 @@ class PromptGroups:
             seeds=[seed for r in group for seed in session.seeds(r)],
             candidates=[text for text, _ in encoded for _ in range(count)],
             negative=encoded[0][1][:1],
-            mask=None if masks is None else masks.to(self.pipe.device),
+            mask=None if masks is None else masks.to(session.device),
             prompts=[p for p in prompts for _ in range(count)],
             end_tokens=[self.pipe.end_token(p) for p in prompts for _ in range(count)],
         )
@@ -145,7 +145,7 @@ class MitigationOutput:
         check_pictures(r for r in records if wanted.sscd is not None or not self.session.is_finished(r))
 
     def open_evaluators(self) -> Evaluators:
-        wanted = replace(self.settings.evaluators, device=str(self.session.pipe.device))
+        wanted = replace(self.settings.evaluators, device=str(self.session.device))
         wanted.refuse_missing_files()
         clip = None
         try:

@@ -26,8 +26,9 @@ def load_model(settings: RunSettings, device: str) -> "DenoisingPipeline":
         lora=lora,
         embedding=embedding,
         config=s.config,
+        offload=s.offload,
     )
     if s.base_model_id is not None:
         name, config = (s.model_id, s.config) if s.base_model_id == OWN_BASE else (s.base_model_id, None)
-        attach_base(pipe, load_pipeline(name, None, *how, config=config))
+        attach_base(pipe, load_pipeline(name, None, *how, config=config, offload=s.offload))
     return pipe

@@ -18,6 +18,7 @@ from memorization.errors import InputError, input_errors, warn
 from memorization.files.json_lines import ResultsFile
 from memorization.files.layout import RunFiles
 from memorization.files.whole import FolderLock, make_folder
+from memorization.models.devices import is_offloaded
 from memorization.observation import Inputs, make_inputs
 from memorization.ordinary import random_prompt
 from memorization.rows import find_fault, not_finite, told_of_faulty
@@ -42,7 +43,7 @@ class Session:
         settings: of the run, with the model's usual guidance scale where none was given.
         processes: this process's place among several.
         files: where the run's files lie.
-        pipe: the loaded pipeline.
+        pipe, device: the loaded pipeline, and where it computes.
         records: the prompts, in order; those in `results.done` have a row.
         results: the `ResultsFile` the rows go to.
         images: the run's image files.
@@ -91,22 +92,23 @@ class Session:
                     self.pipe.grad_batch_size = settings.grad_batch_size
                     self.settings = with_guidance(settings, self.pipe)
                     self.layers = self.pipe.mask_layers
-                    self.latent_size = self.pipe.initial_latents([0], settings.image_length).shape[-2:]
+                    first = self.pipe.initial_latents([0], settings.image_length)
+                    self.latent_size, self.device = first.shape[-2:], first.device
                 self.is_blind = look_at_first_step(self.pipe, settings.num_inference_steps, say=processes.is_main)
                 self.records = early or self.load_records()
                 self.contents = run_contents(self.pipe, pipe is not None, settings.dataset, given_files)
                 self.lock = FolderLock(files.images) if processes.is_main else None
                 self.results = self.open_results(method_settings, columns)
                 self.tracking = self.open_tracking() if settings.with_tracking else None
-                self.writer = BackgroundWriter(self.pipe.device)
+                self.writer = BackgroundWriter(self.device, at_once=is_offloaded(self.pipe))
                 self.warn_truncated()
         except BaseException:
             self.__exit__()
             raise
 
     def load_records(self) -> list[PromptRecord]:
-        s, draw = self.settings, self.random_prompt
-        return load_prompts(s.dataset, s.start, s.end, s.prompt_key, s.clean_prompts, draw)
+        s = self.settings
+        return load_prompts(s.dataset, s.start, s.end, s.prompt_key, s.clean_prompts, self.random_prompt)
 
     def random_prompt(self, rng: Random) -> str:
         return random_prompt(self.random_words, rng)
@@ -124,19 +126,16 @@ class Session:
     def open_results(self, method_settings: Mapping[str, object], columns: Sequence[str]) -> ResultsFile:
         dtype = {"dtype": str(self.pipe.denoiser.dtype)}
         chosen = self.settings.identity | dict(method_settings) | dtype | self.contents
-        needed, shard = ("seeds", "prompt", *columns), self.processes.shard
-        results = ResultsFile(
-            self.files.rows, chosen, self.settings.overwrite, shard, check=partial(find_fault, needed=needed)
-        )
+        check = partial(find_fault, needed=("seeds", "prompt", *columns))
+        results = ResultsFile(self.files.rows, chosen, self.settings.overwrite, self.processes.shard, check=check)
         if self.processes.is_main:
             results.merge()
             warn_of_former_rows(results, self.pipe)
         return results
 
     def open_tracking(self) -> Tracking:
-        rows = self.files.rows
         with input_errors():
-            return Tracking(self.settings.tracker, self.files.rows_name, rows.parent, self.results.settings)
+            return Tracking(self.settings.tracker, self.files.rows_name, self.files.rows.parent, self.results.settings)
 
     def __enter__(self) -> "Session":
         return self

@@ -62,6 +62,7 @@ class RunSettings:
     dtype: str = "auto"
     channels_last: bool = False
     compile: bool = False
+    offload: str = "none"
     gen_seed: int = 0
     seed_mode: str = "per_image"
     image_length: int | None = None

@@ -82,10 +82,13 @@ class Processes:
 class BackgroundWriter:
     """Runs jobs in one thread, in their order; at most one waits, so that memory stays bounded.
 
+    Of a model whose parts take turns on the GPU no two can compute at the same time: there a job is done at once.
+
     On CUDA they have a stream of their own, which waits for what was computed before the job was handed over.
     """
 
-    def __init__(self, device: str | torch.device):
+    def __init__(self, device: str | torch.device, at_once: bool = False):
+        self.at_once = at_once
         self.on_cuda = torch.device(device).type == "cuda"
         self.device = device
         self.stream = torch.cuda.Stream(device) if self.on_cuda else None
@@ -96,8 +99,11 @@ class BackgroundWriter:
         """Hand over a job when the one before is done.
 
         Raises:
-            Whatever the job before raised.
+            Whatever the job before raised, or this one where it is done at once.
         """
+        if self.at_once:
+            job(*args)
+            return
         self.wait()
         ready = None
         if self.on_cuda:

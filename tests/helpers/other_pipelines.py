@@ -78,15 +78,19 @@ def make_chroma():
     )
 
 
-def make_sdxl():
+def make_sdxl(second_width=16):
+    """
+    Args:
+        second_width: of the second text encoder; in one file diffusers tells the encoders apart by their widths.
+    """
     torch.manual_seed(0)
     unet = diffusers.UNet2DConditionModel(
         sample_size=8, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4, attention_head_dim=(2, 2),
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        use_linear_projection=True, cross_attention_dim=32, addition_embed_type="text_time",
-        addition_time_embed_dim=8, projection_class_embeddings_input_dim=6 * 8 + 16,
+        use_linear_projection=True, cross_attention_dim=16 + second_width, addition_embed_type="text_time",
+        addition_time_embed_dim=8, projection_class_embeddings_input_dim=6 * 8 + second_width,
     )  # fmt: skip
-    encoders = make_clip(CLIPTextModel, 16), make_clip(CLIPTextModelWithProjection, 16)
+    encoders = make_clip(CLIPTextModel, 16), make_clip(CLIPTextModelWithProjection, second_width)
     tokenizers = make_tokenizer(77, begins=True), make_tokenizer(77, begins=True)
     return diffusers.StableDiffusionXLPipeline(
         make_vae(), *encoders, *tokenizers, unet.eval(), diffusers.DDIMScheduler(), add_watermarker=False

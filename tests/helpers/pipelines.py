@@ -1,5 +1,6 @@
 """Tiny random pipelines in Stable Diffusion's shape."""
 
+import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
@@ -8,6 +9,28 @@ from local_sd_pipeline import LocalStableDiffusionPipeline
 from memorization.bundled import MODEL
 
 LATENT, WIDTH = 16, 16
+
+
+@torch.no_grad()
+def stock_pictures(stock, latents):
+    """Final latents to uint8 pictures as diffusers' pipelines do it, each by itself.
+
+    Convolutions of a batch round otherwise in the last bits, and by the number of threads, so that a pixel between two
+    levels may fall to the other.
+    """
+    scale, process = stock.vae.config.scaling_factor, stock.image_processor.postprocess
+    decoded = [stock.vae.decode(one / scale, return_dict=False)[0] for one in latents.split(1)]
+    return np.concatenate([(process(image, output_type="np") * 255).round().astype("uint8") for image in decoded])
+
+
+def assert_stock_pictures(found, stock, latents, batch):
+    """Equal to those of `stock_pictures`, and to a batch of the whole pipeline but for such pixels.
+
+    Args:
+        batch: what the pipeline itself returns, float (images, height, width, 3).
+    """
+    assert (found == stock_pictures(stock, latents)).all()
+    np.testing.assert_allclose(found, batch * 255, atol=0.5 + 1e-3)
 
 
 def make_pipeline(prediction_type="epsilon", heads=4, latent=LATENT):

@@ -49,7 +49,7 @@ def test_padding_fix_as_released(pipe, images):
 
 def test_padding_that_the_tokenizer_does_not_have_is_refused(pipe):
     with pytest.raises(InputError, match="no token 'of no vocabulary'"):
-        encode_padded(pipe, PROMPTS[0], "of no vocabulary")
+        encode_padded(pipe, PROMPTS[0], "of no vocabulary", torch.device("cpu"))
 
 
 @pytest.mark.parametrize(("strength", "masked"), [(0.7, (49, 47)), (0.4, (28, 27)), (1, (71, 68))])

@@ -1,74 +1,87 @@
 """LoRAs and textual inversion: merged as their weights say, and part of what a run is tied to."""
 
 import json
+import logging
 
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
-from peft import LoraConfig
-from peft.utils import get_peft_model_state_dict
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 import detect_mem
 import memorization
+from helpers.loras import make_loras, merge_by_hand
+from helpers.other_pipelines import make_sdxl
 from memorization.models import adapters
 from memorization.models.adapters import split_scale, split_token
 from memorization.models.contents import pipeline_contents
 from memorization.models.stable_diffusion import load_pipeline
 
 FEW = {"num_inference_steps": 2, "gen_seed": 5}
-RANK, ALPHA = 2, 6
 UNET_LAYER = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"
 
 
 @pytest.fixture(scope="module")
-def loras(model_folder, tmp_path_factory):
-    """A LoRA by peft, in diffusers' and in kohya's keys, paths by format: on the UNet, and on the text encoder where
-    transformers finds a peft that is new enough for it."""
-    pipe, folder = load_pipeline(model_folder), tmp_path_factory.mktemp("lora")
-    generator, states = torch.Generator().manual_seed(3), {}
-    for name, targets in (("unet", ["to_q", "to_k", "to_v", "to_out.0"]), ("text_encoder", ["q_proj", "v_proj"])):
-        part = getattr(pipe, name)
-        try:
-            part.add_adapter(LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=targets))
-        except ValueError as error:
-            assert "PEFT" in str(error) and name == "text_encoder"
-            continue
-        for key, weight in part.named_parameters():
-            if "lora_" in key:
-                weight.data = 0.3 * torch.randn(weight.shape, generator=generator)
-        states[name] = get_peft_model_state_dict(part)
-    layers = {f"{name}_lora_layers": state for name, state in states.items()}
-    told = {f"{name}_lora_adapter_metadata": getattr(pipe, name).peft_config["default"].to_dict() for name in states}
-    StableDiffusionPipeline.save_lora_weights(folder, **layers, **told)
-    kohya = {}
-    for name, state in states.items():
-        for key, weight in state.items():
-            layer, end = key.rsplit(".lora_", 1)
-            stem = f"lora_{'te' if name == 'text_encoder' else 'unet'}_{layer.replace('.', '_')}"
-            kohya[f"{stem}.lora_{'down' if end.startswith('A') else 'up'}.weight"] = weight
-            kohya[f"{stem}.alpha"] = torch.tensor(float(ALPHA))
-    save_file(kohya, folder / "kohya.safetensors")
-    return {"diffusers": folder / adapters.LORA_FILE, "kohya": folder / "kohya.safetensors"}
+def made(model_folder, tmp_path_factory):
+    return make_loras(load_pipeline(model_folder), tmp_path_factory.mktemp("lora"))
 
 
-def merged_by_hand(pipe, saved, scale):
-    """The UNet's layer with the low-rank product of its matrices."""
-    up, down = (next(v for k, v in saved.items() if UNET_LAYER in k and name in k) for name in ("lora_B", "lora_A"))
-    return pipe.unet.get_submodule(UNET_LAYER).weight + scale * ALPHA / RANK * up @ down
+@pytest.fixture(scope="module")
+def loras(made):
+    """Paths by format."""
+    return made[0]
 
 
 @pytest.mark.parametrize("form", ["diffusers", "kohya"])
-def test_weights_and_d_are_those_of_the_merged_matrices(model_folder, loras, form):
+def test_weights_and_d_are_those_of_the_merged_matrices(model_folder, made, form):
+    loras, states = made
     base, tuned = load_pipeline(model_folder), load_pipeline(model_folder, lora=[f"{loras[form]}:0.5"])
-    expected = merged_by_hand(base, load_file(loras["diffusers"]), 0.5)
-    torch.testing.assert_close(tuned.unet.get_submodule(UNET_LAYER).weight, expected)
+    merge_by_hand(base, states, 0.5)
     for name in ("unet", "text_encoder"):
-        assert getattr(tuned, name).state_dict().keys() == getattr(base, name).state_dict().keys()
-        getattr(base, name).load_state_dict(getattr(tuned, name).state_dict())
+        expected, found = (getattr(pipe, name).state_dict() for pipe in (base, tuned))
+        assert expected.keys() == found.keys()
+        assert all(torch.allclose(found[key], expected[key], atol=1e-6) for key in expected)
+        getattr(base, name).load_state_dict(found)
     (a,), (b,) = (memorization.detect(pipe, "the wild owl poster", **FEW) for pipe in (base, tuned))
     (plain,) = memorization.detect(load_pipeline(model_folder), "the wild owl poster", **FEW)
     assert a.score() == b.score() != plain.score()
+
+
+@pytest.fixture(scope="module")
+def sdxl(tmp_path_factory):
+    """A folder of SDXL with its LoRAs by format and their matrices."""
+    folder = tmp_path_factory.mktemp("sdxl")
+    make_sdxl().save_pretrained(folder)
+    return folder, *make_loras(load_pipeline(folder), tmp_path_factory.mktemp("lora_xl"))
+
+
+def first_prediction(pipe):
+    text, negative = pipe.encode(["the wild owl poster"])
+    return torch.stack(pipe.predict_noise(pipe.initial_latents([1]), 500, (negative, text)).outputs)
+
+
+@pytest.mark.parametrize("form", ["diffusers", "kohya"])
+def test_a_lora_of_sdxl_predicts_as_the_merged_matrices(sdxl, form):
+    folder, loras, states = sdxl
+    tuned, none = (load_pipeline(folder, lora=[f"{loras[form]}:{scale}"]) for scale in (0.5, 0))
+    base = load_pipeline(folder)
+    plain = first_prediction(base)
+    assert torch.equal(first_prediction(none), plain)
+    merge_by_hand(base, states, 0.5)
+    base.empty_embeds = None
+    torch.testing.assert_close(first_prediction(tuned), first_prediction(base))
+    assert (first_prediction(tuned) - plain).abs().max() > 0.01
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_lora_of_another_family_is_refused_in_one_line(model_folder, loras, sdxl, caplog, monkeypatch):
+    folder, loras_xl, _ = sdxl
+    monkeypatch.setattr(logging.getLogger("diffusers"), "handlers", [caplog.handler])
+    for model, given in ((folder, loras), (model_folder, loras_xl)):
+        for path in given.values():
+            with pytest.raises(ValueError, match=f"cannot merge LoRA {path}: .*it belongs to another model") as refused:
+                load_pipeline(model, lora=[str(path)])
+            assert "\n" not in str(refused.value)
+    assert not caplog.records
 
 
 def test_both_formats_are_one_model_and_scale_0_is_the_base(model_folder, loras):

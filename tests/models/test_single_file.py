@@ -7,9 +7,11 @@ import torch
 
 import detect_mem
 from helpers.original_layout import write_single_file
+from helpers.other_pipelines import make_sdxl
 from memorization.bundled import MODEL
 from memorization.models.contents import source_contents
-from memorization.models.stable_diffusion import load_pipeline
+from memorization.models.families import SDXL, parts_with_weights
+from memorization.models.stable_diffusion import family_of_file, load_pipeline
 
 FEW = ("--num_inference_steps", 2, "--num_images_per_prompt", 1, "--end", 2)
 
@@ -45,6 +47,24 @@ def test_detection_gives_the_same_rows_and_images(bundled, tmp_path):
         images = sorted((tmp_path / "images_data" / f"{name}_ours").iterdir())
         rows[name].append([image.read_bytes() for image in images])
     assert rows["single"] == rows["folder"]
+
+
+def test_one_file_of_sdxl_gives_the_folders_latents(tmp_path):
+    random = make_sdxl(second_width=24)
+    generator = torch.Generator().manual_seed(1)
+    for part in parts_with_weights(random).values():
+        for weight in part.parameters():  # those that begin alike, as biases do, too
+            weight.data += 0.1 * torch.randn(weight.shape, generator=generator)
+    random.save_pretrained(tmp_path / "folder")
+    folder, latents = load_pipeline(tmp_path / "folder"), []
+    path = tmp_path / "xl.safetensors"
+    write_single_file(tmp_path / "folder", folder, path)
+    assert family_of_file(path) is SDXL
+    for pipe in (folder, load_pipeline(path, config=tmp_path / "folder")):
+        text, negative = pipe.encode(["the wild owl poster"])
+        latents.append(pipe.generate(pipe.initial_latents([3]), (negative, text), num_inference_steps=3))
+    assert torch.equal(*latents) and latents[0].isfinite().all()
+    assert (pipe.decode(latents[0]) == folder.decode(latents[0])).all()
 
 
 def test_a_changed_file_is_another_model(bundled, tmp_path):
