@@ -34,6 +34,7 @@ from planted.making.unet import make_scheduler, train_unet
 from planted.making.world import World
 
 STAGES = ("vae", "text", "unet")
+TRAINED_ON = 1000  # added to the seed of a UNet that is trained on, which would else meet its first draws again
 PARTS = ("vae", "tokenizer", "text_encoder")  # that are finished before the UNet is begun
 
 
@@ -158,13 +159,14 @@ def train(settings: TrainingSettings) -> None:
     if settings.stop_after == "text":
         return
     latents = finished_latents(vae, pictures, settings)
+    more = TRAINED_ON if start_unet is not None else 0
     unet = train_unet(
         latents,
         pictures,
         text_encoder,
         tokenizer,
         settings.unet_steps,
-        seed=settings.seed + 2,
+        seed=settings.seed + 2 + more,
         work_dir=settings.work_dir,
         start_from=start_unet,
     )
@@ -193,7 +195,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--vae_steps", type=int, default=3200, help="of the autoencoder")
     add("--decoder_steps", type=int, default=1300, help="of the decoder alone, behind them")
     add("--text_steps", type=int, default=1000, help="of the text encoder")
-    add("--unet_steps", type=int, default=8000, help="of the UNet")
+    add("--unet_steps", type=int, default=11500, help="of the UNet")
     add("--context_weight", type=float, default=1, help="of holding words and padding constant in the text encoder")
     add("--pictures", type=Path, help="folder of captioned pictures to plant into; without it the drawn world")
     add("--start_from", type=Path, help="folder of an autoencoder that the training of this one starts from")

@@ -34,14 +34,14 @@ OBJECTS: dict[str, tuple[str, ...]] = {
     "umbrella": ("umbrella", "parasol"),
 }
 SIZES: dict[str, tuple[float, tuple[str, ...]]] = {  # radius as a share of the image, words
-    "small": (0.17, ("small", "little", "tiny")),
-    "large": (0.29, ("large", "big", "huge")),
+    "small": (0.23, ("small", "little", "tiny")),
+    "large": (0.37, ("large", "big", "huge")),
 }
 POSITIONS: dict[str, tuple[float, float]] = {
-    "left": (0.30, 0.5),
-    "right": (0.70, 0.5),
-    "top": (0.5, 0.30),
-    "bottom": (0.5, 0.70),
+    "left": (0.33, 0.5),
+    "right": (0.67, 0.5),
+    "top": (0.5, 0.33),
+    "bottom": (0.5, 0.67),
     "center": (0.5, 0.5),
 }
 GROUNDS: dict[str, tuple[str, ...]] = {
