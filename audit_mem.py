@@ -4,10 +4,10 @@
     python audit_mem.py MODEL --training_data PICTURES --sscd sscd_disc_large.torchscript.pt
     python audit_mem.py MODEL --lora mine.safetensors --base_model_id own --training_data PICTURES --sscd FILE
 
-Every caption is screened at the first step, against captions that were not trained on; what is flagged, and a random
-sample of what is not, is generated and compared with all training pictures, against generations that are no copies.
-The page report.html has the verdict first; audit.json has it for programs. The same command after an interruption
-goes on where it stopped.
+Pictures are indexed, and near-duplicates among them listed. Every caption is screened at the first step, against
+captions that were not trained on; what is flagged, and a random sample of what is not, is generated and compared with
+all training pictures, against generations that are no copies. The page report.html has the verdict first; audit.json
+has it for programs. The same command after an interruption goes on where it stopped.
 """
 
 import argparse
@@ -43,6 +43,7 @@ from memorization.files.whole import make_folder, write_text
 from memorization.finished_runs import Run, stored_masks
 from memorization.plugins import add_plugin_option, load_plugins
 from memorization.report.copies_section import section_of_copies
+from memorization.report.duplicates_section import duplicates_section
 from memorization.report.page import render_page
 from memorization.report.section import Section
 from memorization.report.sections import decisions_section
@@ -57,10 +58,12 @@ from memorization.runs.arguments import (
     positive_int,
     rate,
 )
+from memorization.runs.indexing import build_index
 from memorization.runs.mitigation_settings import MitigationSettings
 from memorization.runs.models import load_model
 from memorization.runs.settings import OWN_BASE
 from memorization.runs.workers import Processes
+from memorization.similarity.index.groups import similar_groups
 from memorization.similarity.measure import add_descriptor_options
 from memorization.tables import plain
 
@@ -84,6 +87,7 @@ def make_parser() -> argparse.ArgumentParser:
     text = "captions that are generated although they are not flagged, to bound what the screen misses"
     add("--num_unflagged", type=positive_int, default=100, help=text)
     add("--num_images_per_prompt", type=image_count, default=4, help="of every caption, screened and generated")
+    add("--duplicates", type=rate, default=0.9, help="cosine from which two training pictures are near-duplicates")
     add("--fdr", type=rate, default=0.05, help="share of false ones among flagged captions, and among copies")
     add("--method", help="a mitigation of inference_mem.py: flagged captions are generated under it and judged again")
     add("--strength", type=natural_float, help="of it, by default as released")
@@ -217,6 +221,8 @@ def audit(settings: AuditSettings) -> Verdict | None:
         with processes.main_first(), input_errors():
             pipe = load_model(settings.model, processes.device)
 
+        index = build_index(settings.output / "index", training.name, settings.describer, processes)
+
         # The runs: what the screen flags, and a sample of the rest, is generated beside what is no copy.
         stages = Stages(settings, training, controls, pipe, processes)
         screened = stages.screen()
@@ -236,7 +242,9 @@ def audit(settings: AuditSettings) -> Verdict | None:
         for found, run in zip(judged, runs, strict=True)
     ]
     screen = decisions_section([screened.run], screened.decisions)
-    write_page(settings, verdict, [first, screen, *copies], [screened.controls, screened.run, others, *runs])
+    assert index is not None  # of the main process
+    alike = duplicates_section(index, similar_groups(index, settings.duplicates), settings.duplicates)
+    write_page(settings, verdict, [first, screen, *copies, alike], [screened.controls, screened.run, others, *runs])
     return verdict
 
 

@@ -10,27 +10,22 @@ goes on; several processes share the shards. Once the index is made, --duplicate
 """
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from memorization.bundled import bundled_name
-from memorization.data.contents import dataset_content
 from memorization.errors import exit_on_input_error, input_errors
 from memorization.files.whole import FolderLock, make_folder
-from memorization.identity import CONTENT, names_of
 from memorization.models.devices import pick_device
 from memorization.report.duplicates_section import duplicates_section
 from memorization.runs.arguments import HelpFormatter, Switch, device_name, positive_int, rate
+from memorization.runs.indexing import SHARD_SIZE, build_index
 from memorization.runs.settings import from_arguments
 from memorization.runs.workers import Processes
 from memorization.similarity.index.approximate import FEWEST, load_faiss, make_approximate
-from memorization.similarity.index.build import begin_index, describe_shards, finish_index
-from memorization.similarity.index.describers import Describer, DescriberSettings, add_describer_options
+from memorization.similarity.index.describers import DescriberSettings, add_describer_options
 from memorization.similarity.index.groups import similar_groups
 from memorization.similarity.index.parquet import write_parquet
 from memorization.similarity.index.stored import StoredIndex
-
-SHARD_SIZE = 4096
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -50,25 +45,19 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def index_settings(args: argparse.Namespace, describer: Describer) -> dict[str, object]:
-    """What decides the index, as it is kept in it."""
-    contents: Mapping[str, str] = names_of({"dataset": dataset_content(args.training_data)})
-    named = {"dataset": bundled_name(args.training_data), "prompt_key": args.prompt_key, "shard_size": args.shard_size}
-    return {**describer.identity, **named, CONTENT: dict(contents)}
-
-
 def build(args: argparse.Namespace, processes: Processes) -> StoredIndex | None:
     """The index, finished; None for a process that has nothing more to do."""
-    with processes.main_first():
-        with input_errors():
-            settings = from_arguments(DescriberSettings, args, device=pick_device(processes.device))
-        describer = settings.open()
-        kept = index_settings(args, describer)
-        index = begin_index(args.output, args.training_data, args.prompt_key, kept, describer.dim, settings.kept())
-    shards = processes.share(range(index.num_shards))
-    describe_shards(index, shards, describer, args.batch_size, hidden=not processes.is_main)
-    processes.wait()
-    return finish_index(index) if processes.is_main else None
+    with input_errors():
+        settings = from_arguments(DescriberSettings, args, device=pick_device(processes.device))
+    return build_index(
+        args.output,
+        args.training_data,
+        settings,
+        processes,
+        prompt_key=args.prompt_key,
+        shard_size=args.shard_size,
+        batch_size=args.batch_size,
+    )
 
 
 def write_further(args: argparse.Namespace, index: StoredIndex) -> None:

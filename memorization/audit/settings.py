@@ -9,6 +9,7 @@ from typing import Any
 from memorization.bundled import COPY_DESCRIPTOR, MODEL, bundled_name
 from memorization.errors import InputError
 from memorization.runs.settings import RunSettings, from_arguments
+from memorization.similarity.index.describers import DescriberSettings
 from memorization.similarity.measure import EvaluatorSettings
 
 # Options that an audit passes on to its runs; the others of a run are the audit's own to set.
@@ -28,6 +29,7 @@ class AuditSettings:
         num_controls: captions that are made where none are given, and the most that are taken of those given.
         num_copy_controls: of them, how many pictures are generated as what is no copy.
         num_unflagged: captions that are generated although the screen did not flag them, to bound what it misses.
+        duplicates: cosine from which two training pictures are near-duplicates.
         fdr: share of false ones that is allowed among flagged captions, and among images called copies.
         method, strength: a mitigation that the flagged captions are generated under again; None for none.
         fail_above: exit code 1 where more training pictures come back; None never fails.
@@ -44,6 +46,7 @@ class AuditSettings:
     num_controls: int = 1000
     num_copy_controls: int = 100
     num_unflagged: int = 100
+    duplicates: float = 0.9
     fdr: float = 0.05
     method: str | None = None
     strength: float | None = None
@@ -68,6 +71,11 @@ class AuditSettings:
     def model(self) -> RunSettings:
         """What the model is loaded by."""
         return RunSettings(dataset="", num_images_per_prompt=1, base_model_id=self.base_model_id, **self.run_options)
+
+    @property
+    def describer(self) -> DescriberSettings:
+        """What opens the copy descriptor for the index."""
+        return DescriberSettings(sscd=self.sscd, sscd_preprocessing=self.sscd_preprocessing)
 
     @property
     def evaluators(self) -> EvaluatorSettings:
