@@ -13,7 +13,7 @@ from memorization.bundled import GROUND_TRUTH, PLANTED
 from memorization.data.prompts import load_prompts
 
 NUM = 4  # pictures of either kind
-HOW = ["--num_images_per_prompt", "1", "--num_inference_steps", "12", "--num_copy_controls", "24", "--fdr", "0.1"]
+HOW = ["--num_images_per_prompt", "1", "--num_inference_steps", "8", "--num_copy_controls", "20", "--fdr", "0.1"]
 CONTROLS = PLANTED / "planted_control_groundtruth"  # with pictures; those of the training set are left out
 HOW += ["--controls", str(CONTROLS)]
 
