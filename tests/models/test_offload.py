@@ -1,4 +1,7 @@
-"""--offload: a model whose parts come to where they compute when they are called gives the same numbers."""
+"""--offload: a model whose parts come to where they compute when they are called gives the same numbers.
+
+On a GPU: test_cuda.py.
+"""
 
 import threading
 
@@ -16,7 +19,6 @@ from memorization.models.stable_diffusion import load_pipeline
 from memorization.runs.workers import BackgroundWriter
 
 PROMPT, FEW = "the wild owl poster", {"num_inference_steps": 2, "num_images_per_prompt": 1, "grad_batch_size": 1}
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
 FAMILIES = {
@@ -106,20 +108,3 @@ def test_without_cuda_it_is_refused_in_one_line(folder, offload, tmp_path, capsy
     told = capsys.readouterr().err
     assert stopped.value.code == 2 and told.count("\n") == 1
     assert f"error: --offload {offload} keeps weights off a CUDA device, and the device here is cpu" in told
-
-
-@pytest.mark.cuda
-@needs_cuda
-@pytest.mark.parametrize("offload", ["model", "sequential"])
-def test_on_a_gpu_parts_wait_on_the_cpu_and_numbers_are_the_same(folder, offload):
-    plain = load_pipeline(folder, device="cuda", dtype="float32")
-    moved = load_pipeline(folder, device="cuda", dtype="float32", offload=offload)
-    (expected,), (found,) = (memorization.detect(p, PROMPT, scores="sharpness", **FEW) for p in (plain, moved))
-    assert_equal_scores(found, expected)
-    assert (found.images == expected.images).all()
-    text, negative = moved.encode([PROMPT])
-    assert moved.unet.device.type == moved.vae.device.type == ("cpu" if offload == "model" else "meta")
-    latents = moved.generate(moved.initial_latents([1]), (negative, text), num_inference_steps=2)
-    assert text.is_cuda and latents.is_cuda and not next(moved.text_encoder.parameters()).is_cuda
-    with pytest.raises(ValueError, match="--offload .* and --compile do not go together"):
-        load_pipeline(folder, device="cuda", compile=True, offload=offload)
