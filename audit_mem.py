@@ -41,6 +41,7 @@ from memorization.errors import exit_on_input_error, input_errors
 from memorization.evaluation.copies import CopySettings, evaluate_copies
 from memorization.files.whole import make_folder, write_text
 from memorization.finished_runs import Run, stored_masks
+from memorization.mitigations.options import refuse_undefined_method
 from memorization.plugins import add_plugin_option, load_plugins
 from memorization.report.copies_section import section_of_copies
 from memorization.report.duplicates_section import duplicates_section
@@ -195,13 +196,16 @@ def pictures_of_controls(settings: AuditSettings, controls: Mapping[int, PromptR
     return {} if settings.base_model_id is not None else shown
 
 
-def refuse_other_mitigation(settings: AuditSettings) -> None:
-    """
+def chosen_mitigation(settings: AuditSettings) -> MitigationSettings | None:
+    """The mitigation as inference_mem.py has it; None without one.
+
     Raises:
-        InputError: if inference_mem.py would refuse the mitigation.
+        InputError: if inference_mem.py would refuse it.
     """
+    if settings.method is None:
+        return None
     chosen = {"method": settings.method, "strength": settings.strength}
-    MitigationSettings.from_args(arguments_of(inference_mem.make_parser(), chosen))
+    return MitigationSettings.from_args(arguments_of(inference_mem.make_parser(), chosen))
 
 
 def audit(settings: AuditSettings) -> Verdict | None:
@@ -214,12 +218,13 @@ def audit(settings: AuditSettings) -> Verdict | None:
     make_folder(settings.output, "--output")
     training = read_training_set(settings.training_data)
     controls = chosen_controls(training, settings)
-    if settings.method is not None:
-        refuse_other_mitigation(settings)
+    mitigation = chosen_mitigation(settings)
     descriptor = settings.evaluators.open_descriptor()
     with Processes(settings.device) as processes:
         with processes.main_first(), input_errors():
             pipe = load_model(settings.model, processes.device)
+            if mitigation is not None:
+                refuse_undefined_method(mitigation.kept, pipe)
 
         index = build_index(settings.output / "index", training.name, settings.describer, processes)
 

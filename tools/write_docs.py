@@ -19,7 +19,7 @@ import detect_mem
 import eval_mem
 import inference_mem
 from experiments import planted_tables, published, screen_scale
-from experiments.cost import gradient_memory
+from experiments.cost import families, gradient_memory, weights
 from experiments.coverage import coverage_table
 from experiments.decisions_simulation import decisions_table
 from experiments.index_scale import index_scale_table
@@ -151,8 +151,10 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "training_mitigations": training_mitigations,
     "coverage": coverage_table,
     "decisions": decisions_table,
+    "family_cost": families.kept_results,
     "gradient_memory": gradient_memory.kept_results,
     "index_scale": index_scale_table,
+    "published_weights": weights.weights_table,
     "options_audit_mem": partial(option_tables, audit_mem),
     "options_detect_mem": partial(option_tables, detect_mem),
     "options_inference_mem": partial(option_tables, inference_mem),

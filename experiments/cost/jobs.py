@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import gc
+import inspect
 import io
 import shutil
 import time
@@ -14,13 +15,13 @@ from types import ModuleType
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, DiffusionPipeline, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 import detect_mem
 import inference_mem
-from local_sd_pipeline import LocalStableDiffusionPipeline
+from local_sd_pipeline import DenoisingPipeline, LocalStableDiffusionPipeline
 from memorization.bundled import GROUND_TRUTH, MODEL
 from memorization.data.prompts import load_prompts
 from memorization.files.layout import RunFiles
@@ -79,6 +80,17 @@ def random_sd14() -> LocalStableDiffusionPipeline:
     return pipe
 
 
+def stock_pipeline(pipe: DenoisingPipeline) -> DiffusionPipeline:
+    """diffusers' own pipeline of the same parts and config."""
+    cls = next(c for c in type(pipe).__mro__ if c.__module__.startswith("diffusers.pipelines."))
+    wanted = inspect.signature(cls.__init__).parameters
+    config = {name: pipe.config[name] for name in wanted if name in pipe.config and name not in pipe.components}
+    unmarked = {"add_watermarker": False} if "add_watermarker" in wanted else {}
+    stock = cls(**pipe.components, **config, **unmarked)
+    stock.set_progress_bar_config(disable=True)
+    return stock
+
+
 @dataclass(frozen=True)
 class Job:
     """A piece of work that is timed: its name, what does it, and the least UNet evaluations per image it needs."""
@@ -101,16 +113,16 @@ class Measured:
 class Jobs:
     """The same prompts, seeds and steps for every job; each writes into a folder of its own."""
 
-    def __init__(self, pipe: LocalStableDiffusionPipeline, folder: Path, num_images: int, batch_size: int, steps: int):
+    def __init__(self, pipe: DenoisingPipeline, folder: Path, num_images: int, batch_size: int, steps: int):
         self.pipe, self.folder = pipe, Path(folder)
         self.num_images, self.batch_size, self.steps = num_images, batch_size, steps
         self.records = load_prompts(PROMPTS, 0, num_images)
         self.samples = 0
-        pipe.unet.register_forward_pre_hook(self.count)
+        pipe.denoiser.register_forward_pre_hook(self.count, with_kwargs=True)
 
-    def count(self, unet: UNet2DConditionModel, inputs: tuple) -> None:
-        """Samples that enter the UNet, whoever calls it."""
-        self.samples += len(inputs[0])
+    def count(self, denoiser: torch.nn.Module, args: tuple, kwargs: dict) -> None:
+        """Samples that enter the UNet or transformer, whoever calls it."""
+        self.samples += len(args[0] if args else kwargs["hidden_states"])
 
     def run(self, script: ModuleType, **options: object) -> None:
         """A script on the jobs' prompts, without its table."""
@@ -133,15 +145,15 @@ class Jobs:
 
     def stock(self) -> None:
         """diffusers' own pipeline and its images as PNG."""
-        stock = StableDiffusionPipeline(**self.pipe.components, requires_safety_checker=False)
-        stock.set_progress_bar_config(disable=True)
+        stock, size = stock_pipeline(self.pipe), self.pipe.native_length
+        how = {"num_inference_steps": self.steps, "height": size, "width": size}
         files = RunFiles(self.folder, "stock")
         files.images.mkdir(parents=True)
         for k in range(0, self.num_images, self.batch_size):
             batch = self.records[k : k + self.batch_size]
             seeds = [image_seed(0, r.index, 0) for r in batch]
             generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-            made = stock([r.prompt for r in batch], num_inference_steps=self.steps, generator=generators)
+            made = stock([r.prompt for r in batch], generator=generators, **how)
             for record, seed, image in zip(batch, seeds, made.images, strict=True):
                 save_png(files.image(record.index, seed), np.asarray(image))
 
@@ -157,14 +169,21 @@ class Jobs:
             self.pipe.unet.set_attn_processor(before)
         self.detection(attn_scores=RunFiles(self.folder, "test_baseline").masks)
 
+    def detecting(self) -> list[Job]:
+        """Stock diffusers, the measure of all other jobs, and detection; of any family."""
+        stock_evals = self.steps if self.pipe.is_distilled else 2 * self.steps
+        return [
+            Job("(a) stock diffusers, no detection", self.stock, stock_evals),
+            Job("(b) detection in one pass, with masks", self.detection, 2 * self.steps),
+        ]
+
     def all(self) -> list[Job]:
         """Every job; the first is the measure."""
         steps, iterations, candidates = self.steps, 10, 1 + len(self.records[0].alternatives)
         pe = partial(self.mitigation, optim_target_loss=NEVER)
         prss = partial(self.mitigation, l_target_ss=NEVER, l_target_pr=NEVER, mag_thres_pr=2 * NEVER)
         return [
-            Job("(a) stock diffusers, no detection", self.stock, 2 * steps),
-            Job("(b) detection in one pass, with masks", self.detection, 2 * steps),
+            *self.detecting(),
             Job("(c) detection in two passes, as released", self.two_passes, 4 * steps),
             Job("(d) PE, 10 iterations", pe, 1 + iterations + 2 * steps),
             Job(f"(d) PRSS, {candidates} candidates", prss, 1 + candidates + 3 * steps),

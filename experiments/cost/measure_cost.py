@@ -52,10 +52,12 @@ class Size:
     repeats: int
 
 
-def measure_jobs(pipe: LocalStableDiffusionPipeline, folder: Path, size: Size) -> dict[str, Any]:
-    """Every job `repeats` times in turn: medians, with ratios to the first job of the same round."""
-    jobs = Jobs(pipe, folder, size.num_images, size.batch_size, size.steps)
-    todo = jobs.all()
+def measure_jobs(jobs: Jobs, todo: Sequence[Job], size: Size) -> dict[str, Any]:
+    """Every job `repeats` times in turn: medians, with ratios to the first job of the same round.
+
+    Args:
+        todo: stock diffusers and detection first.
+    """
     runs: dict[str, list[Measured]] = {job.name: [] for job in todo}
     pictures: dict[str, np.ndarray] = {}
     jobs.measure(jobs.stock)  # warms up
@@ -182,7 +184,8 @@ def measure(args: argparse.Namespace, folder: Path) -> Iterator[tuple[str, Any]]
     if "jobs" in args.only:
         found = {}
         for name, pipe, size in pipelines(args):
-            found[name] = measure_jobs(pipe, folder, size)
+            jobs = Jobs(pipe, folder, size.num_images, size.batch_size, size.steps)
+            found[name] = measure_jobs(jobs, jobs.all(), size)
             yield "jobs", dict(found)
     if "batches" in args.only:
         yield "batches", measure_batches(load_pipeline(MODEL), folder, args.num_inference_steps, args.sd14_repeats)

@@ -31,7 +31,7 @@ def sharpness(trace: Trace) -> dict[str, torch.Tensor]:
 
         return torch.func.jvp(score_diff, (step.latents[some],), (scale * step.noise_diff[some],))[1].detach()
 
-    with open_attention(pipe.unet):
+    with open_attention(pipe.denoiser):
         products = in_chunks(pipe, step.latents, 2, product)
     pipe.num_unet_gradients += 2 * len(step.latents)
     return {"sharpness": products.float().flatten(1).norm(dim=1)}

@@ -23,7 +23,8 @@ FAULTS = (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError
 SUFFIXES = (".safetensors", ".bin", ".pt", ".ckpt")
 LORA_FILE = "pytorch_lora_weights.safetensors"  # as diffusers saves it
 NAMELESS = "emb_params"  # what trainers call the vectors of a file that does not name its token
-MISFIT = ("size mismatch", "Target modules")  # in what torch and peft say of layers that the model does not have
+# In what torch, peft and diffusers say of layers that the model does not have.
+MISFIT = ("size mismatch", "Target modules", "Incompatible keys")
 UP = ("lora_B.weight", "lora_up.weight", "lora.up.weight", "lora_linear_layer.up.weight")  # one in each layer of a LoRA
 
 
@@ -55,19 +56,22 @@ def merge_lora(pipe: Any, text: str) -> None:
         text: `PATH_OR_ID[:SCALE]`, a file, a folder with one, or a hub id.
 
     Raises:
-        ValueError: one line: it cannot be read, peft is missing, or it belongs to another model.
+        ValueError: one line: it cannot be read, peft is missing, it belongs to another model or is more than a LoRA.
     """
     name, scale = split_scale(text)
     if not is_peft_available():
         raise ValueError(f'LoRA {name} needs the package peft: pip install -e ".[lora]"')
     file = None if not looks_local(name) else weights_file(Path(name), "LoRA")
     try:
-        layers = lora_layers(pipe, name if file is None else str(file))
+        refuse_dora(file)
+        layers, shapes = lora_layers(pipe, name if file is None else str(file)), weight_shapes(pipe)
         with quiet_injection():
             pipe.load_lora_weights(name if file is None else str(file), adapter_name="lora")
         merged = sum(1 for _ in tuned_layers(pipe))
         if merged < layers or not layers:
             raise ValueError(f"it has {layers} layers, of which this model has {merged}; it belongs to another model")
+        if weight_shapes(pipe) != shapes:  # which diffusers does for Flux's LoRAs of depth and edges
+            raise ValueError("it makes layers wider, for inputs that are not given here; it belongs to another model")
         pipe.fuse_lora(lora_scale=scale, safe_fusing=True)
         pipe.unload_lora_weights()
     except FAULTS as error:
@@ -89,10 +93,33 @@ def quiet_injection() -> Iterator[None]:
         diffusers.utils.logging.set_verbosity(verbosity)
 
 
+def refuse_dora(file: Path | None) -> None:
+    """
+    Raises:
+        ValueError: if a file is a DoRA, which diffusers would read as the LoRA that it is not.
+    """
+    if file is not None and file.suffix == ".safetensors":
+        with safe_open(file, "pt") as tensors:
+            if any("dora_scale" in key for key in tensors.keys()):
+                raise ValueError("it is a DoRA, whose magnitudes diffusers leaves out; merge it into a model's folder")
+
+
+def weight_shapes(pipe: Any) -> list[tuple[int, ...]]:
+    """Of what is in the denoiser but the matrices of a LoRA itself."""
+    return [tuple(weight.shape) for name, weight in pipe.denoiser.named_parameters() if ".lora_" not in name]
+
+
 def lora_layers(pipe: Any, name: str) -> int:
-    """How many layers a LoRA changes, by its file."""
+    """How many layers a LoRA changes, by its file.
+
+    Raises:
+        ValueError: if it has weights of norms as well, which are not kept when it is merged.
+    """
     state = pipe.lora_state_dict(name)
     state = state[0] if isinstance(state, tuple) else state
+    norm = next((key for key in state if ".norm_" in key and "lora" not in key), None)
+    if norm is not None:
+        raise ValueError(f"it is more than a LoRA: it has {norm}")
     return sum(key.endswith(UP) for key in state)
 
 

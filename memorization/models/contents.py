@@ -87,7 +87,7 @@ def model_content(folder: Path | None, own_denoiser: bool) -> str | None:
     """Content of a model folder; without its denoiser where another takes its place."""
     if folder is None:
         return None
-    variant = check_model_folder(str(folder), own_denoiser)
+    variant = check_model_folder(str(folder), own_denoiser).variant
     return content_of_files(files_of_model(folder, variant, own_denoiser), folder)
 
 

@@ -1,7 +1,7 @@
 """Families of models that our own loop generates with, told apart before anything is loaded."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 SDXL_KEY = "conditioner.embedders."  # begins the text encoders' weights in one file of SDXL
@@ -42,6 +42,20 @@ class Family:
     def parts_of(self, index: Mapping[str, Any]) -> list[str]:
         """The parts that a model of this family has, by its model_index.json."""
         return [part for part in self.parts if part not in self.optional or class_name(index.get(part)) is not None]
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """What a model's files say of it before they are loaded.
+
+    Attributes:
+        index: its model_index.json; empty of a single file that goes with no folder's configs.
+        variant: of its weights, that has to be asked for, as fp16; None of ordinary ones, and of a hub id.
+    """
+
+    family: Family
+    index: Mapping[str, Any] = field(default_factory=dict)
+    variant: str | None = None
 
 
 SD = Family("Stable Diffusion 1 and 2")

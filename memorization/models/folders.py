@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from memorization.models.families import SD, UNET, Family, class_name, family_of_index
+from memorization.models.families import SD, UNET, Family, ModelFiles, class_name, family_of_index
 
 KNOWN_FAMILIES = "Stable Diffusion 1, 2, XL, 3 or Flux.1"
 STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")  # of weights, in diffusers' and transformers' words
@@ -28,21 +28,16 @@ def looks_local(model_id: str) -> bool:
     return Path(model_id).exists() or model_id.startswith((".", "/", "~")) or model_id.count("/") != 1
 
 
-def check_model_folder(model_id: str, own_denoiser: bool = True) -> str | None:
-    """Say early, and in one line, why a local path cannot be a model folder.
+def check_model_folder(model_id: str, own_denoiser: bool = True) -> ModelFiles:
+    """What a model folder holds; early, and in one line, why a local path cannot be one.
 
     Args:
         own_denoiser: whether the folder's own UNet or transformer is used.
-
-    Returns:
-        The variant of its weights that has to be asked for, as fp16; None of ordinary weights, and of a hub id.
 
     Raises:
         ValueError: if it cannot.
     """
     path = Path(model_id)
-    if not looks_local(model_id):
-        return None
     refuse_missing_file(path)
     if not path.is_dir():
         raise ValueError(f"model folder {model_id} does not exist; give a diffusers folder or a hub id")
@@ -57,7 +52,7 @@ def check_model_folder(model_id: str, own_denoiser: bool = True) -> str | None:
     parts = [part for part in family.parts_of(values) if own_denoiser or part != family.denoiser]
     if own_denoiser:
         check_denoiser({part: read_json(path / part / "config.json") for part in parts}, model_id, family)
-    return find_variant([path / part for part in parts])
+    return ModelFiles(family, values, find_variant([path / part for part in parts]))
 
 
 def refuse_missing_parts(index: Mapping[str, Any], name: str, family: Family) -> None:

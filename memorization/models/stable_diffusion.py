@@ -11,8 +11,7 @@ import diffusers
 import diffusers.utils.logging
 import torch
 import transformers.utils.logging
-from diffusers import AutoencoderKL, DiffusionPipeline
-from safetensors import SafetensorError, safe_open
+from diffusers import AutoencoderKL
 
 from local_sd_pipeline import DenoisingPipeline, LocalStableDiffusionPipeline, Source
 from memorization.bundled import find_bundled
@@ -27,28 +26,23 @@ from memorization.models.families import (
     TRANSFORMER,
     UNET,
     Family,
+    ModelFiles,
     class_name,
-    family_of_index,
-    family_of_keys,
     parts_with_weights,
 )
 from memorization.models.flux import LocalFluxPipeline
 from memorization.models.folders import (
-    KNOWN_FAMILIES,
-    check_config_folder,
     check_denoiser,
-    check_model_folder,
     check_part_folder,
     check_transformer,
     is_single_file,
     looks_local,
-    refuse_missing_parts,
 )
+from memorization.models.model_files import FAULTS, look_at_files
 from memorization.models.schedulers import ddim_of, flow_of, has_former_values
 from memorization.models.stable_diffusion_3 import LocalStableDiffusion3Pipeline
 from memorization.models.stable_diffusion_xl import LocalStableDiffusionXLPipeline
 
-FAULTS = (OSError, ValueError, TypeError, KeyError, AttributeError)  # what a folder that is no model raises
 # Of each family the class, and what of its parts is left out.
 CLASSES: dict[Family, tuple[Any, dict[str, Any]]] = {
     SD: (LocalStableDiffusionPipeline, {"safety_checker": None, "requires_safety_checker": False}),
@@ -99,8 +93,8 @@ def load_pipeline(
     check_offload(offload, device, compile)
     model_id = str(find_bundled(model_id)) if find_bundled(model_id).exists() else str(model_id)
     with quiet_loading(is_local=Path(model_id).exists()):
-        variant = check_files(model_id, config, own_denoiser=unet_id is None and transformer_id is None)
-        family = find_family(model_id, config)
+        files = look_at_files(model_id, config, own_denoiser=unet_id is None and transformer_id is None)
+        family = files.family
         refuse_other_options(model_id, family, unet_id, transformer_id, embedding)
         torch_dtype = pick_dtype(dtype, device, family.half)
         others = {
@@ -111,7 +105,7 @@ def load_pipeline(
         if is_single_file(model_id):
             pipe = load_single_file(model_id, family, config, torch_dtype, others)
         else:
-            pipe = load_parts(model_id, family, variant, torch_dtype, others)
+            pipe = load_parts(model_id, files, torch_dtype, others)
     if not isinstance(pipe.denoiser, getattr(diffusers, family.denoiser_class)):
         raise ValueError(f"{model_id} is no {family.name} model: it has no {family.denoiser_class}")
     check_denoiser(configs_of(pipe), str(unet_id or transformer_id or model_id), family)
@@ -179,54 +173,6 @@ def attach_base(pipe: DenoisingPipeline, base: DenoisingPipeline) -> None:
     pipe.base = base
 
 
-def check_files(model_id: str, config: str | Path | None, own_denoiser: bool) -> str | None:
-    """What a path holds, looked at before anything is loaded; the variant of a folder's weights.
-
-    Raises:
-        ValueError: one line, if it cannot be loaded.
-    """
-    if not is_single_file(model_id):
-        if config is not None:
-            raise ValueError(f"--config goes with a single file; {model_id} has configs of its own")
-        return check_model_folder(model_id, own_denoiser)
-    check_config_folder(model_id, config)
-    return None
-
-
-def find_family(model_id: str, config: str | Path | None) -> Family:
-    """The family of a model: by its index, or by the names of the weights in its single file.
-
-    Raises:
-        ValueError: if it cannot be read, or is of none.
-    """
-    if is_single_file(model_id) and config is None:
-        return family_of_file(Path(model_id))
-    name = model_id if config is None else str(config)
-    try:
-        index = DiffusionPipeline.load_config(name)
-    except FAULTS as error:
-        raise ValueError(f"cannot load {name} as a Stable Diffusion pipeline: {first_line(error)}") from error
-    family = family_of_index(index)
-    if family is None:
-        raise ValueError(f"{name} is none of {KNOWN_FAMILIES}: it is a {index.get('_class_name')}")
-    refuse_missing_parts(index, name, family)
-    return family
-
-
-def family_of_file(path: Path) -> Family:
-    """
-    Raises:
-        ValueError: if its names of weights cannot be read.
-    """
-    if path.suffix != ".safetensors":
-        return SD
-    try:
-        with safe_open(path, "pt") as file:
-            return family_of_keys(file.keys())
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"cannot load {path} as a Stable Diffusion pipeline: {first_line(error)}") from error
-
-
 def prepare(pipe: DenoisingPipeline, family: Family, device: str, channels_last: bool, offload: str) -> None:
     """Its scheduler, no progress bar, no gradients, on its device."""
     pipe.scheduler = ddim_of(pipe.scheduler) if family.denoiser == UNET else flow_of(pipe.scheduler)
@@ -254,21 +200,20 @@ def quiet_loading(is_local: bool) -> Iterator[None]:
 
 
 def load_parts(
-    model_id: str, family: Family, variant: str | None, dtype: torch.dtype, others: Mapping[str, torch.nn.Module]
+    model_id: str, files: ModelFiles, dtype: torch.dtype, others: Mapping[str, torch.nn.Module]
 ) -> DenoisingPipeline:
     """A model of a folder or of the hub, with other parts in place of its own.
 
     Raises:
         ValueError: if it cannot be loaded.
     """
-    cls, options = CLASSES[family]
-    index = DiffusionPipeline.load_config(model_id)
-    absent = {part: None for part in family.optional if class_name(index.get(part)) is None}
+    cls, options = CLASSES[files.family]
+    absent = {part: None for part in files.family.optional if class_name(files.index.get(part)) is None}
     load = partial(cls.from_pretrained, model_id, dtype=dtype, **options, **absent, **others)
     try:
-        return load(variant=variant)
+        return load(variant=files.variant)
     except FAULTS as error:
-        if variant is None and not looks_local(model_id):  # a repository may have nothing else
+        if files.variant is None and not looks_local(model_id):  # a repository may have nothing else
             with suppress(*FAULTS):
                 return load(variant="fp16")
         raise ValueError(f"cannot load {model_id} as a Stable Diffusion pipeline: {first_line(error)}") from error

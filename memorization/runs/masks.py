@@ -10,6 +10,8 @@ from attn_utils import fit_mask
 from memorization.data.prompts import PromptRecord
 from memorization.errors import input_errors
 from memorization.files.masks import MaskedPrompt, MaskParts, MaskStore, open_masks
+from memorization.files.original_masks import is_original_layout
+from memorization.needs import CROSS_ATTENTION, refuse_undefined
 from memorization.observation import Recorded, observe_batches
 from memorization.runs.session import Session
 
@@ -28,9 +30,12 @@ class GivenMasks:
             complete: refuse a file that lacks a mask of one of the session's images.
 
         Raises:
-            InputError: if the file is damaged or its masks are of something else.
+            InputError: if the file is damaged or its masks are of something else, or another kind of model.
         """
         self.session = session
+        with input_errors():
+            if is_original_layout(path):
+                refuse_undefined(f"{path}, in the original's layout,", (CROSS_ATTENTION,), session.pipe)
         self.masks = open_masks(
             path,
             [MaskedPrompt(r.index, session.seeds(r), r.prompt) for r in session.records],

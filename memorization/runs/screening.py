@@ -143,7 +143,8 @@ class Screen:
 
     def __init__(self, settings: ScreenSettings, processes: Processes, pipe: "DenoisingPipeline", parts: ColumnParts):
         self.settings, self.run, self.processes, self.pipe, self.parts = settings, settings.run, processes, pipe, parts
-        self.noise, self.writer = SharedNoise(pipe, settings.run), BackgroundWriter(pipe.device)
+        self.noise = SharedNoise(pipe, settings.run)
+        self.writer = BackgroundWriter(self.noise.latents.device)
         self.covered: list[Part] = []
         self.num_truncated = self.num_faulty = 0
         total = None if self.run.end is None else self.run.end - self.run.start

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 import audit_mem
+from helpers.other_pipelines import make_flux
 from memorization.audit.captions import recombined_captions
 from memorization.audit.verdict import missed_bound
-from memorization.bundled import GROUND_TRUTH, PLANTED
+from memorization.bundled import COPY_DESCRIPTOR, GROUND_TRUTH, PLANTED
 from memorization.data.prompts import load_prompts
 
 NUM = 4  # pictures of either kind
@@ -116,3 +117,22 @@ def test_bad_input_ends_with_one_line_before_the_work(more, told, tmp_path, monk
         audit_mem.main(["--output", str(tmp_path), *more])
     error = capsys.readouterr().err
     assert ended.value.code == 2 and told in error and error.count("\n") == 1
+
+
+def test_a_mitigation_that_the_family_does_not_have_is_refused_before_the_work(pictures, tmp_path, capsys):
+    make_flux().save_pretrained(tmp_path / "flux")
+    argv = [
+        "--model_id",
+        tmp_path / "flux",
+        "--sscd",
+        COPY_DESCRIPTOR,
+        "--training_data",
+        pictures,
+        "--controls",
+        CONTROLS,
+    ]
+    with pytest.raises(SystemExit) as stopped:
+        audit_mem.main([str(word) for word in (*argv, "--method", "cfg_delay", "--output", tmp_path / "out")])
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert stopped.value.code == 2 and "cfg_delay is not defined for Flux.1, whose guidance is distilled" in told
+    assert not (tmp_path / "out" / "index").exists()

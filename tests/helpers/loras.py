@@ -4,6 +4,7 @@ import torch
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import save_file
+from transformers import T5EncoderModel
 
 from helpers.original_layout import unet_keys
 from memorization.models import adapters
@@ -12,21 +13,24 @@ from memorization.models.families import parts_with_weights
 RANK, ALPHA = 2, 6
 TARGETS = {
     "unet": ["to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2"],
+    "transformer": ["to_q", "to_k", "to_v", "to_out.0", "add_q_proj"],
     "text_encoder": ["q_proj", "v_proj"],
     "text_encoder_2": ["q_proj", "v_proj"],
 }
 
 
 def make_loras(pipe, folder):
-    """Files by format, and the LoRA's matrices by part and key: on the UNet, and on text encoders where transformers
-    finds a peft that is new enough for them. The pipeline keeps its adapters and is of no use afterwards."""
+    """Files by format, and the LoRA's matrices by part and key: on the UNet, or transformer, and on CLIP where
+    transformers finds a peft that is new enough for it. The pipeline keeps its adapters and is of no use afterwards."""
     generator, states = torch.Generator().manual_seed(3), {}
     for name in parts_with_weights(pipe).keys() & TARGETS.keys():
         part = getattr(pipe, name)
+        if isinstance(part, T5EncoderModel):  # of which diffusers reads none
+            continue
         try:
             part.add_adapter(LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=TARGETS[name]))
         except ValueError as error:
-            assert "PEFT" in str(error) and name != "unet"
+            assert "PEFT" in str(error) and name.startswith("text_encoder")
             continue
         for key, weight in part.named_parameters():
             if "lora_" in key:
@@ -35,8 +39,11 @@ def make_loras(pipe, folder):
     layers = {f"{name}_lora_layers": state for name, state in states.items()}
     told = {f"{name}_lora_adapter_metadata": getattr(pipe, name).peft_config["default"].to_dict() for name in states}
     pipe.save_lora_weights(folder, **layers, **told)
-    save_file(kohya_state(pipe, states), folder / "kohya.safetensors")
-    return {"diffusers": folder / adapters.LORA_FILE, "kohya": folder / "kohya.safetensors"}, states
+    files = {"diffusers": folder / adapters.LORA_FILE}
+    if "unet" in states:
+        files["kohya"] = folder / "kohya.safetensors"
+        save_file(kohya_state(pipe, states), files["kohya"])
+    return files, states
 
 
 def kohya_state(pipe, states):

@@ -1,16 +1,18 @@
 """LoRAs and textual inversion: merged as their weights say, and part of what a run is tied to."""
 
+import itertools
 import json
 import logging
+from functools import cache
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import detect_mem
 import memorization
 from helpers.loras import make_loras, merge_by_hand
-from helpers.other_pipelines import make_sdxl
+from helpers.other_pipelines import make_flux, make_sd3, make_sdxl
 from memorization.models import adapters
 from memorization.models.adapters import split_scale, split_token
 from memorization.models.contents import pipeline_contents
@@ -46,22 +48,32 @@ def test_weights_and_d_are_those_of_the_merged_matrices(model_folder, made, form
     assert a.score() == b.score() != plain.score()
 
 
+FAMILIES = {"sdxl": make_sdxl, "sd3": lambda: make_sd3(has_t5=True), "flux": make_flux}
+
+
 @pytest.fixture(scope="module")
-def sdxl(tmp_path_factory):
-    """A folder of SDXL with its LoRAs by format and their matrices."""
-    folder = tmp_path_factory.mktemp("sdxl")
-    make_sdxl().save_pretrained(folder)
-    return folder, *make_loras(load_pipeline(folder), tmp_path_factory.mktemp("lora_xl"))
+def others(tmp_path_factory):
+    """By family a folder, with its LoRAs by format and their matrices."""
+
+    @cache
+    def made(name):
+        folder = tmp_path_factory.mktemp(name)
+        FAMILIES[name]().save_pretrained(folder)
+        return folder, *make_loras(load_pipeline(folder), tmp_path_factory.mktemp(f"lora_{name}"))
+
+    return made
 
 
 def first_prediction(pipe):
     text, negative = pipe.encode(["the wild owl poster"])
-    return torch.stack(pipe.predict_noise(pipe.initial_latents([1]), 500, (negative, text)).outputs)
+    return torch.stack(pipe.predict_noise(pipe.initial_latents([1], 8), 500, (negative, text)).outputs)
 
 
-@pytest.mark.parametrize("form", ["diffusers", "kohya"])
-def test_a_lora_of_sdxl_predicts_as_the_merged_matrices(sdxl, form):
-    folder, loras, states = sdxl
+@pytest.mark.parametrize(
+    ("family", "form"), [("sdxl", "diffusers"), ("sdxl", "kohya"), ("sd3", "diffusers"), ("flux", "diffusers")]
+)
+def test_a_lora_of_another_family_predicts_as_the_merged_matrices(others, family, form):
+    folder, loras, states = others(family)
     tuned, none = (load_pipeline(folder, lora=[f"{loras[form]}:{scale}"]) for scale in (0.5, 0))
     base = load_pipeline(folder)
     plain = first_prediction(base)
@@ -72,14 +84,32 @@ def test_a_lora_of_sdxl_predicts_as_the_merged_matrices(sdxl, form):
     assert (first_prediction(tuned) - plain).abs().max() > 0.01
 
 
+def test_what_is_more_than_a_lora_is_refused_in_one_line(others, tmp_path):
+    folder, loras, _ = others("flux")
+    state, first = load_file(loras["diffusers"]), "transformer.transformer_blocks.0.attn."
+    wide = {"transformer.x_embedder.lora_A.weight": torch.ones(2, 32)}  # of twice the channels
+    wide["transformer.x_embedder.lora_B.weight"] = torch.ones(32, 2)
+    for more, message in (
+        ({f"{first}norm_q.weight": torch.ones(16)}, f"it is more than a LoRA: it has {first}norm_q.weight"),
+        ({f"{first}to_q.dora_scale": torch.ones(32)}, "it is a DoRA, whose magnitudes"),
+        (wide, "it makes layers wider, .*; it belongs to another model"),
+    ):
+        save_file(state | more, tmp_path / "more.safetensors")
+        with pytest.raises(ValueError, match=f"cannot merge LoRA .*more.safetensors: {message}") as refused:
+            load_pipeline(folder, lora=[str(tmp_path / "more.safetensors")])
+        assert "\n" not in str(refused.value)
+
+
 @pytest.mark.filterwarnings("error")
-def test_a_lora_of_another_family_is_refused_in_one_line(model_folder, loras, sdxl, caplog, monkeypatch):
-    folder, loras_xl, _ = sdxl
+def test_a_lora_of_another_model_is_refused_in_one_line(model_folder, loras, others, caplog, monkeypatch):
+    made = {"sd": (model_folder, loras)} | {name: others(name)[:2] for name in FAMILIES}
     monkeypatch.setattr(logging.getLogger("diffusers"), "handlers", [caplog.handler])
-    for model, given in ((folder, loras), (model_folder, loras_xl)):
-        for path in given.values():
+    for model, other in itertools.permutations(made, 2):
+        if (model, other) == ("flux", "sd3"):  # tiny ones, whose layers have the same names and shapes
+            continue
+        for path in made[other][1].values():
             with pytest.raises(ValueError, match=f"cannot merge LoRA {path}: .*it belongs to another model") as refused:
-                load_pipeline(model, lora=[str(path)])
+                load_pipeline(made[model][0], lora=[str(path)])
             assert "\n" not in str(refused.value)
     assert not caplog.records
 

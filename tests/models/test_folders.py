@@ -4,10 +4,12 @@ import shutil
 
 import pytest
 import torch
+from diffusers import DiffusionPipeline
 
 import detect_mem
 import inference_mem
 from helpers.models import change_weights, model_copy
+from memorization.models import folders
 from memorization.models.families import SD
 from memorization.models.folders import check_unet
 from memorization.models.stable_diffusion import load_pipeline
@@ -60,6 +62,18 @@ def test_a_square_as_a_list_is_its_side(model_folder, tmp_path):
     plain, listed = load_pipeline(model_folder), load_pipeline(folder)
     assert listed.native_length == plain.native_length == 32
     assert torch.equal(listed.initial_latents([3]), plain.initial_latents([3]))
+
+
+def test_the_index_of_a_model_is_read_once_and_once_by_diffusers(model_folder, monkeypatch):
+    read, read_json, load_config = [], folders.read_json, DiffusionPipeline.load_config.__func__
+    monkeypatch.setattr(folders, "read_json", lambda path: read.append(path.name) or read_json(path))
+    monkeypatch.setattr(
+        DiffusionPipeline,
+        "load_config",
+        classmethod(lambda cls, *args, **how: read.append("diffusers") or load_config(cls, *args, **how)),
+    )
+    load_pipeline(model_folder)
+    assert read.count("model_index.json") == read.count("diffusers") == 1
 
 
 def test_weights_in_half_precision_alone_are_found(model_folder, tmp_path):

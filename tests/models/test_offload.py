@@ -1,47 +1,59 @@
-"""--offload: a model whose parts come to where they compute when they are called gives the same numbers."""
+"""--offload: a model whose parts come to where they compute when they are called gives the same numbers.
+
+On a GPU: test_cuda.py.
+"""
 
 import threading
 
 import pytest
 import torch
-from accelerate import cpu_offload, cpu_offload_with_hook
 
 import detect_mem
 import memorization
-from helpers.other_pipelines import make_sdxl
+from helpers.offloads import offloaded
+from helpers.other_pipelines import make_flux, make_sd3, make_sdxl
 from helpers.pipelines import make_pipeline
 from memorization.models.contents import pipeline_contents
 from memorization.models.devices import is_offloaded
-from memorization.models.families import parts_with_weights
 from memorization.models.stable_diffusion import load_pipeline
 from memorization.runs.workers import BackgroundWriter
 
 PROMPT, FEW = "the wild owl poster", {"num_inference_steps": 2, "num_images_per_prompt": 1, "grad_batch_size": 1}
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
-@pytest.fixture(scope="module", params=[make_pipeline, make_sdxl])
-def folder(request, tmp_path_factory):
-    path = tmp_path_factory.mktemp("model")
-    request.param().save_pretrained(path)
-    return path
+FAMILIES = {
+    "sd": (make_pipeline, "sharpness", "init_noise", 1),
+    "sdxl": (make_sdxl, "sharpness", "init_noise", 1),
+    "sd3": (lambda: make_sd3(has_t5=True), "condition_jacobian", "pe", 0.01),
+    "flux": (make_flux, "condition_jacobian", "pe", 0.01),
+}  # with a detector, and a mitigation with its strength, that take gradients
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def model(request, tmp_path_factory):
+    """A folder, and what it is measured by."""
+    make, *methods = FAMILIES[request.param]
+    path = tmp_path_factory.mktemp(request.param)
+    make().save_pretrained(path)
+    return path, *methods
+
+
+@pytest.fixture
+def folder(model):
+    return model[0]
+
+
+def load(folder, **how):
+    """Loaded; Flux, whose transformer has no size of its own, for small images too."""
+    pipe = load_pipeline(folder, **how)
+    pipe.default_sample_size = 8
+    return pipe
 
 
 @pytest.fixture(params=["model", "sequential"])
 def moved(request, folder):
     """Offloaded from the CPU to the CPU: the hooks are those of a GPU, and layers hold no weights until called."""
-    return offloaded(load_pipeline(folder), request.param)
-
-
-def offloaded(pipe, offload):
-    """With the hooks that diffusers gives, which itself takes no "cpu" without a number."""
-    parts, device, hook = parts_with_weights(pipe), torch.device("cpu"), None
-    for name in pipe.model_cpu_offload_seq.split("->") if offload == "model" else ():
-        if name in parts:
-            hook = cpu_offload_with_hook(parts[name], device, prev_module_hook=hook)[1]
-    for part in parts.values() if offload == "sequential" else ():
-        cpu_offload(part, device, offload_buffers=len(part._parameters) > 0)
-    return pipe
+    return offloaded(load(folder), request.param)
 
 
 def assert_equal_scores(found, expected):
@@ -50,13 +62,14 @@ def assert_equal_scores(found, expected):
         assert (found.scores[name] == values).all(), name
 
 
-def test_images_scores_and_gradients_are_those_of_the_whole_model(folder, moved):
-    plain = load_pipeline(folder)
+def test_images_scores_and_gradients_are_those_of_the_whole_model(model, moved):
+    folder, score, method, strength = model
+    plain = load(folder)
     assert is_offloaded(moved) and not is_offloaded(plain)
-    (expected,), (found,) = (memorization.detect(p, PROMPT, scores="sharpness", **FEW) for p in (plain, moved))
+    (expected,), (found,) = (memorization.detect(p, PROMPT, scores=score, **FEW) for p in (plain, moved))
     assert (found.images == expected.images).all() and (found.mask == expected.mask).all()
     assert_equal_scores(found, expected)
-    (expected,), (found,) = (memorization.mitigate(p, PROMPT, "init_noise", 1, **FEW) for p in (plain, moved))
+    (expected,), (found,) = (memorization.mitigate(p, PROMPT, method, strength, **FEW) for p in (plain, moved))
     assert (found.images == expected.images).all() and found.magnitude_after == expected.magnitude_after
 
 
@@ -68,7 +81,7 @@ def test_it_is_the_same_model(folder, moved):
 def test_half_precision_is_decoded_in_float32(folder):
     images = []
     for offload in ("none", "sequential"):
-        pipe = load_pipeline(folder)
+        pipe = load(folder)
         pipe.vae.half()
         pipe.vae.register_to_config(force_upcast=True)
         offloaded(pipe, offload)
@@ -95,20 +108,3 @@ def test_without_cuda_it_is_refused_in_one_line(folder, offload, tmp_path, capsy
     told = capsys.readouterr().err
     assert stopped.value.code == 2 and told.count("\n") == 1
     assert f"error: --offload {offload} keeps weights off a CUDA device, and the device here is cpu" in told
-
-
-@pytest.mark.cuda
-@needs_cuda
-@pytest.mark.parametrize("offload", ["model", "sequential"])
-def test_on_a_gpu_parts_wait_on_the_cpu_and_numbers_are_the_same(folder, offload):
-    plain = load_pipeline(folder, device="cuda", dtype="float32")
-    moved = load_pipeline(folder, device="cuda", dtype="float32", offload=offload)
-    (expected,), (found,) = (memorization.detect(p, PROMPT, scores="sharpness", **FEW) for p in (plain, moved))
-    assert_equal_scores(found, expected)
-    assert (found.images == expected.images).all()
-    text, negative = moved.encode([PROMPT])
-    assert moved.unet.device.type == moved.vae.device.type == ("cpu" if offload == "model" else "meta")
-    latents = moved.generate(moved.initial_latents([1]), (negative, text), num_inference_steps=2)
-    assert text.is_cuda and latents.is_cuda and not next(moved.text_encoder.parameters()).is_cuda
-    with pytest.raises(ValueError, match="--offload .* and --compile do not go together"):
-        load_pipeline(folder, device="cuda", compile=True, offload=offload)

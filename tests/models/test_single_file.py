@@ -11,7 +11,8 @@ from helpers.other_pipelines import make_sdxl
 from memorization.bundled import MODEL
 from memorization.models.contents import source_contents
 from memorization.models.families import SDXL, parts_with_weights
-from memorization.models.stable_diffusion import family_of_file, load_pipeline
+from memorization.models.model_files import family_of_file
+from memorization.models.stable_diffusion import load_pipeline
 
 FEW = ("--num_inference_steps", 2, "--num_images_per_prompt", 1, "--end", 2)
 
