@@ -63,7 +63,7 @@ def test_planted_prompts_give_copies_and_unseen_ones_do_not(run):
     folder, rows = run
     records = load_prompts(str(GROUND_TRUTH))
     by_index = {r["index"]: r for r in rows}
-    for kind, share in (("verbatim", 0.75), ("template", 0.5)):  # 91 % and 72 % of 32 images each in the report
+    for kind, share in (("verbatim", 0.85), ("template", 0.6)):  # 100 % and 88 % of 32 images each in the report
         some = [r for r in records if r.kind == kind]
         similarity = [similarity_to_references(image_of(folder, by_index[r.index])[None], r)[0] for r in some]
         assert np.mean(np.array(similarity) > COPY) >= share
@@ -82,7 +82,7 @@ def test_masks_are_brighter_on_copied_than_on_free_regions(run):
         truth = Image.fromarray(read_mask(records[row["index"]].mask_path))
         inside = np.asarray(truth.resize(masks[row["index"]].shape[::-1], Image.NEAREST))
         aurocs.append(rank_auc(masks[row["index"]][inside], masks[row["index"]][~inside]))
-    assert np.mean(aurocs) >= 0.7  # 0.76 in the report
+    assert np.mean(aurocs) >= 0.7  # 0.83 in the report
 
 
 def test_stock_diffusers_loads_the_bundled_model_and_makes_the_same_image():
