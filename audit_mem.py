@@ -82,13 +82,23 @@ def make_parser() -> argparse.ArgumentParser:
     text += "captions' words"
     add("--controls", metavar="DATASET", help=text)
     add("--num_controls", type=positive_int, default=1000, help="of them, at most")
-    text = "of them, generated as what is no copy, an image each; with a base, its images of the same captions are"
+    text = "of them, generated as what is no copy; with a base, its images of the captions are"
     add("--num_copy_controls", type=positive_int, default=100, help=text)
     text = "captions that are generated although they are not flagged, to bound what the screen misses"
     add("--num_unflagged", type=positive_int, default=100, help=text)
-    add("--num_images_per_prompt", type=image_count, default=4, help="of every caption, screened and generated")
+    add(
+        "--num_images_per_prompt",
+        type=image_count,
+        default=4,
+        help="of every caption and control, screened and generated",
+    )
     add("--duplicates", type=rate, default=0.9, help="cosine from which two training pictures are near-duplicates")
-    add("--fdr", type=rate, default=0.05, help="share of false ones among flagged captions, and among copies")
+    add(
+        "--fdr",
+        type=rate,
+        default=0.05,
+        help="share of false ones among flagged captions, and among those that give a copy",
+    )
     add("--method", help="a mitigation of inference_mem.py: flagged captions are generated under it and judged again")
     add("--strength", type=natural_float, help="of it, by default as released")
     add("--fail_above", type=natural_int, metavar="N", help="exit code 1 where more training pictures come back")
@@ -126,7 +136,6 @@ class Stages:
             **self.settings.run_options,
             "dataset": str(path),
             "end": len(prompts),
-            "clean_prompts": False,  # they are, and once is enough
             "run_name": name,
             "output_dir": self.settings.output,
             "num_images_per_prompt": self.settings.num_images_per_prompt,
@@ -149,14 +158,14 @@ class Stages:
         return self.detect(**self.options("generated", self.prompts_of(kinds), kinds))
 
     def generate_controls(self, kinds: Mapping[int, str]) -> Run:
-        """What is no copy: an image of each caption by the base, where there is one; else of the controls."""
+        """What is no copy: images of each caption by the base, where there is one; else of the controls."""
         s = self.settings
         if s.base_model_id is None:
             prompts = {k: r.prompt for k, r in self.controls.items() if k < s.num_copy_controls}
-            return self.detect(**self.options("copy_controls", prompts) | {"num_images_per_prompt": 1})
+            return self.detect(**self.options("copy_controls", prompts))
         added = {"unet_id": None, "transformer_id": None, "vae_id": None, "lora": None, "embedding": None}
         model = {} if s.base_model_id == OWN_BASE else {"model_id": s.base_model_id, "config": None}
-        options = self.options("base", self.prompts_of(kinds)) | added | model | {"num_images_per_prompt": 1}
+        options = self.options("base", self.prompts_of(kinds)) | added | model
         return self.detect(self.pipe.base, **options)
 
     def mitigate(self, flagged: Sequence[int]) -> list[Run]:
@@ -232,10 +241,10 @@ def audit(settings: AuditSettings) -> Verdict | None:
             return None
 
     # Which images are copies, and what follows from it.
-    how = CopySettings(fdr=settings.fdr)
+    how = CopySettings(fdr=settings.fdr, by_prompt=True)
     shown = pictures_of_controls(settings, controls)
     judged = [evaluate_copies([run], [others], descriptor, how, training.name, control_records=shown) for run in runs]
-    verdict = judge(training, screened, *[found.lines for found in judged])
+    verdict = judge(training, screened, *judged)
     first = verdict_section(verdict, training, runs[0], stored_masks(runs[0]), not_tested(settings, controls))
     copies = [
         section_of_copies(found, [run], [others], descriptor, training.records)
@@ -273,7 +282,7 @@ def write_page(settings: AuditSettings, verdict: Verdict, sections: Sequence[Sec
     numbers = {section.topic: section.results for section in sections}
     write_text(settings.output / REPORT, render_page("Memorization audit", counts, sections, runs))
     write_text(settings.output / RESULTS, json.dumps(plain(numbers | {"fdr": settings.fdr}), indent=1) + "\n")
-    print(f"{verdict.text()}\n{settings.output / REPORT}\n{settings.output / RESULTS}")
+    print("\n".join(map(str, [verdict.text(), *verdict.warnings, settings.output / REPORT, settings.output / RESULTS])))
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -26,7 +26,8 @@ def pictures(tmp_path_factory):
     others = load_prompts(str(CONTROLS))[:NUM]
     for k, record in enumerate([*memorized, *others]):
         shutil.copy(record.reference_images[0], folder / f"{k}.png")
-        (folder / f"{k}.txt").write_text(record.prompt)
+        caption = record.prompt.replace(" ", "&#32;") if k == NUM else record.prompt  # as web pages have it
+        (folder / f"{k}.txt").write_text(caption)
     return folder
 
 
