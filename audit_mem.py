@@ -97,7 +97,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--fdr",
         type=rate,
         default=0.05,
-        help="share of false ones among flagged captions, and among those that give a copy",
+        help="share of false ones among captions that give a copy, and among those that the screen decides",
     )
     add("--method", help="a mitigation of inference_mem.py: flagged captions are generated under it and judged again")
     add("--strength", type=natural_float, help="of it, by default as released")

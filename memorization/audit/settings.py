@@ -30,7 +30,8 @@ class AuditSettings:
         num_copy_controls: of them, how many are generated as what is no copy.
         num_unflagged: captions that are generated although the screen did not flag them, to bound what it misses.
         duplicates: cosine from which two training pictures are near-duplicates.
-        fdr: share of false ones that is allowed among flagged captions, and among captions that give a copy.
+        fdr: share of false ones that is allowed among captions that give a copy; the screen decides by it too, and
+            flags what scores above every control besides.
         method, strength: a mitigation that the flagged captions are generated under again; None for none.
         fail_above: exit code 1 where more training pictures come back; None never fails.
     """

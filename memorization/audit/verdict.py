@@ -48,7 +48,7 @@ class Verdict:
     Attributes:
         num_pictures, num_captions: of the training set.
         num_flagged: captions that the screen flags.
-        fdr: share of false ones that is allowed among flagged captions, and among captions that give a copy.
+        fdr: share of false ones that is allowed among captions that give a copy.
         returned: training pictures that come back, the most similar first.
         copied_flagged: share of the flagged captions that give a copy.
         copied_unflagged: share of those sampled among the others that may: that give one, or an image nearer to a
@@ -106,14 +106,14 @@ def judge(training: TrainingSet, screened: Screened, found: Copies, mitigated: C
         copied_unflagged=share,
         missed_at_most=missed_bound(share, screened.num_unflagged, len(screened.lines)),
         copied_mitigated=None if mitigated is None else still_copied(found, mitigated, kinds),
-        warnings=warnings_of(screened, found),
+        warnings=warnings_of(found),
     )
 
 
-def warnings_of(screened: Screened, found: Copies) -> list[str]:
+def warnings_of(found: Copies) -> list[str]:
     """Why little could be found; what few controls hide among captions that are not flagged is in their share."""
-    told = {"screen": screened.decisions.warning(len(screened.lines)), "copies": found.too_few_controls().get(FLAGGED)}
-    return [f"warning, {where}: {text.removeprefix('warning: ')}" for where, text in told.items() if text]
+    told = found.too_few_controls().get(FLAGGED)
+    return [] if told is None else [told]
 
 
 def prompts_with(lines: Sequence[Line], holds: Callable[[Line], bool]) -> dict[int, bool]:

@@ -2,14 +2,17 @@
 
 import json
 import shutil
+import subprocess
 
 import numpy as np
 import pytest
+import torch
 
 import audit_mem
+from helpers.scale_runs import environment, launcher
 from memorization.audit.captions import recombined_captions
 from memorization.audit.verdict import missed_bound
-from memorization.bundled import GROUND_TRUTH, PLANTED
+from memorization.bundled import COPY_DESCRIPTOR, GROUND_TRUTH, PLANTED, ROOT
 from memorization.data.prompts import load_prompts
 
 NUM = 4  # pictures of either kind
@@ -77,6 +80,21 @@ def test_nothing_comes_back_of_what_was_never_trained_on(pictures, tmp_path):
     audit_mem.main(["--training_data", str(tmp_path), "--output", str(tmp_path / "out"), *HOW])
     found = json.loads((tmp_path / "out" / "audit.json").read_text())["verdict"]
     assert found["num_flagged"] == 0 and found["returned"] == []
+
+
+def test_two_processes_say_what_one_does(pictures, tmp_path, model_folder, capsys):
+    how = ["--training_data", str(pictures), "--model_id", str(model_folder), "--sscd", str(COPY_DESCRIPTOR)]
+    how += ["--device", "cpu", "--num_images_per_prompt", "1", "--num_inference_steps", "2", "--num_controls", "3"]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as of the two
+    audit_mem.main([*how, "--output", str(tmp_path / "one")])
+    torch.set_num_threads(threads)
+    line = [*launcher(2), str(ROOT / "audit_mem.py"), *how, "--output", str(tmp_path / "two")]
+    done = subprocess.run(line, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.replace("two/", "one/") == capsys.readouterr().out
+    one, two = ((tmp_path / name / "audit.json").read_text() for name in ("one", "two"))
+    assert two.replace(str(tmp_path / "two"), str(tmp_path / "one")) == one
 
 
 def test_what_the_screen_may_miss_is_bounded_by_the_sample():
