@@ -175,4 +175,6 @@ def simulation_table(results: Sequence[Mapping[str, Any]]) -> str:
 
 def mean_text(found: Mapping[str, float]) -> str:
     """A mean with its standard error; a dash where it is not defined."""
-    return "-" if np.isnan(found["mean"]) else f"{found['mean']:.3f} (± {found['error']:.3f})"
+    if found["mean"] is None or np.isnan(found["mean"]):  # as files and as results have it
+        return "-"
+    return f"{found['mean']:.3f} (± {found['error']:.3f})"
