@@ -37,9 +37,9 @@ from memorization.audit.settings import AuditSettings
 from memorization.audit.verdict import Verdict, judge
 from memorization.bundled import DOSES_GROUND_TRUTH
 from memorization.data.prompts import PromptRecord
-from memorization.errors import exit_on_input_error, input_errors
+from memorization.errors import InputError, exit_on_input_error, input_errors
 from memorization.evaluation.copies import CopySettings, evaluate_copies
-from memorization.files.whole import make_folder, write_text
+from memorization.files.whole import WAY_OUT, make_folder, write_text
 from memorization.finished_runs import Run, stored_masks
 from memorization.plugins import add_plugin_option, load_plugins
 from memorization.report.copies_section import section_of_copies
@@ -174,18 +174,25 @@ class Stages:
         if s.method is None or not flagged:
             return []
         options = self.options("mitigated", self.prompts_of(flagged))
-        with self.told_to_log():
+        with self.as_part():
             return [inference_mem.run(self.pipe, self.processes, method=s.method, strength=s.strength, **options)]
 
     def detect(self, pipe: DenoisingPipeline | None = None, **options: object) -> Run:
-        with self.told_to_log():
+        with self.as_part():
             return detect_mem.run(pipe or self.pipe, self.processes, **options)
 
     @contextmanager
-    def told_to_log(self) -> Iterator[None]:
-        """What a run says at its end goes to a file, so that the verdict is not lost among it; progress stays."""
+    def as_part(self) -> Iterator[None]:
+        """What a run says at its end goes to a file, so that the verdict is not lost among it; progress stays.
+
+        Raises:
+            InputError: that of the run; what was made with other settings has another way out here.
+        """
         with (self.settings.output / LOG).open("a") as log, redirect_stdout(log):
-            yield
+            try:
+                yield
+            except InputError as error:
+                raise InputError(str(error).replace(WAY_OUT, "give another --output")) from error
 
     def prompts_of(self, indices: Iterable[int]) -> dict[int, str]:
         return {index: self.training.records[index].prompt for index in sorted(indices)}

@@ -11,9 +11,11 @@ import torch
 import audit_mem
 from helpers.scale_runs import environment, launcher
 from memorization.audit.captions import recombined_captions
-from memorization.audit.verdict import missed_bound
+from memorization.audit.verdict import missed_bound, still_copied, warnings_of
 from memorization.bundled import COPY_DESCRIPTOR, GROUND_TRUTH, PLANTED, ROOT
 from memorization.data.prompts import load_prompts
+from memorization.evaluation.copies import Copies, CopySettings
+from memorization.evaluation.decisions import too_few_controls
 
 NUM = 4  # pictures of either kind
 HOW = ["--num_images_per_prompt", "1", "--num_inference_steps", "12", "--num_copy_controls", "24", "--fdr", "0.1"]
@@ -94,6 +96,9 @@ def test_two_processes_say_what_one_does(pictures, tmp_path, model_folder, capsy
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.replace("two/", "one/") == capsys.readouterr().out
     one, two = ((tmp_path / name / "audit.json").read_text() for name in ("one", "two"))
+    with pytest.raises(SystemExit):
+        audit_mem.main([*how, "--num_unflagged", "1", "--output", str(tmp_path / "one")])
+    assert capsys.readouterr().err.endswith("has changed since); give another --output\n")
     assert two.replace(str(tmp_path / "two"), str(tmp_path / "one")) == one
 
 
@@ -106,6 +111,22 @@ def test_what_the_screen_may_miss_is_bounded_by_the_sample():
         missed_bound({"value": d / 59, "low": 0, "high": 0, "count": d, "of": 59}, 1000, 1000) >= 0.05 for d in draws
     ]
     assert np.mean(held) >= 0.95 - 0.01
+
+
+def test_a_mitigation_is_judged_by_what_was_a_copy_without_it():
+    def judged(*p_values, limit=0.1):
+        lines = [
+            {"index": k, "prompt": f"{k}", "kind": "flagged", "p": p, "is_copy": p <= limit}
+            for k, p in enumerate(p_values)
+        ]
+        return Copies([], [], lines, 5, 49, CopySettings(fdr=0.05, by_prompt=True))
+
+    kinds = dict.fromkeys(range(5), "flagged")
+    # A copy of one of five would be none at the rate: 0.08 is above 0.05 / 5.
+    share = still_copied(judged(0.02, 0.02, 0.1, 0.3, 0.1), judged(0.5, 0.08, 0.3, 0.4, 0.2, limit=0), kinds)
+    assert (share["count"], share["of"]) == (1, 5)
+    assert warnings_of(judged(*[0.02] * 5)) == [too_few_controls(49, 0.05, 5, "prompts (flagged)")]
+    assert "2 of 5" in warnings_of(judged(*[0.02] * 5))[0]
 
 
 def test_controls_are_made_of_two_captions_and_were_never_trained_on():
