@@ -48,7 +48,7 @@ class Verdict:
     Attributes:
         num_pictures, num_captions: of the training set.
         num_flagged: captions that the screen flags.
-        fdr: share of false ones that is allowed among captions that give a copy.
+        fdr: share of false ones that is allowed among captions that give a copy: of the flagged, and of the others.
         returned: training pictures that come back, the most similar first.
         copied_flagged: share of the flagged captions that give a copy.
         copied_unflagged: share of those sampled among the others that may: that give one, or an image nearer to a

@@ -126,6 +126,7 @@ def test_a_mitigation_is_judged_by_what_was_a_copy_without_it():
     share = still_copied(judged(0.02, 0.02, 0.1, 0.3, 0.1), judged(0.5, 0.08, 0.3, 0.4, 0.2, limit=0), kinds)
     assert (share["count"], share["of"]) == (1, 5)
     assert warnings_of(judged(*[0.02] * 5)) == [too_few_controls(49, 0.05, 5, "prompts (flagged)")]
+    assert "unless 20 of 1000" in str(too_few_controls(1000, 0.05, 1000))  # as docs/audit.md has it
     assert "2 of 5" in warnings_of(judged(*[0.02] * 5))[0]
 
 

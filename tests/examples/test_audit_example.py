@@ -39,6 +39,10 @@ def test_a_model_is_tuned_on_repeated_pictures_and_audited_before_and_after(exam
     assert sorted(repeats) == [1] * (module.TRAINED - module.REPEATED) + [module.REPEATS] * module.REPEATED
     held_out = {record.prompt for record in load_prompts(str(folder / "held_out"))}
     assert not held_out & {record.prompt for record in load_prompts(str(folder / "pictures"))}
+    page = " ".join((ROOT / "docs" / "audit.md").read_text().split())
+    assert f"at its rate of {module.FDR:g}" in page
+    assert f"{module.TRAINED} captioned pictures" in page and f"`{module.REPEATS}_repeated`" in page
+    assert f"{module.REPEATED} of them repeated {module.REPEATS} times" in page
     assert "--base_model_id" in commands[1] and "--base_model_id" not in commands[2]
     told = capsys.readouterr().out
     for name in ("tuned", "untouched"):
