@@ -12,6 +12,7 @@ has it for programs. The same command after an interruption goes on where it sto
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -215,6 +216,21 @@ def refuse_other_mitigation(settings: AuditSettings) -> None:
     MitigationSettings.from_args(arguments_of(inference_mem.make_parser(), chosen))
 
 
+def refuse_too_few_controls(settings: AuditSettings, training: TrainingSet, num_controls: int) -> None:
+    """
+    Raises:
+        InputError: if nothing could be called a copy, whatever came of it.
+    """
+    has_base = settings.base_model_id is not None
+    count = len(training.captions) if has_base else min(num_controls, settings.num_copy_controls)
+    enough = math.ceil(1 / settings.fdr - 1 - 1e-9)
+    if count < enough:
+        what = "captions, whose images by the base are controls" if has_base else "controls of copies"
+        remedy = "give" if has_base else "give more --controls and --num_copy_controls, or"
+        told = f"with {count} {what}, nothing is ever a copy at --fdr {settings.fdr:g}, which takes {enough}"
+        raise InputError(f"{told}; {remedy} --fdr {math.ceil(1000 / (count + 1)) / 1000:g} or more")
+
+
 def audit(settings: AuditSettings) -> Verdict | None:
     """Screen, generate, compare and write the page; None in a process that is not the main one.
 
@@ -225,6 +241,7 @@ def audit(settings: AuditSettings) -> Verdict | None:
     make_folder(settings.output, "--output")
     training = read_training_set(settings.training_data)
     controls = chosen_controls(training, settings)
+    refuse_too_few_controls(settings, training, len(controls))
     if settings.method is not None:
         refuse_other_mitigation(settings)
     descriptor = settings.evaluators.open_descriptor()

@@ -86,7 +86,18 @@ def test_nothing_comes_back_of_what_was_never_trained_on(pictures, tmp_path):
 
 def test_two_processes_say_what_one_does(pictures, tmp_path, model_folder, capsys):
     how = ["--training_data", str(pictures), "--model_id", str(model_folder), "--sscd", str(COPY_DESCRIPTOR)]
-    how += ["--device", "cpu", "--num_images_per_prompt", "1", "--num_inference_steps", "2", "--num_controls", "3"]
+    how += [
+        "--device",
+        "cpu",
+        "--num_images_per_prompt",
+        "1",
+        "--num_inference_steps",
+        "2",
+        "--num_controls",
+        "3",
+        "--fdr",
+        "0.3",
+    ]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as of the two
     audit_mem.main([*how, "--output", str(tmp_path / "one")])
@@ -146,6 +157,8 @@ def test_controls_are_made_of_two_captions_and_were_never_trained_on():
         (["--training_data", "nowhere"], "nowhere"),
         (["--controls", str(GROUND_TRUTH), "--training_data", str(GROUND_TRUTH)], "alone; give some"),
         (["--model_id", "some/model"], "give SSCD's weights by --sscd"),
+        (["--num_copy_controls", "18"], "18 controls of copies, nothing is ever a copy at --fdr 0.05, which takes 19"),
+        (["--base_model_id", "own", "--fdr", "0.001"], "with 128 captions"),
         (["--strength", "2"], "name one by --method"),
         (["--method", "pe"], "--strength"),
         (["--method", "nothing"], "nothing"),
