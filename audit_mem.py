@@ -12,6 +12,7 @@ has it for programs. The same command after an interruption goes on where it sto
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -34,12 +35,13 @@ from memorization.audit.captions import (
 from memorization.audit.screening import Screened, decide_captions
 from memorization.audit.sections import verdict_section
 from memorization.audit.settings import AuditSettings
+from memorization.audit.untested import not_tested, pictures_of_controls
 from memorization.audit.verdict import Verdict, judge
 from memorization.bundled import DOSES_GROUND_TRUTH
 from memorization.data.prompts import PromptRecord
-from memorization.errors import exit_on_input_error, input_errors
+from memorization.errors import InputError, exit_on_input_error, input_errors
 from memorization.evaluation.copies import CopySettings, evaluate_copies
-from memorization.files.whole import make_folder, write_text
+from memorization.files.whole import WAY_OUT, make_folder, write_text
 from memorization.finished_runs import Run, stored_masks
 from memorization.mitigations.options import refuse_undefined_method
 from memorization.plugins import add_plugin_option, load_plugins
@@ -83,13 +85,23 @@ def make_parser() -> argparse.ArgumentParser:
     text += "captions' words"
     add("--controls", metavar="DATASET", help=text)
     add("--num_controls", type=positive_int, default=1000, help="of them, at most")
-    text = "of them, generated as what is no copy, an image each; with a base, its images of the same captions are"
+    text = "of them, generated as what is no copy; with a base, its images of the captions are"
     add("--num_copy_controls", type=positive_int, default=100, help=text)
     text = "captions that are generated although they are not flagged, to bound what the screen misses"
     add("--num_unflagged", type=positive_int, default=100, help=text)
-    add("--num_images_per_prompt", type=image_count, default=4, help="of every caption, screened and generated")
+    add(
+        "--num_images_per_prompt",
+        type=image_count,
+        default=4,
+        help="of every caption and control, screened and generated",
+    )
     add("--duplicates", type=rate, default=0.9, help="cosine from which two training pictures are near-duplicates")
-    add("--fdr", type=rate, default=0.05, help="share of false ones among flagged captions, and among copies")
+    add(
+        "--fdr",
+        type=rate,
+        default=0.05,
+        help="share of false ones among captions that give a copy, and among those that the screen decides",
+    )
     add("--method", help="a mitigation of inference_mem.py: flagged captions are generated under it and judged again")
     add("--strength", type=natural_float, help="of it, by default as released")
     add("--fail_above", type=natural_int, metavar="N", help="exit code 1 where more training pictures come back")
@@ -127,7 +139,6 @@ class Stages:
             **self.settings.run_options,
             "dataset": str(path),
             "end": len(prompts),
-            "clean_prompts": False,  # they are, and once is enough
             "run_name": name,
             "output_dir": self.settings.output,
             "num_images_per_prompt": self.settings.num_images_per_prompt,
@@ -150,14 +161,14 @@ class Stages:
         return self.detect(**self.options("generated", self.prompts_of(kinds), kinds))
 
     def generate_controls(self, kinds: Mapping[int, str]) -> Run:
-        """What is no copy: an image of each caption by the base, where there is one; else of the controls."""
+        """What is no copy: images of each caption by the base, where there is one; else of the controls."""
         s = self.settings
         if s.base_model_id is None:
             prompts = {k: r.prompt for k, r in self.controls.items() if k < s.num_copy_controls}
-            return self.detect(**self.options("copy_controls", prompts) | {"num_images_per_prompt": 1})
+            return self.detect(**self.options("copy_controls", prompts))
         added = {"unet_id": None, "transformer_id": None, "vae_id": None, "lora": None, "embedding": None}
         model = {} if s.base_model_id == OWN_BASE else {"model_id": s.base_model_id, "config": None}
-        options = self.options("base", self.prompts_of(kinds)) | added | model | {"num_images_per_prompt": 1}
+        options = self.options("base", self.prompts_of(kinds)) | added | model
         return self.detect(self.pipe.base, **options)
 
     def mitigate(self, flagged: Sequence[int]) -> list[Run]:
@@ -166,18 +177,25 @@ class Stages:
         if s.method is None or not flagged:
             return []
         options = self.options("mitigated", self.prompts_of(flagged))
-        with self.told_to_log():
+        with self.as_part():
             return [inference_mem.run(self.pipe, self.processes, method=s.method, strength=s.strength, **options)]
 
     def detect(self, pipe: DenoisingPipeline | None = None, **options: object) -> Run:
-        with self.told_to_log():
+        with self.as_part():
             return detect_mem.run(pipe or self.pipe, self.processes, **options)
 
     @contextmanager
-    def told_to_log(self) -> Iterator[None]:
-        """What a run says at its end goes to a file, so that the verdict is not lost among it; progress stays."""
+    def as_part(self) -> Iterator[None]:
+        """What a run says at its end goes to a file, so that the verdict is not lost among it; progress stays.
+
+        Raises:
+            InputError: that of the run; what was made with other settings has another way out here.
+        """
         with (self.settings.output / LOG).open("a") as log, redirect_stdout(log):
-            yield
+            try:
+                yield
+            except InputError as error:
+                raise InputError(str(error).replace(WAY_OUT, "give another --output")) from error
 
     def prompts_of(self, indices: Iterable[int]) -> dict[int, str]:
         return {index: self.training.records[index].prompt for index in sorted(indices)}
@@ -188,12 +206,6 @@ def chosen_controls(training: TrainingSet, settings: AuditSettings) -> dict[int,
     if settings.controls is not None:
         return dict(enumerate(read_controls(settings.controls, training, settings.num_controls)))
     return dict(enumerate(recombined_captions(training.captions, settings.num_controls, settings.seed)))
-
-
-def pictures_of_controls(settings: AuditSettings, controls: Mapping[int, PromptRecord]) -> dict[int, PromptRecord]:
-    """Controls with pictures, where controls are what is no copy: images of the base have none of their own."""
-    shown = {index: record for index, record in controls.items() if record.reference_images}
-    return {} if settings.base_model_id is not None else shown
 
 
 def chosen_mitigation(settings: AuditSettings) -> MitigationSettings | None:
@@ -208,6 +220,21 @@ def chosen_mitigation(settings: AuditSettings) -> MitigationSettings | None:
     return MitigationSettings.from_args(arguments_of(inference_mem.make_parser(), chosen))
 
 
+def refuse_too_few_controls(settings: AuditSettings, training: TrainingSet, num_controls: int) -> None:
+    """
+    Raises:
+        InputError: if nothing could be called a copy, whatever came of it.
+    """
+    has_base = settings.base_model_id is not None
+    count = len(training.captions) if has_base else min(num_controls, settings.num_copy_controls)
+    enough = math.ceil(1 / settings.fdr - 1 - 1e-9)
+    if count < enough:
+        what = "captions, whose images by the base are controls" if has_base else "controls of copies"
+        remedy = "give" if has_base else "give more --controls and --num_copy_controls, or"
+        told = f"with {count} {what}, nothing is ever a copy at --fdr {settings.fdr:g}, which takes {enough}"
+        raise InputError(f"{told}; {remedy} --fdr {math.ceil(1000 / (count + 1)) / 1000:g} or more")
+
+
 def audit(settings: AuditSettings) -> Verdict | None:
     """Screen, generate, compare and write the page; None in a process that is not the main one.
 
@@ -218,6 +245,7 @@ def audit(settings: AuditSettings) -> Verdict | None:
     make_folder(settings.output, "--output")
     training = read_training_set(settings.training_data)
     controls = chosen_controls(training, settings)
+    refuse_too_few_controls(settings, training, len(controls))
     mitigation = chosen_mitigation(settings)
     descriptor = settings.evaluators.open_descriptor()
     with Processes(settings.device) as processes:
@@ -237,10 +265,10 @@ def audit(settings: AuditSettings) -> Verdict | None:
             return None
 
     # Which images are copies, and what follows from it.
-    how = CopySettings(fdr=settings.fdr)
+    how = CopySettings(fdr=settings.fdr, by_prompt=True)
     shown = pictures_of_controls(settings, controls)
     judged = [evaluate_copies([run], [others], descriptor, how, training.name, control_records=shown) for run in runs]
-    verdict = judge(training, screened, *[found.lines for found in judged])
+    verdict = judge(training, screened, *judged)
     first = verdict_section(verdict, training, runs[0], stored_masks(runs[0]), not_tested(settings, controls))
     copies = [
         section_of_copies(found, [run], [others], descriptor, training.records)
@@ -253,24 +281,6 @@ def audit(settings: AuditSettings) -> Verdict | None:
     return verdict
 
 
-def not_tested(settings: AuditSettings, controls: Mapping[int, PromptRecord]) -> list[str]:
-    """What the audit says nothing of, and where its verdict may be wrong."""
-    told = ["Prompts other than the captions: parts of them, paraphrases, searched embeddings."]
-    told.append(f"Other seeds than the {settings.num_images_per_prompt} of each caption.")
-    if settings.base_model_id is None:
-        told.append("Whether the model before tuning gives the same pictures: no --base_model_id.")
-        if not pictures_of_controls(settings, controls):
-            told.append(
-                "Whether a picture comes back, or only what its caption says: an image is like a picture of the same "
-                "caption without being a copy. Give --controls with pictures that were not trained on, or the base."
-            )
-    if settings.controls is None:
-        told.append("Controls that somebody wrote: they are made out of the captions' words; give some by --controls.")
-    if settings.method is None:
-        told.append("Any mitigation: no --method.")
-    return told
-
-
 def write_page(settings: AuditSettings, verdict: Verdict, sections: Sequence[Section], runs: Sequence[Run]) -> None:
     """report.html and audit.json."""
     counts = {"training pictures": verdict.num_pictures, "come back": len(verdict.returned)}
@@ -278,7 +288,7 @@ def write_page(settings: AuditSettings, verdict: Verdict, sections: Sequence[Sec
     numbers = {section.topic: section.results for section in sections}
     write_text(settings.output / REPORT, render_page("Memorization audit", counts, sections, runs))
     write_text(settings.output / RESULTS, json.dumps(plain(numbers | {"fdr": settings.fdr}), indent=1) + "\n")
-    print(f"{verdict.text()}\n{settings.output / REPORT}\n{settings.output / RESULTS}")
+    print("\n".join(map(str, [verdict.text(), *verdict.warnings, settings.output / REPORT, settings.output / RESULTS])))
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -18,7 +18,7 @@ import audit_mem
 import detect_mem
 import eval_mem
 import inference_mem
-from experiments import planted_tables, published, screen_scale
+from experiments import audit_tables, planted_tables, published, screen_scale
 from experiments.cost import families, gradient_memory, weights
 from experiments.coverage import coverage_table
 from experiments.decisions_simulation import decisions_table
@@ -162,6 +162,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     **published.TABLES,
     **planted_tables.TABLES,
     **screen_scale.TABLES,
+    **{name: partial(planted_tables.table, make, audit_tables.RESULTS) for name, make in audit_tables.TABLES.items()},
 }
 
 

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from memorization.evaluation.controls import controls_of_run, settings_of
@@ -31,7 +31,9 @@ class Screened:
 
     @property
     def flagged(self) -> list[int]:
-        return [line["index"] for line in self.lines if line["memorized"]]
+        """What is memorized at the rate, or scores above every control: few are found at a rate among many others."""
+        lowest = 1 / (len(self.decisions.controls.scores) + 1)
+        return [line["index"] for line in self.lines if line["memorized"] or line["p"] <= lowest]
 
     @property
     def num_unflagged(self) -> int:
@@ -56,6 +58,8 @@ def decide_captions(screen: Run, controls: Run, key: str, fdr: float, num_unflag
     decisions = Decisions(controls_of_run(controls, key, 1), fdr)
     decisions.refuse_other_run(settings_of(screen), controls.path)
     lines = decisions.of_rows(screen.rows)
-    others = [line["index"] for line in lines if not line["memorized"]]
+    screened = Screened(screen, controls, decisions, lines, ())
+    flagged = set(screened.flagged)
+    others = [line["index"] for line in lines if line["index"] not in flagged]
     sampled = random.Random(seed).sample(others, min(num_unflagged, len(others)))
-    return Screened(screen, controls, decisions, lines, sorted(sampled))
+    return replace(screened, sampled=sorted(sampled))

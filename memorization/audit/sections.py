@@ -33,7 +33,7 @@ def verdict_section(
     return Section(
         topic="verdict",
         title="Verdict",
-        text=f"{verdict.text()} {INTERVALS}.",
+        text="\n".join([f"{verdict.text()} {INTERVALS}.", *verdict.warnings]),
         tables=[shares_table(verdict), returned_table(verdict.returned), not_tested_table(not_tested)],
         figures=[Figure("returned", draw, caption)] if shown else [],
         results=verdict.plain() | {"not_tested": list(not_tested)},
@@ -62,12 +62,17 @@ def shares_table(verdict: Verdict) -> Table:
     """Shares of captions that give a copy: of those flagged, of the others, and of those flagged under a mitigation."""
     shares = {
         "flagged captions that give a copy": verdict.copied_flagged,
-        "sampled captions that were not flagged and give one": verdict.copied_unflagged,
+        "sampled captions that were not flagged and may give one": verdict.copied_unflagged,
         "flagged captions that give one under the mitigation": verdict.copied_mitigated,
     }
     rows = [[name, text_of(share)] for name, share in shares.items()]
-    rows.append(["copying captions that the screen misses, of all, at most", f"{verdict.missed_at_most:.3f}"])
-    return Table("Captions", ["what", "share"], rows, "The last line holds with a probability of 95 %.")
+    rows.append(
+        ["captions that may give one and are missed by the screen, of all, at most", f"{verdict.missed_at_most:.3f}"]
+    )
+    note = (
+        "What may give one gives an image that is nearer to a training picture than every control. The last line holds "
+    )
+    return Table("Captions", ["what", "share"], rows, f"{note}with a probability of 95 %.")
 
 
 def text_of(share: Measure | None) -> str:

@@ -25,12 +25,13 @@ class AuditSettings:
         run_options: of every run: the model, its sampling and the device, by the names of the command line.
         training_data: captioned pictures, as --dataset takes them.
         controls: prompts that were not trained on; None makes some out of the captions' words.
-        num_images_per_prompt: of every caption, in the screen as in the generation.
+        num_images_per_prompt: of every caption and control, in the screen as in the generation.
         num_controls: captions that are made where none are given, and the most that are taken of those given.
-        num_copy_controls: of them, how many pictures are generated as what is no copy.
+        num_copy_controls: of them, how many are generated as what is no copy.
         num_unflagged: captions that are generated although the screen did not flag them, to bound what it misses.
         duplicates: cosine from which two training pictures are near-duplicates.
-        fdr: share of false ones that is allowed among flagged captions, and among images called copies.
+        fdr: share of false ones that is allowed among captions that give a copy; the screen decides by it too, and
+            flags what scores above every control besides.
         method, strength: a mitigation that the flagged captions are generated under again; None for none.
         fail_above: exit code 1 where more training pictures come back; None never fails.
     """

@@ -1,11 +1,13 @@
 """What a model gives back of its training set, in numbers with intervals."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from memorization.audit.captions import TrainingSet
 from memorization.audit.screening import FLAGGED, UNFLAGGED, Screened
+from memorization.evaluation.copies import Copies
 from memorization.evaluation.judged_images import Line
 from memorization.evaluation.shares import exact_bounds, share_measure
 from memorization.evaluation.statistics import LEVEL, Measure
@@ -46,12 +48,15 @@ class Verdict:
     Attributes:
         num_pictures, num_captions: of the training set.
         num_flagged: captions that the screen flags.
-        fdr: share of false ones that is allowed among flagged captions, and among images called copies.
+        fdr: share of false ones that is allowed among captions that give a copy: of the flagged, and of the others.
         returned: training pictures that come back, the most similar first.
         copied_flagged: share of the flagged captions that give a copy.
-        copied_unflagged: share of those sampled among the others that do; None where all were flagged.
-        missed_at_most: upper bound, at 95 %, of captions that give a copy and were not flagged, as a share of all.
-        copied_mitigated: share of the flagged captions that give a copy under the mitigation; None without one.
+        copied_unflagged: share of those sampled among the others that may: that give one, or an image nearer to a
+            training picture than every control; None where all were flagged.
+        missed_at_most: upper bound, at 95 %, of captions that do so and were not flagged, as a share of all.
+        copied_mitigated: share of the flagged captions that give a copy under the mitigation, by the lowest similarity
+            that is one without it; None without one.
+        warnings: why little could be found, in a line each.
     """
 
     num_pictures: int
@@ -63,52 +68,71 @@ class Verdict:
     copied_unflagged: Measure | None
     missed_at_most: float
     copied_mitigated: Measure | None = None
+    warnings: Sequence[str] = ()
 
     def text(self) -> str:
         """The verdict in a sentence or two."""
         told = f"{len(self.returned):,} of {self.num_pictures:,} training pictures come back, "
-        told += f"at a false discovery rate of {self.fdr:.0%}. "
+        told += f"at a false discovery rate of {100 * self.fdr:g}% over captions. "
         told += f"The screen flags {self.num_flagged:,} of {self.num_captions:,} captions"
         if self.copied_unflagged is None:
             return told + "."
         found, drawn = self.copied_unflagged["count"], self.copied_unflagged["of"]
-        told += f"; of {drawn:,} drawn among the others {found:,} give a copy, so that it misses at most "
-        return told + f"{self.missed_at_most:.1%} of all captions."
+        told += f"; of {drawn:,} drawn among the others {found:,} may give a copy, so that it misses at most "
+        return told + f"{math.ceil(1000 * self.missed_at_most - 1e-9) / 10:.1f}% of all captions."
 
     def plain(self) -> dict[str, Any]:
         """For audit.json."""
         return asdict(self) | {"num_returned": len(self.returned), "text": self.text()}
 
 
-def judge(
-    training: TrainingSet, screened: Screened, lines: Sequence[Line], mitigated: Sequence[Line] | None = None
-) -> Verdict:
+def judge(training: TrainingSet, screened: Screened, found: Copies, mitigated: Copies | None = None) -> Verdict:
     """
     Args:
-        lines: of `evaluate_copies`, one per image of the captions that were generated.
-        mitigated: of the flagged captions' images under a mitigation.
+        found: of `evaluate_copies`, decided by prompt: the images of the captions that were generated.
+        mitigated: the flagged captions' images under a mitigation, against the same controls.
     """
-    copied = copied_prompts(lines)
-    share = share_of(copied, UNFLAGGED, screened.kinds) if screened.sampled else None
+    kinds, lowest = screened.kinds, 1 / (found.controls + 1)  # p-value of what is nearer than every control
+    copied = prompts_with(found.lines, lambda line: line["is_copy"])
+    may_copy = prompts_with(found.lines, lambda line: line["is_copy"] or line["p"] <= lowest)
+    share = share_of(may_copy, UNFLAGGED, kinds) if screened.sampled else None
     return Verdict(
         num_pictures=len(training.pictures),
         num_captions=len(training.captions),
         num_flagged=len(screened.flagged),
         fdr=screened.decisions.fdr,
-        returned=returned_pictures(training, lines, screened.kinds),
-        copied_flagged=share_of(copied, FLAGGED, screened.kinds) if screened.flagged else None,
+        returned=returned_pictures(training, found.lines, kinds),
+        copied_flagged=share_of(copied, FLAGGED, kinds) if screened.flagged else None,
         copied_unflagged=share,
         missed_at_most=missed_bound(share, screened.num_unflagged, len(screened.lines)),
-        copied_mitigated=share_of(copied_prompts(mitigated), FLAGGED, screened.kinds) if mitigated else None,
+        copied_mitigated=None if mitigated is None else still_copied(found, mitigated, kinds),
+        warnings=warnings_of(found),
     )
 
 
-def copied_prompts(lines: Sequence[Line]) -> dict[int, bool]:
-    """Whether any image of a prompt is called a copy, by its index."""
+def warnings_of(found: Copies) -> list[str]:
+    """Why little could be found; what few controls hide among captions that are not flagged is in their share."""
+    told = found.too_few_controls().get(FLAGGED)
+    return [] if told is None else [told]
+
+
+def prompts_with(lines: Sequence[Line], holds: Callable[[Line], bool]) -> dict[int, bool]:
+    """Whether something holds of any image of a prompt, by its index."""
     found: dict[int, bool] = {}
     for line in lines:
-        found[line["index"]] = found.get(line["index"], False) or bool(line["is_copy"])
+        found[line["index"]] = found.get(line["index"], False) or bool(holds(line))
     return found
+
+
+def still_copied(found: Copies, mitigated: Copies, kinds: Mapping[int, str]) -> Measure:
+    """Share of flagged captions that give a copy under the mitigation.
+
+    By the p-value up to which there were copies without it: a rate over images that are hardly ever copies any more
+    would leave out those that are.
+    """
+    copies = [line["p"] for line in found.lines if line["is_copy"] and kinds[line["index"]] == FLAGGED]
+    limit = max(copies, default=0.0)
+    return share_of(prompts_with(mitigated.lines, lambda line: line["p"] <= limit), FLAGGED, kinds)
 
 
 def share_of(copied: Mapping[int, bool], kind: str, kinds: Mapping[int, str]) -> Measure:

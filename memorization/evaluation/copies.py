@@ -21,7 +21,8 @@ from memorization.data.prompts import PromptRecord
 from memorization.errors import InputError, input_errors
 from memorization.evaluation.copied_regions import region_similarity
 from memorization.evaluation.copy_summary import spread_results, summarize_copies
-from memorization.evaluation.judged_images import Away, Line, compare, decide, without_nan
+from memorization.evaluation.decisions import too_few_controls
+from memorization.evaluation.judged_images import ALL, Away, Line, compare, decide, decide_prompts, without_nan
 from memorization.evaluation.mitigation import load_references, load_training
 from memorization.evaluation.plain_colours import without_plain_colours
 from memorization.evaluation.statistics import USUAL, BootstrapSettings, Result
@@ -41,12 +42,14 @@ class CopySettings:
     Attributes:
         similarity: `cosine`, or `score_normalised`: less the mean over the nearest of the background set.
         background: folder of pictures, or finished run, for `score_normalised`: neither trained on nor compared.
-        fdr: share of false ones that is allowed among the images called copies.
+        fdr: share of false ones that is allowed among the images called copies, or among the prompts that give one.
+        by_prompt: whether prompts are decided in place of images; see `decide_prompts`.
     """
 
     similarity: str = COSINE
     background: Path | None = None
     fdr: float = 0.05
+    by_prompt: bool = False
 
     def __post_init__(self) -> None:
         if self.similarity not in SIMILARITIES:
@@ -75,6 +78,19 @@ class Copies:
     training: int
     controls: int
     settings: CopySettings
+
+    def too_few_controls(self) -> dict[str, str]:
+        """Why little or nothing can be found with so few controls, by kind of prompt; only kinds that are told of."""
+        if not self.settings.by_prompt:
+            told = too_few_controls(self.controls, self.settings.fdr, len(self.lines), "images")
+            return {} if told is None else {ALL: told}
+        found = {}
+        for kind in dict.fromkeys(line["kind"] for line in self.lines):
+            count = len({line["prompt"] for line in self.lines if line["kind"] == kind})
+            what = "prompts" if kind == ALL else f"prompts ({kind})"
+            if (told := too_few_controls(self.controls, self.settings.fdr, count, what)) is not None:
+                found[kind] = told
+        return found
 
 
 def evaluate_copies(
@@ -114,7 +130,7 @@ def evaluate_copies(
     for some, values in zip((lines, control_lines), region_similarity(own, others, records, descriptor), strict=True):
         for line, value in zip(some, values.tolist(), strict=True):
             line["region"] = value
-    decide(lines, control_lines, settings.fdr)
+    (decide_prompts if settings.by_prompt else decide)(lines, control_lines, settings.fdr)
     cosines = training.to_nearest_other()
     between = without_nan(cosines - away(training.descriptors)), without_nan(cosines)
     results = summarize_copies(lines, control_lines, between[0], bootstrap)

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from memorization.evaluation.controls import EXCHANGEABLE
 from memorization.evaluation.copies import Copies
 from memorization.evaluation.copy_summary import RARE
-from memorization.evaluation.decisions import too_few_controls
 from memorization.evaluation.statistics import Result, interval_text
 from memorization.similarity.nearest import NORMALISED
 from memorization.similarity.pixels import COPY_SIMILARITY
@@ -33,13 +32,19 @@ def runs_table(copies: Copies) -> Table:
     note = (
         f"Rank 1: the nearest of {copies.training} training pictures is the prompt's own. AUC: similarity to its own "
     )
-    note += f"against that of controls to their nearest. Copies: q of the nearest at most {copies.settings.fdr:g}, by "
-    note += f"the first image of each of {copies.controls} control prompts; {EXCHANGEABLE}. {CUT} is the field's cut."
+    note += f"against that of controls to their nearest. Copies: q of the nearest at most {copies.settings.fdr:g}, "
+    note += f"{compared_with(copies)}; {EXCHANGEABLE}. {CUT} is the field's cut."
     if copies.settings.similarity == NORMALISED:
         note += " Similarities are less the mean over the nearest of the background set, but for the cut."
-    warning = too_few_controls(copies.controls, copies.settings.fdr, len(copies.lines), "images")
     headers = ["run", "kind", "prompts", "images", *names.values()]
-    return Table("Copies", headers, rows, note + (f"\n{warning}" if warning else ""))
+    return Table("Copies", headers, rows, "\n".join([note, *copies.too_few_controls().values()]))
+
+
+def compared_with(copies: Copies) -> str:
+    """What images are decided by."""
+    if copies.settings.by_prompt:
+        return f"over prompts, by the highest image of each of {copies.controls} control prompts, kind by kind"
+    return f"by the first image of each of {copies.controls} control prompts"
 
 
 def regions_table(results: Sequence[Result]) -> Table:

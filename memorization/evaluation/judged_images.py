@@ -67,6 +67,36 @@ def decide(lines: Sequence[Line], controls: Sequence[Line], fdr: float) -> None:
         line |= {"p": p, "q": q, "is_copy": q <= fdr}
 
 
+def decide_prompts(lines: Sequence[Line], controls: Sequence[Line], fdr: float) -> None:
+    """The same with prompts in place of images: the rate is over them, each by its image that is most like a picture.
+
+    Of a control prompt the highest image counts as well, so that it has to have as many images as a prompt. Every kind
+    of prompt is decided by itself: few copies are not found among many prompts that hardly ever give one.
+
+    Args:
+        lines, controls: of `compare`.
+    """
+    p_values = conformal_p_values(
+        column(lines, "nearest"), [-low for low in lowest_of_prompts(controls, "nearest", -1)]
+    )
+    for line, p in zip(lines, p_values.tolist(), strict=True):
+        line["p"] = p
+    for kind in dict.fromkeys(line["kind"] for line in lines):
+        some = [line for line in lines if line["kind"] == kind]
+        lowest = np.sort(lowest_of_prompts(some, "p"))
+        q_values = np.append(benjamini_hochberg(lowest), 1.0)
+        for line, q in zip(some, q_values[np.searchsorted(lowest, column(some, "p"))].tolist(), strict=True):
+            line |= {"q": q, "is_copy": q <= fdr}
+
+
+def lowest_of_prompts(lines: Sequence[Line], name: str, sign: int = 1) -> list[float]:
+    """Of every prompt the lowest value that its images have, times `sign`."""
+    found: dict[str, float] = {}
+    for line in lines:
+        found[line["prompt"]] = min(found.get(line["prompt"], np.inf), sign * line[name])
+    return list(found.values())
+
+
 def column(lines: Sequence[Line], name: str) -> np.ndarray:
     return np.array([line[name] for line in lines], float)
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from memorization.bundled import bundled_name
 from memorization.data.contents import dataset_content
+from memorization.files.whole import make_folder
 from memorization.identity import CONTENT, names_of
 from memorization.runs.workers import Processes
 from memorization.similarity.index.build import begin_index, describe_shards, finish_index
@@ -33,6 +34,7 @@ def build_index(
     Raises:
         InputError: if the data set has no pictures, or the folder holds an index of something else.
     """
+    make_folder(folder, "--output")
     with processes.main_first():
         describer = settings.open()
         kept = index_settings(dataset, prompt_key, shard_size, describer)

@@ -2,16 +2,21 @@
 
 import json
 import shutil
+import subprocess
 
 import numpy as np
 import pytest
+import torch
 
 import audit_mem
 from helpers.other_pipelines import make_flux
+from helpers.scale_runs import environment, launcher
 from memorization.audit.captions import recombined_captions
-from memorization.audit.verdict import missed_bound
-from memorization.bundled import COPY_DESCRIPTOR, GROUND_TRUTH, PLANTED
+from memorization.audit.verdict import missed_bound, still_copied, warnings_of
+from memorization.bundled import COPY_DESCRIPTOR, GROUND_TRUTH, PLANTED, ROOT
 from memorization.data.prompts import load_prompts
+from memorization.evaluation.copies import Copies, CopySettings
+from memorization.evaluation.decisions import too_few_controls
 
 NUM = 4  # pictures of either kind
 HOW = ["--num_images_per_prompt", "1", "--num_inference_steps", "8", "--num_copy_controls", "20", "--fdr", "0.1"]
@@ -27,7 +32,8 @@ def pictures(tmp_path_factory):
     others = load_prompts(str(CONTROLS))[:NUM]
     for k, record in enumerate([*memorized, *others]):
         shutil.copy(record.reference_images[0], folder / f"{k}.png")
-        (folder / f"{k}.txt").write_text(record.prompt)
+        caption = record.prompt.replace(" ", "&#32;") if k == NUM else record.prompt  # as web pages have it
+        (folder / f"{k}.txt").write_text(caption)
     return folder
 
 
@@ -79,6 +85,35 @@ def test_nothing_comes_back_of_what_was_never_trained_on(pictures, tmp_path):
     assert found["num_flagged"] == 0 and found["returned"] == []
 
 
+def test_two_processes_say_what_one_does(pictures, tmp_path, model_folder, capsys):
+    how = ["--training_data", str(pictures), "--model_id", str(model_folder), "--sscd", str(COPY_DESCRIPTOR)]
+    how += [
+        "--device",
+        "cpu",
+        "--num_images_per_prompt",
+        "1",
+        "--num_inference_steps",
+        "2",
+        "--num_controls",
+        "3",
+        "--fdr",
+        "0.3",
+    ]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as of the two
+    audit_mem.main([*how, "--output", str(tmp_path / "one")])
+    torch.set_num_threads(threads)
+    line = [*launcher(2), str(ROOT / "audit_mem.py"), *how, "--output", str(tmp_path / "two")]
+    done = subprocess.run(line, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.replace("two/", "one/") == capsys.readouterr().out
+    one, two = ((tmp_path / name / "audit.json").read_text() for name in ("one", "two"))
+    with pytest.raises(SystemExit):
+        audit_mem.main([*how, "--num_unflagged", "1", "--output", str(tmp_path / "one")])
+    assert capsys.readouterr().err.endswith("has changed since); give another --output\n")
+    assert two.replace(str(tmp_path / "two"), str(tmp_path / "one")) == one
+
+
 def test_what_the_screen_may_miss_is_bounded_by_the_sample():
     share = {"value": 0.0, "low": 0.0, "high": 0.06, "count": 0, "of": 59}
     assert missed_bound(share, 590, 1000) == pytest.approx((1 - 0.05 ** (1 / 59)) * 0.59)
@@ -88,6 +123,23 @@ def test_what_the_screen_may_miss_is_bounded_by_the_sample():
         missed_bound({"value": d / 59, "low": 0, "high": 0, "count": d, "of": 59}, 1000, 1000) >= 0.05 for d in draws
     ]
     assert np.mean(held) >= 0.95 - 0.01
+
+
+def test_a_mitigation_is_judged_by_what_was_a_copy_without_it():
+    def judged(*p_values, limit=0.1):
+        lines = [
+            {"index": k, "prompt": f"{k}", "kind": "flagged", "p": p, "is_copy": p <= limit}
+            for k, p in enumerate(p_values)
+        ]
+        return Copies([], [], lines, 5, 49, CopySettings(fdr=0.05, by_prompt=True))
+
+    kinds = dict.fromkeys(range(5), "flagged")
+    # A copy of one of five would be none at the rate: 0.08 is above 0.05 / 5.
+    share = still_copied(judged(0.02, 0.02, 0.1, 0.3, 0.1), judged(0.5, 0.08, 0.3, 0.4, 0.2, limit=0), kinds)
+    assert (share["count"], share["of"]) == (1, 5)
+    assert warnings_of(judged(*[0.02] * 5)) == [too_few_controls(49, 0.05, 5, "prompts (flagged)")]
+    assert "unless 20 of 1000" in str(too_few_controls(1000, 0.05, 1000))  # as docs/audit.md has it
+    assert "2 of 5" in warnings_of(judged(*[0.02] * 5))[0]
 
 
 def test_controls_are_made_of_two_captions_and_were_never_trained_on():
@@ -106,6 +158,8 @@ def test_controls_are_made_of_two_captions_and_were_never_trained_on():
         (["--training_data", "nowhere"], "nowhere"),
         (["--controls", str(GROUND_TRUTH), "--training_data", str(GROUND_TRUTH)], "alone; give some"),
         (["--model_id", "some/model"], "give SSCD's weights by --sscd"),
+        (["--num_copy_controls", "18"], "18 controls of copies, nothing is ever a copy at --fdr 0.05, which takes 19"),
+        (["--base_model_id", "own", "--fdr", "0.001"], "with 128 captions"),
         (["--strength", "2"], "name one by --method"),
         (["--method", "pe"], "--strength"),
         (["--method", "nothing"], "nothing"),

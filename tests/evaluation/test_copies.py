@@ -17,6 +17,7 @@ from helpers.eval_runs import (
     write_run,
 )
 from memorization.evaluation.decisions import conformal_p_values
+from memorization.evaluation.judged_images import decide_prompts
 from memorization.files.whole import save_png
 from memorization.similarity.descriptors import CopyDescriptor
 from memorization.similarity.regions import masked_region
@@ -52,6 +53,32 @@ def copied(tmp_path):
     root = write_ground_truth(tmp_path)
     run = write_generations(root, "mem", [half_copy(i) if i % 2 else [quarters(i)] * 2 for i in range(4)])
     return run, write_control_run(tmp_path), write_descriptor(tmp_path)
+
+
+def test_prompts_are_decided_by_their_highest_image_and_kind_by_kind():
+    rng, fdr = np.random.default_rng(0), 0.2
+    far = {("flagged", k): 5.0 for k in range(3)}
+    values = {(kind, k): rng.normal(size=2) for kind, n in (("flagged", 4), ("other", 40)) for k in range(n)}
+    lines = [
+        {"prompt": f"{kind} {k}", "kind": kind, "nearest": value + far.get((kind, k), 0) * (j == 0)}
+        for (kind, k), some in values.items()
+        for j, value in enumerate(some)
+    ]
+    controls = [{"prompt": f"c {k}", "nearest": value} for k in range(30) for value in rng.normal(size=2)]
+    decide_prompts(lines, controls, fdr)
+    highest = [max(line["nearest"] for line in controls if line["prompt"] == f"c {k}") for k in range(30)]
+    for kind, count in (("flagged", 4), ("other", 40)):
+        p_values = {}
+        for line in (line for line in lines if line["kind"] == kind):
+            p = (1 + sum(value >= line["nearest"] for value in highest)) / 31
+            assert line["p"] == pytest.approx(p)
+            p_values[line["prompt"]] = min(p, p_values.get(line["prompt"], 1))
+        ranked = sorted(p_values.values())
+        limit = max((p for k, p in enumerate(ranked, 1) if p <= fdr * k / count), default=0)
+        assert [line["is_copy"] for line in lines if line["kind"] == kind] == [
+            line["p"] <= limit for line in lines if line["kind"] == kind
+        ]
+    assert [line["is_copy"] for line in lines[:6]] == [True, False] * 3  # the other 41 alone would hide them
 
 
 def test_copies_are_found_by_rank_and_against_controls(copied, tmp_path, capsys):

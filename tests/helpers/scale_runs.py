@@ -22,15 +22,19 @@ def files(folder):
     return {str(p.relative_to(folder)): p.read_bytes() for p in Path(folder).rglob("*") if p.is_file()}
 
 
+def launcher(processes):
+    """What a command line of one or several processes on the CPU begins with."""
+    if processes == 1:
+        return [sys.executable]
+    words = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1"]
+    words += ["--num_processes", str(processes), "--mixed_precision", "no", "--dynamo_backend", "no"]
+    return [*words, "--main_process_port", "0"]
+
+
 def command(script, processes, folder, model, *more):
     """A command line of one or several processes on the CPU."""
-    launcher = [sys.executable]
-    if processes > 1:
-        launcher += ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1"]
-        launcher += ["--num_processes", str(processes), "--mixed_precision", "no", "--dynamo_backend", "no"]
-        launcher += ["--main_process_port", "0"]
     options = ["--device", "cpu", "--output_dir", str(folder), "--model_id", str(model), *OPTIONS[script], *more]
-    return [*launcher, str(ROOT / f"{script}.py"), *options]
+    return [*launcher(processes), str(ROOT / f"{script}.py"), *options]
 
 
 def environment():

@@ -1,0 +1,115 @@
+"""Fine-tune the bundled model on captioned pictures of which some are repeated, then audit it and the model before.
+
+    bash examples/audit.sh          makes the environment first
+    python examples/audit.py        in an environment that is there
+
+Half of the pictures of planted_control_groundtruth, which the model never saw, become a folder as people train LoRAs
+on; the other half are the audit's controls. Pages go to audit_example/. A run that was cut off goes on where it was.
+"""
+
+import argparse
+import importlib.util
+import json
+import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from memorization.bundled import COPY_DESCRIPTOR, MODEL, PLANTED, ROOT, find_bundled
+from memorization.data.prompts import PromptRecord, load_prompts
+from memorization.errors import InputError, exit_on_input_error
+from memorization.files.whole import make_folder
+from memorization.runs.arguments import HelpFormatter, natural_int, positive_int
+
+# On two idle cores a training step of 8 takes about 0.5 s, an evaluation of an image 0.011 s, so that this should take
+# 200 s of training and about 70 s for each audit beside the start of the programs. Whether these steps are enough to
+# memorize what is repeated, and the whole time, is not measured.
+TRAINED = 24  # of 48 pictures; the others are controls
+REPEATED, REPEATS = 16, 20  # how many of those are repeated, and how often
+STEPS, BATCH_SIZE, CHECKPOINT_EVERY = 400, 8, 100
+LORA = ("--lora_rank", "32", "--lr", "1e-3")
+UNET = ("--lr", "1e-4")  # where peft is not there
+NUM_IMAGES, NUM_INFERENCE_STEPS = 4, 25
+# With 24 controls a rate of 0.05 would take 20 captions above all of them before any is found.
+FDR = 0.1
+
+TUNED, UNTOUCHED = "tuned", "untouched"
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
+    add = parser.add_argument
+    add("output", type=Path, nargs="?", default=Path("audit_example"), help="where all of it goes")
+    add("--seed", type=natural_int, default=0, help="which pictures are repeated, and of every other draw")
+    add("--model_id", default=str(MODEL), help="another model of Stable Diffusion 1 or 2")
+    add("--steps", type=positive_int, default=STEPS, help="of fine-tuning")
+    add("--num_inference_steps", type=positive_int, default=NUM_INFERENCE_STEPS, help="DDIM steps")
+    return parser
+
+
+def write_pictures(folder: Path, seed: int) -> None:
+    """Kohya's folders REPEATS_NAME: `pictures`, of which some are repeated, and `held_out`, that are not trained on."""
+    records = load_prompts(str(PLANTED / "planted_control_groundtruth"))
+    random.Random(seed).shuffle(records)
+    parts = {
+        f"pictures/{REPEATS}_repeated": records[:REPEATED],
+        "pictures/1_once": records[REPEATED:TRAINED],
+        "held_out/1_held_out": records[TRAINED:],
+    }
+    for name, some in parts.items():
+        for record in some:
+            write_pair(make_folder(folder / name), record)
+
+
+def write_pair(folder: Path, record: PromptRecord) -> None:
+    """A picture and its caption beside it."""
+    shutil.copyfile(str(record.reference_images[0]), folder / f"{record.index:02}.png")
+    (folder / f"{record.index:02}.txt").write_text(record.prompt + "\n", encoding="utf-8")
+
+
+def run(*words: object) -> None:
+    """A command of the clone; what it prints at its end is left to the end of this.
+
+    Raises:
+        InputError: if it fails, whose reason it has said.
+    """
+    print(f"$ python {' '.join(str(word).removeprefix(f'{ROOT}/') for word in words)}", flush=True)
+    done = subprocess.run([sys.executable, *map(str, words)], cwd=ROOT, stdout=subprocess.DEVNULL)
+    if done.returncode:
+        raise InputError(f"{words[0]} ended with exit code {done.returncode}; the same command again goes on")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = make_parser().parse_args(argv)
+    with exit_on_input_error():
+        folder = make_folder(args.output.resolve() / f"seed_{args.seed}", "output")
+        pictures, held_out, model = folder / "pictures", folder / "held_out", folder / "model"
+        base = ("--model_id", find_bundled(args.model_id))
+        has_peft = importlib.util.find_spec("peft") is not None
+
+        print(f"1. {TRAINED} captioned pictures, {REPEATED} of them {REPEATS} times: {pictures}")
+        write_pictures(folder, args.seed)
+
+        print("2. Fine-tuning on them: " + ("a LoRA." if has_peft else "the UNet, since peft is not installed."))
+        how = ("--steps", args.steps, "--batch_size", BATCH_SIZE, "--checkpoint_every", CHECKPOINT_EVERY)
+        how += ("--seed", args.seed, *(LORA if has_peft else UNET))
+        data = ("--dataset", pictures, "--duplication", "repeats")
+        run("tools/finetune_memorize.py", *base, *data, "--output", model, *how)
+
+        print("3. Audits of the tuned model against its base, and of the base by itself.")
+        data = ("--training_data", pictures, "--controls", held_out, "--sscd", COPY_DESCRIPTOR, "--fdr", FDR)
+        how = ("--num_images_per_prompt", NUM_IMAGES, "--num_inference_steps", args.num_inference_steps)
+        how += ("--gen_seed", args.seed)
+        added = ("--lora" if has_peft else "--unet_id", model, "--base_model_id", "own")
+        run("audit_mem.py", *base, *added, *data, *how, "--output", folder / TUNED)
+        run("audit_mem.py", *base, *data, *how, "--output", folder / UNTOUCHED)
+
+        for name in (TUNED, UNTOUCHED):
+            verdict = json.loads((folder / name / "audit.json").read_text(encoding="utf-8"))["verdict"]
+            print("\n".join([f"\n{name}: {verdict['text']}", *verdict["warnings"], str(folder / name / "report.html")]))
+
+
+if __name__ == "__main__":
+    main()

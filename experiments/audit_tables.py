@@ -1,0 +1,84 @@
+"""Tables of what audits find of what is known to be memorized; each is empty where its part is not measured."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from experiments.audit_simulation import simulation_table
+from memorization.bundled import ROOT
+from memorization.evaluation.shares import share_measure
+from memorization.evaluation.statistics import Measure, interval_text
+from memorization.tables import format_table
+
+RESULTS = ROOT / "experiments" / "results" / "audits.json"
+DOSES = (64, 256, 1024)
+
+Results = Mapping[str, Any]
+Picture = Mapping[str, Any]
+
+
+def share(pictures: Iterable[Picture], name: str) -> Measure:
+    """Share of pictures that have something; those of one index, by several seeds, belong together."""
+    some = list(pictures)
+    return share_measure([float(picture[name]) for picture in some], [picture["index"] for picture in some])
+
+
+def shares_text(*measures: Measure) -> list[str]:
+    return [interval_text(measure, 2) for measure in measures]
+
+
+def tuned_table(results: Results) -> str:
+    """Precision and recall of what comes back, against what was repeated, all seeds together."""
+    cells = results.get("tuned", [])
+    if not cells:
+        return ""
+    rows = []
+    for name in ("tuned", "untouched"):
+        # Which pictures are trained on, the seed says: those of one index are others by another seed.
+        pictures = [{**p, "index": f"{cell['seed']} {p['index']}"} for cell in cells for p in cell[name]]
+        repeated, once = ([p for p in pictures if p["repeated"] == is_so] for is_so in (True, False))
+        found = [p for p in pictures if p["returned"]]
+        flags, backs = share(repeated, "flagged"), [share(some, "returned") for some in (repeated, once)]
+        rows.append([name, *shares_text(share(found, "repeated"), backs[0], flags, backs[1])])
+    headers = ["model", "precision: of what comes back, repeated", "recall: of what is repeated, comes back"]
+    headers += ["of that, flagged by the screen", "of what is there once, comes back"]
+    return f"{format_table(headers, rows)}\n\n{len(cells)} seeds of `examples/audit.sh`."
+
+
+def bundled_table(results: Results) -> str:
+    """By dose: what captions give by pixels, and where in the audit it is found or lost."""
+    cells = results.get("bundled", [])
+    if not cells:
+        return ""
+    pictures = [picture for cell in cells for picture in cell["pictures"]]
+    rows = [stages_row(f"{dose}", [p for p in pictures if p["dose"] == dose]) for dose in DOSES]
+    rows.append(stages_row("all", pictures))
+    headers = ["dose", "given by their captions", "precision", "recall", "recall of the screen", "found after it alone"]
+    told = (
+        "Verbatim pictures; what is given by its caption is told by pixels, and so is what precision counts as right. "
+    )
+    told += (
+        "Recall: of those, said to come back. Of the screen: of those, flagged. After it alone: of those that are not "
+    )
+    told += f"flagged, found among the captions that are generated all the same. Seeds {seeds_text(cells)}."
+    return f"{format_table(headers, rows)}\n\n{told}"
+
+
+def stages_row(name: str, pictures: Sequence[Picture]) -> list[str]:
+    copied = [p for p in pictures if p["copied"]]
+    right = share([p for p in pictures if p["returned"]], "right")
+    after = share([p for p in copied if not p["flagged"]], "returned")
+    shares = (share(pictures, "copied"), right, share(copied, "returned"), share(copied, "flagged"), after)
+    return [name, *shares_text(*shares)]
+
+
+def seeds_text(cells: Sequence[Mapping[str, Any]]) -> str:
+    return ", ".join(str(cell["seed"]) for cell in cells)
+
+
+def rates_table(results: Results) -> str:
+    """Realised rates and bounds of simulated audits."""
+    found = results.get("simulation", [])
+    return simulation_table(found) if found else ""
+
+
+TABLES = {"audits_tuned": tuned_table, "audits_bundled": bundled_table, "audits_simulation": rates_table}

@@ -1,0 +1,160 @@
+"""Is an audit right? Audits of models whose memories are known, and of made-up scores.
+
+    python -m experiments.audits                            all three parts
+    python -m experiments.audits --parts simulation         minutes
+
+tuned: examples/audit.sh by three seeds; which pictures were repeated is known. bundled: the bundled model on all that
+was planted, by three seeds; which verbatim pictures come back is told by pixels, apart from the copy descriptor.
+simulation: rates and bounds beside nominal ones. An audit that is measured is not made again, and one that was cut off
+goes on where it was. Numbers go to experiments/results/audits.json; `python -m tools.write_docs` pastes them.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.audit_simulation import CASES, simulate
+from experiments.audit_tables import DOSES, RESULTS, TABLES
+from experiments.dose_curves import groups_of, is_copied
+from experiments.protocol import THREADS
+from experiments.runs import Command, Runner, script
+from memorization.audit.screening import FLAGGED
+from memorization.bundled import DOSES_GROUND_TRUTH, PLANTED, ROOT
+from memorization.data.prompts import PromptRecord, load_prompts
+from memorization.errors import exit_on_input_error
+from memorization.files.layout import RunFiles
+from memorization.files.whole import make_folder, write_text
+from memorization.finished_runs import Run, read_run
+from memorization.runs.arguments import HelpFormatter, positive_int
+from memorization.similarity.pixels import similarity_to_references
+from memorization.tables import parse_results, plain
+from planted.making.model_measures import COPY_RMSE
+
+TUNED, BUNDLED, SIMULATION = "tuned", "bundled", "simulation"
+AUDITS = ("tuned", "untouched")  # of examples/audit.py
+FIRST_SEED = 60  # of the audits of the bundled model; nothing was tuned on it
+# All captions are generated, so that what the screen misses is known. With 48 controls a rate of 0.05 would take 53 of
+# 128 captions above all of them.
+HOW = ("--controls", PLANTED / "planted_control_groundtruth", "--num_unflagged", 128, "--fdr", 0.1)
+
+Cell = dict[str, Any]
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
+    add = parser.add_argument
+    parts = [TUNED, BUNDLED, SIMULATION]
+    add("--parts", nargs="+", default=parts, choices=parts, help="which")
+    add("--seeds", type=positive_int, default=3, help="of `tuned` and `bundled`")
+    add("--repetitions", type=positive_int, default=200, help="of each case of `simulation`")
+    add("--output", type=Path, default=Path("audits_output"), help="folder of all trainings and audits")
+    add("--results", type=Path, default=RESULTS, help="JSON file for the numbers")
+    add("--threads", type=positive_int, default=2, help="of the CPU; weights depend on it by rounding")
+    return parser
+
+
+# What is made
+
+
+def tuned_command(folder: Path, seed: int) -> Command:
+    return [sys.executable, str(ROOT / "examples" / "audit.py"), str(folder), "--seed", str(seed)]
+
+
+def bundled_command(folder: Path, seed: int) -> Command:
+    return script("audit_mem", "--gen_seed", FIRST_SEED + seed, *HOW, "--output", folder)
+
+
+# What is measured
+
+
+def measure_tuned(folder: Path, seed: int) -> Cell:
+    """Which pictures come back in either audit, and how often each was trained on."""
+    folder = folder / f"seed_{seed}"
+    repeats = {record.index: record.repeats for record in load_prompts(str(folder / "pictures"))}
+    found: Cell = {"seed": seed}
+    for name in AUDITS:
+        back, flagged = returned(folder / name), flagged_captions(folder / name)
+        found[name] = [
+            {"index": k, "repeated": count > 1, "flagged": k in flagged, "returned": k in back}
+            for k, count in repeats.items()
+        ]
+    return found
+
+
+def measure_bundled(folder: Path, seed: int) -> Cell:
+    """Every verbatim picture of some doses: whether its caption gives it, by pixels, and what the audit says of it."""
+    groups, back, flagged = groups_of(DOSES_GROUND_TRUTH), returned(folder), flagged_captions(folder)
+    records = {record.index: record for record in load_prompts(str(DOSES_GROUND_TRUTH))}
+    run = read_run(RunFiles(folder, "generated_ours").rows)
+    rows = {row["index"]: row for row in run.rows}
+    chosen = [k for k, group in groups.items() if records[k].kind == "verbatim" and group.dose in DOSES]
+    pictures = [
+        {"index": k, "dose": groups[k].dose, "copied": bool(is_copied(run, rows[k], records[k]).any())}
+        | {"flagged": k in flagged, "returned": k in back}
+        | {"right": is_right(run, rows, back[k], records[k]) if k in back else None}
+        for k in chosen
+    ]
+    return {"seed": FIRST_SEED + seed, "pictures": pictures}
+
+
+def is_right(run: Run, rows: dict[int, Any], one: Cell, record: PromptRecord) -> bool:
+    """Whether the image that is said to be a copy of a picture is one by pixels."""
+    row = rows[one["prompt_index"]]
+    image = run.image(row, row["seeds"].index(one["seed"]))
+    return bool(similarity_to_references(image[None], record)[0] > 1 - COPY_RMSE)
+
+
+def returned(folder: Path) -> dict[int, Cell]:
+    """What comes back by an audit, by the index of the picture's record."""
+    verdict = json.loads((folder / "audit.json").read_text(encoding="utf-8"))["verdict"]
+    return {one["index"]: one for one in verdict["returned"]}
+
+
+def flagged_captions(folder: Path) -> set[int]:
+    """Indices of captions that the screen of an audit flagged."""
+    return {r.index for r in load_prompts(str(folder / "prompts" / "generated.jsonl")) if r.kind == FLAGGED}
+
+
+# Cells
+
+
+def make_cells(
+    args: argparse.Namespace, part: str, command: Callable[[Path, int], Command], measure: Callable[[Path, int], Cell]
+) -> None:
+    """Every seed of a part, one after another; what is measured already is read."""
+    cells = []
+    for seed in range(args.seeds):
+        folder = make_folder(args.output / part / str(seed), "--output")
+        measured = folder / "measured.json"
+        if not measured.exists():
+            runner = Runner(folder, environment={"HF_HUB_OFFLINE": "1", THREADS: str(args.threads)})
+            runner.work([command(folder, seed)], f"{part}, seed {seed}")
+            write_text(measured, json.dumps(measure(folder, seed)) + "\n")
+        cells.append(json.loads(measured.read_text(encoding="utf-8")))
+        add_result(args.results, part, cells)
+
+
+def add_result(path: Path, part: str, found: object) -> None:
+    """Keep what was measured of one part beside what is there of the others."""
+    kept = parse_results(path.read_text(encoding="utf-8")) if path.exists() else {}
+    write_text(path, json.dumps(plain(kept | {part: found}), indent=1) + "\n")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = make_parser().parse_args(argv)
+    with exit_on_input_error():
+        if TUNED in args.parts:
+            make_cells(args, TUNED, tuned_command, measure_tuned)
+        if BUNDLED in args.parts:
+            make_cells(args, BUNDLED, bundled_command, measure_bundled)
+        if SIMULATION in args.parts:
+            add_result(args.results, SIMULATION, simulate(CASES, args.repetitions))
+    results = parse_results(args.results.read_text(encoding="utf-8"))
+    print("\n\n".join(filter(None, (make(results) for make in TABLES.values()))))
+
+
+if __name__ == "__main__":
+    main()

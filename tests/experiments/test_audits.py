@@ -1,0 +1,71 @@
+"""Audits of what is known: rates of simulated ones, and what is measured of finished ones, on made-up files."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from experiments import audit_simulation, audits
+from experiments.audit_simulation import Case, repetition, simulate
+from experiments.audit_tables import bundled_table, rates_table, tuned_table
+from experiments.planted_tables import NOT_MEASURED
+from memorization.tables import parse_results
+from tools.write_docs import TABLES
+
+
+def test_few_copies_among_many_captions_are_found_and_hidden_ones_bounded():
+    found = repetition(Case(400, 8, hidden=4), seed=1)
+    assert found["found"] >= 0.5 and found["false_captions"] <= 0.2
+    assert found["bound"] >= found["missed"] == pytest.approx(4 / 400)
+
+
+def test_nothing_but_chance_is_false_where_nothing_copies(monkeypatch):
+    monkeypatch.setattr(audit_simulation, "FDR", 0.2)
+    found = [repetition(Case(60, 0), seed) for seed in range(60)]
+    assert np.mean([one["false_pictures"] for one in found]) <= 0.2 * 2 + 0.1  # of either kind of captions
+    assert all(np.isnan(one["found"]) for one in found)
+
+
+def write_audit(folder, back, flagged):
+    (folder / "prompts").mkdir(parents=True)
+    verdict = {"returned": [{"index": k} for k in back]}
+    (folder / "audit.json").write_text(json.dumps({"verdict": verdict}))
+    rows = [{"index": k, "caption": f"c {k}", "kind": "flagged" if k in flagged else "not flagged"} for k in range(4)]
+    (folder / "prompts" / "generated.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_precision_and_recall_are_of_what_was_repeated(tmp_path, monkeypatch):
+    for name in ("1_once", "9_repeated"):  # indices 0, 1 and 2, 3
+        part = tmp_path / "out" / "tuned" / "0" / "seed_0" / "pictures" / name
+        part.mkdir(parents=True)
+        for k in range(2):
+            (part / f"{k}.png").write_bytes(b"")
+            (part / f"{k}.txt").write_text(f"{name} {k}")
+    folder = part.parent.parent
+    write_audit(folder / "tuned", [0, 2], [2])
+    write_audit(folder / "untouched", [], [])
+    made = []
+    monkeypatch.setattr(audits.Runner, "work", lambda self, commands, title: made.extend(commands))
+    argv = ["--parts", "tuned", "--seeds", "1", "--output", tmp_path / "out", "--results", tmp_path / "found.json"]
+    argv = [str(word) for word in argv]
+    audits.main(argv)
+    audits.main(argv)
+    assert len(made) == 1  # what is measured is not made again
+    table = tuned_table(parse_results((tmp_path / "found.json").read_text()))
+    tuned, untouched = table.splitlines()[2:4]
+    assert [cell.split(", ")[-1].strip() for cell in tuned.split("|")[2:6]] == ["1 of 2"] * 4
+    assert [cell.split(", ")[-1].strip() for cell in untouched.split("|")[2:6]] == ["-", *["0 of 2"] * 3]
+
+
+def test_tables_say_where_pictures_are_found_and_what_is_not_measured():
+    picture = {"index": 0, "dose": 64, "copied": True, "flagged": True, "returned": True, "right": True}
+    others = [picture | {"index": 1, "flagged": False}, picture | {"index": 2, "flagged": False, "returned": False}]
+    others.append(picture | {"index": 3, "copied": False, "right": False})
+    row = bundled_table({"bundled": [{"seed": 60, "pictures": [picture, *others]}]}).splitlines()[2]
+    counts = [cell.split(", ")[-1].strip() for cell in row.split("|")[2:7]]
+    assert counts == ["3 of 4", "2 of 3", "2 of 3", "1 of 3", "1 of 2"]
+    table = rates_table({"simulation": simulate([replace(Case(100, 5), hidden=1)], 2)})
+    assert "of 2 " in table.replace(" |", " ") and "2 repetitions" in table
+    assert tuned_table({}) == bundled_table({}) == rates_table({}) == ""
+    assert TABLES["audits_bundled"]() == NOT_MEASURED or "seeds" in TABLES["audits_bundled"]().lower()
