@@ -82,7 +82,14 @@ def text_of(share: Measure | None) -> str:
 def returned_table(returned: Sequence[Returned]) -> Table:
     """Every training picture that comes back."""
     rows = [
-        [one.index, one.caption[:60], one.similarity, one.p, one.q, one.num_images, one.found_by, one.picture]
+        [
+            one.index,
+            one.caption[:60],
+            *(f"{v:.3f}" for v in (one.similarity, one.p, one.q)),
+            one.num_images,
+            one.found_by,
+            one.picture,
+        ]
         for one in returned
     ]
     headers = ["index", "caption", "similarity", "p", "q", "copies", "caption was", "picture"]
