@@ -33,6 +33,19 @@ def assert_stock_pictures(found, stock, latents, batch):
     np.testing.assert_allclose(found, batch * 255, atol=0.5 + 1e-3)
 
 
+def final_latents(pipe, prompt, seeds, **how):
+    """Of a prompt by our own loop, an image per seed."""
+    text, negative = pipe.encode([prompt])
+    embeds = tuple(e.expand(len(seeds), -1, -1) for e in (negative, text))
+    return pipe.generate(pipe.initial_latents(seeds), embeds, **how)
+
+
+def stock_images(stock, prompt, seeds, output_type, **how):
+    """What diffusers' own pipeline returns for a prompt, an image per seed."""
+    generators = [torch.Generator().manual_seed(s) for s in seeds]
+    return stock(prompt, generator=generators, output_type=output_type, num_images_per_prompt=len(seeds), **how).images
+
+
 def make_pipeline(prediction_type="epsilon", heads=4, latent=LATENT):
     """Random weights, two cross-attention layers in the finest down block, 77 tokens."""
     torch.manual_seed(0)

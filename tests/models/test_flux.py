@@ -14,6 +14,7 @@ import memorization
 from helpers.joint_attention import OpenJointAttention
 from helpers.models import write_json
 from helpers.other_pipelines import make_flux
+from helpers.pipelines import final_latents, stock_images
 from memorization.errors import InputError
 from memorization.models.stable_diffusion import load_pipeline
 from memorization.observation import Recorded, make_inputs, observe_batches
@@ -42,9 +43,7 @@ def flux(folder):
 
 
 def generate(pipe, seeds=SEEDS, **how):
-    text, negative = pipe.encode([PROMPT])
-    embeds = tuple(e.expand(len(seeds), -1, -1) for e in (negative, text))
-    return pipe.generate(pipe.initial_latents(seeds), embeds, num_inference_steps=STEPS, guidance_scale=GUIDANCE, **how)
+    return final_latents(pipe, PROMPT, seeds, num_inference_steps=STEPS, guidance_scale=GUIDANCE, **how)
 
 
 @pytest.mark.parametrize(("is_dev", "scheduler"), [(True, None), (False, {})], ids=["dev", "schnell"])
@@ -54,9 +53,8 @@ def test_final_latents_and_images_equal_stock_diffusers(tmp_path, is_dev, schedu
     stock.set_progress_bar_config(disable=True)
 
     def call(output_type):
-        generators = [torch.Generator().manual_seed(s) for s in SEEDS]
-        how = {"num_images_per_prompt": 3, "num_inference_steps": STEPS, "guidance_scale": GUIDANCE}
-        return stock(PROMPT, generator=generators, output_type=output_type, height=SIDE, width=SIDE, **how).images
+        how = {"num_inference_steps": STEPS, "guidance_scale": GUIDANCE}
+        return stock_images(stock, PROMPT, SEEDS, output_type, height=SIDE, width=SIDE, **how)
 
     ours = generate(pipe)
     assert ours.shape == (3, 4, SIDE, SIDE) and torch.equal(pipe._pack_latents(ours, *ours.shape), call("latent"))

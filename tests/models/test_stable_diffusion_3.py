@@ -15,6 +15,7 @@ import memorization
 from helpers.joint_attention import OpenJointAttention
 from helpers.models import set_scheduler, write_json
 from helpers.other_pipelines import make_sd3
+from helpers.pipelines import final_latents, stock_images
 from memorization.errors import InputError
 from memorization.models.stable_diffusion import attach_base, load_pipeline
 from memorization.observation import Recorded, make_inputs, observe_batches
@@ -37,9 +38,7 @@ def sd3(folder):
 
 
 def generate(pipe, seeds=SEEDS, **how):
-    text, negative = pipe.encode([PROMPT])
-    embeds = tuple(e.expand(len(seeds), -1, -1) for e in (negative, text))
-    return pipe.generate(pipe.initial_latents(seeds), embeds, num_inference_steps=STEPS, guidance_scale=GUIDANCE, **how)
+    return final_latents(pipe, PROMPT, seeds, num_inference_steps=STEPS, guidance_scale=GUIDANCE, **how)
 
 
 @pytest.mark.parametrize("scheduler", [{"shift": 3.0}, {"use_dynamic_shifting": True, "base_shift": 0.3}])
@@ -52,9 +51,8 @@ def test_final_latents_and_images_equal_stock_diffusers(tmp_path, has_t5, schedu
     stock.set_progress_bar_config(disable=True)
 
     def call(output_type):
-        generators = [torch.Generator().manual_seed(s) for s in SEEDS]
-        how = {"num_images_per_prompt": 3, "num_inference_steps": STEPS, "guidance_scale": GUIDANCE}
-        return stock(PROMPT, generator=generators, output_type=output_type, **how).images
+        how = {"num_inference_steps": STEPS, "guidance_scale": GUIDANCE}
+        return stock_images(stock, PROMPT, SEEDS, output_type, **how)
 
     ours = generate(pipe)
     assert torch.equal(ours, call("latent"))

@@ -9,7 +9,7 @@ from diffusers import StableDiffusionXLPipeline
 import memorization
 from attn_utils import down_cross_layers
 from helpers.other_pipelines import make_sdxl
-from helpers.pipelines import assert_stock_pictures
+from helpers.pipelines import assert_stock_pictures, final_latents, stock_images
 from memorization.detectors import tokens
 from memorization.errors import InputError
 from memorization.models.contents import pipeline_contents
@@ -32,9 +32,7 @@ def pipe(folder):
 
 
 def generate(pipe, seeds=SEEDS):
-    text, negative = pipe.encode([PROMPT])
-    embeds = tuple(e.expand(len(seeds), -1, -1) for e in (negative, text))
-    return pipe.generate(pipe.initial_latents(seeds), embeds, num_inference_steps=STEPS, guidance_scale=GUIDANCE)
+    return final_latents(pipe, PROMPT, seeds, num_inference_steps=STEPS, guidance_scale=GUIDANCE)
 
 
 @pytest.mark.parametrize("zeros", [True, False])
@@ -45,9 +43,8 @@ def test_final_latents_and_images_equal_stock_diffusers(folder, zeros):
     stock.set_progress_bar_config(disable=True)
 
     def call(output_type):
-        generators = [torch.Generator().manual_seed(s) for s in SEEDS]
-        how = {"num_images_per_prompt": 3, "num_inference_steps": STEPS, "guidance_scale": GUIDANCE}
-        return stock(PROMPT, generator=generators, output_type=output_type, **how).images
+        how = {"num_inference_steps": STEPS, "guidance_scale": GUIDANCE}
+        return stock_images(stock, PROMPT, SEEDS, output_type, **how)
 
     ours = generate(pipe)
     assert torch.equal(ours, call("latent"))
