@@ -22,7 +22,7 @@ from attn_utils import (
     down_cross_layers,
     record_cross_attention,
 )
-from decoding import LatentImages
+from memorization.decoding import LatentImages
 from noise_norms import NoisePrediction, noise_scales
 
 

@@ -9,9 +9,9 @@ import torch
 import detect_mem
 import inference_mem
 import memorization
-from decoding import NotFiniteError, decode_finite
 from helpers.models import change_weights, model_copy
 from memorization.bundled import PLANTED
+from memorization.decoding import NotFiniteError, decode_finite
 from memorization.errors import InputError
 from memorization.models.stable_diffusion import load_pipeline
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from diffusers import FluxPipeline
 
-from decoding import Generators
+from memorization.decoding import Generators
 from memorization.models.flow_matching import LACKING, FlowMatchingPipeline, TextSequence
 from memorization.needs import GUIDANCE
 

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from diffusers import StableDiffusionXLPipeline
 
-from decoding import in_float32
 from local_sd_pipeline import DenoisingPipeline
+from memorization.decoding import in_float32
 from memorization.models.pooled import split_pooled, with_pooled
 from memorization.needs import ONE_ENCODER
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from decoding import NotFiniteError
 from memorization.data.prompts import PromptRecord
+from memorization.decoding import NotFiniteError
 from memorization.errors import InputError
 from memorization.files.layout import RunFiles
 from memorization.files.npz import Streamed, array_shape, write_npz
