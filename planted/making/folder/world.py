@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from memorization.data.folders import pair_rows
 from memorization.errors import InputError
-from planted.making.doses import MOST_REDRAWN, Dose, dose_plan
+from planted.making.doses import FOLDER_DOSES, MOST_REDRAWN, Dose, dose_plan
 from planted.making.drawn.words import COLORS
 from planted.making.folder import scenes
 from planted.making.folder.near import near_ones, near_pairs
@@ -41,13 +41,13 @@ class FolderWorld:
         """
         Args:
             seed: of what is planted and held out.
-            plan: by default that of every planted world, 128 items.
+            plan: by default 144 items, of doses with one more in the middle than the drawn world's.
 
         Raises:
             InputError: if a picture cannot be read, or there are too few.
         """
         self.captions, self.images = read_folder(folder)
-        self.plan, self.seed = tuple(dose_plan() if plan is None else plan), seed
+        self.plan, self.seed = tuple(dose_plan(doses=FOLDER_DOSES) if plan is None else plan), seed
         near = near_ones(near_pairs(self.images), len(self.images))
         self.parts: Parts = part(self.captions, near, self.plan, seed)
 
