@@ -34,7 +34,7 @@ def overflowing(tmp_path_factory):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_an_image_that_overflows_is_decoded_again_in_float32(overflowing, dtype):
     pipe = overflowing
-    latents = pipe.initial_latents([0, 1, 2])
+    latents = pipe.initial_latents([0])  # one is enough: half precision is slow on a CPU
     expected, processors = pipe.decode(latents), list(pipe.vae.attn_processors.values())
     try:
         torch.nn.Module.to(pipe.vae, dtype)

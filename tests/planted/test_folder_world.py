@@ -204,7 +204,7 @@ def test_the_data_files_are_what_the_scripts_read(world, tmp_path):
 
 
 def test_a_small_folder_is_refused_with_what_is_wanted(folder, tmp_path):
-    with pytest.raises(InputError, match="128 of either kind .* give a larger folder"):
+    with pytest.raises(InputError, match="144 of either kind .* give a larger folder"):
         FolderWorld(folder, 3)
     with pytest.raises(InputError, match="--pictures"):
         FolderWorld(tmp_path, 3)
