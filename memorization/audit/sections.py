@@ -127,8 +127,8 @@ def returned_table(returned: Sequence[Returned], caption: str = "Training pictur
     """Every training picture that comes back."""
     rows = [
         [
-            one.index,
             one.caption[:60],
+            one.index,
             *(f"{v:.3f}" for v in (one.similarity, one.p, one.q)),
             one.num_images,
             one.found_by,
@@ -136,7 +136,7 @@ def returned_table(returned: Sequence[Returned], caption: str = "Training pictur
         ]
         for one in returned
     ]
-    headers = ["index", "caption", "similarity", "p", "q", "copies", "caption was", "picture"]
+    headers = ["caption", "index", "similarity", "p", "q", "copies", "caption was", "picture"]
     note = "Similarity, p and q of the image that is most like it." if rows else "none"
     return Table(caption, headers, rows, note)
 
