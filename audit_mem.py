@@ -6,18 +6,16 @@
 
 Pictures are indexed, and near-duplicates among them listed. Every caption is screened at the first step, against
 captions that were not trained on; what is flagged, and a random sample of what is not, is generated and compared with
-all training pictures, against generations that are no copies. The page report.html has the verdict first; audit.json
-has it for programs. The same command after an interruption goes on where it stopped.
+all training pictures, against generations that are no copies; --attacks tries to extract them besides. The page
+report.html has the verdict first; audit.json has it for programs. The same command after an interruption goes on where
+it stopped.
 """
 
 import argparse
-import json
-import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -25,92 +23,36 @@ import matplotlib.pyplot as plt
 import detect_mem
 import inference_mem
 from local_sd_pipeline import DenoisingPipeline
-from memorization.audit.captions import (
-    TrainingSet,
-    read_controls,
-    read_training_set,
-    recombined_captions,
-    write_prompts,
-)
+from memorization.audit.arguments import audit_parser
+from memorization.audit.attacks import CONTRAST, attack_controls, refuse_undefined_attacks
+from memorization.audit.captions import TrainingSet, read_training_set, write_prompts
+from memorization.audit.controls import chosen_controls
+from memorization.audit.outcome import REPORT, RESULTS, Made, judge_audit, write_outcome
 from memorization.audit.screening import Screened, decide_captions
-from memorization.audit.sections import verdict_section
 from memorization.audit.settings import AuditSettings
-from memorization.audit.untested import not_tested, pictures_of_controls
-from memorization.audit.verdict import Verdict, judge
-from memorization.bundled import DOSES_GROUND_TRUTH
+from memorization.audit.verdict import Verdict
+from memorization.data.contents import dataset_content
 from memorization.data.prompts import PromptRecord
 from memorization.errors import InputError, exit_on_input_error, input_errors
-from memorization.evaluation.copies import CopySettings, evaluate_copies
-from memorization.files.whole import WAY_OUT, make_folder, write_text
-from memorization.finished_runs import Run, stored_masks
+from memorization.files.whole import WAY_OUT, make_folder
+from memorization.finished_runs import Run
+from memorization.identity import names_of
 from memorization.mitigations.options import refuse_undefined_method
-from memorization.plugins import add_plugin_option, load_plugins
-from memorization.report.copies_section import section_of_copies
-from memorization.report.duplicates_section import duplicates_section
-from memorization.report.page import render_page
-from memorization.report.section import Section
-from memorization.report.sections import decisions_section
-from memorization.runs.arguments import (
-    HelpFormatter,
-    add_model_options,
-    add_sampling_options,
-    arguments_of,
-    image_count,
-    natural_float,
-    natural_int,
-    positive_int,
-    rate,
-)
+from memorization.models.contents import pipeline_contents
+from memorization.plugins import load_plugins
+from memorization.runs.arguments import arguments_of
+from memorization.runs.embedding_search import SearchSettings, search_records
 from memorization.runs.indexing import build_index
 from memorization.runs.mitigation_settings import MitigationSettings
 from memorization.runs.models import load_model
 from memorization.runs.settings import OWN_BASE
 from memorization.runs.workers import Processes
-from memorization.similarity.index.groups import similar_groups
-from memorization.similarity.measure import add_descriptor_options
-from memorization.tables import plain
 
-REPORT, RESULTS, LOG = "report.html", "audit.json", "runs.log"
+LOG = "runs.log"
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
-    parser.add_argument("model_id", nargs="?", default=argparse.SUPPRESS, metavar="MODEL", help="as --model_id")
-    add = parser.add_argument_group("audit").add_argument
-    text = "what the model was trained on: pictures with their captions, in any form that --dataset takes"
-    add("--training_data", default=str(DOSES_GROUND_TRUTH), help=text)
-    text = "model before tuning, for what the tuning added: as --model_id, or `own` for it without what is added to it"
-    add("--base_model_id", help=text)
-    text = "captions that were not trained on, of the same kind, best with their pictures; by default made of the "
-    text += "captions' words"
-    add("--controls", metavar="DATASET", help=text)
-    add("--num_controls", type=positive_int, default=1000, help="of them, at most")
-    text = "of them, generated as what is no copy; with a base, its images of the captions are"
-    add("--num_copy_controls", type=positive_int, default=100, help=text)
-    text = "captions that are generated although they are not flagged, to bound what the screen misses"
-    add("--num_unflagged", type=positive_int, default=100, help=text)
-    add(
-        "--num_images_per_prompt",
-        type=image_count,
-        default=4,
-        help="of every caption and control, screened and generated",
-    )
-    add("--duplicates", type=rate, default=0.9, help="cosine from which two training pictures are near-duplicates")
-    add(
-        "--fdr",
-        type=rate,
-        default=0.05,
-        help="share of false ones among captions that give a copy, and among those that the screen decides",
-    )
-    add("--method", help="a mitigation of inference_mem.py: flagged captions are generated under it and judged again")
-    add("--strength", type=natural_float, help="of it, by default as released")
-    add("--fail_above", type=natural_int, metavar="N", help="exit code 1 where more training pictures come back")
-    add("--output", type=Path, default=Path("audit_outputs"), help="folder of the page, the numbers and the runs")
-    add_descriptor_options(parser.add_argument_group("copies"))
-    add_plugin_option(parser)
-    add_model_options(parser.add_argument_group("model").add_argument)
-    add_sampling_options(parser.add_argument_group("sampling").add_argument)
-    return parser
+    return audit_parser(__doc__)
 
 
 @dataclass(frozen=True)
@@ -180,6 +122,37 @@ class Stages:
         with self.as_part():
             return [inference_mem.run(self.pipe, self.processes, method=s.method, strength=s.strength, **options)]
 
+    def attack(self, name: str, kinds: Mapping[int, str]) -> tuple[Run, Run]:
+        """The captions of some indices, and controls, under an extraction attack."""
+        records = {index: self.training.records[index] for index in sorted(kinds)}
+        runs = []
+        for part, some in ((name, records), (f"{name}_controls", self.attacked_controls(name))):
+            options = self.options(part, {k: r.prompt for k, r in some.items()}, kinds if some is records else None)
+            how = self.contrast() if name == CONTRAST else self.searched(part, some, some is records)
+            with self.as_part():
+                runs.append(inference_mem.run(self.pipe, self.processes, **how, **options))
+        return runs[0], runs[1]
+
+    def attacked_controls(self, name: str) -> dict[int, PromptRecord]:
+        return attack_controls(name, self.controls, self.settings.num_copy_controls)
+
+    def contrast(self) -> dict[str, object]:
+        return {"contrast": self.settings.scale, "base_model_id": self.settings.base_model_id}
+
+    def searched(self, part: str, records: Mapping[int, PromptRecord], are_trained: bool) -> dict[str, object]:
+        """Embeddings that bring the pictures of some records back."""
+        s, path = self.settings, self.settings.output / "embeddings" / f"{part}.safetensors"
+        dataset = self.training.name if are_trained else str(s.controls)
+        contents = pipeline_contents(self.pipe, from_memory=True) | names_of({"dataset": dataset_content(dataset)})
+        how = SearchSettings(str(s.run_options["model_id"]), dataset, s.seed, s.search_steps, dtype=self.dtype)
+        numbered = [replace(record, index=k) for k, record in records.items()]
+        search_records(self.pipe, numbered, how, contents, path, self.processes)
+        return {"prompt_embeds": path}
+
+    @property
+    def dtype(self) -> str:
+        return str(self.pipe.denoiser.dtype).removeprefix("torch.")
+
     def detect(self, pipe: DenoisingPipeline | None = None, **options: object) -> Run:
         with self.as_part():
             return detect_mem.run(pipe or self.pipe, self.processes, **options)
@@ -201,13 +174,6 @@ class Stages:
         return {index: self.training.records[index].prompt for index in sorted(indices)}
 
 
-def chosen_controls(training: TrainingSet, settings: AuditSettings) -> dict[int, PromptRecord]:
-    """Captions that were not trained on, numbered anew: given ones, or made out of the words of those that were."""
-    if settings.controls is not None:
-        return dict(enumerate(read_controls(settings.controls, training, settings.num_controls)))
-    return dict(enumerate(recombined_captions(training.captions, settings.num_controls, settings.seed)))
-
-
 def chosen_mitigation(settings: AuditSettings) -> MitigationSettings | None:
     """The mitigation as inference_mem.py has it; None without one.
 
@@ -220,21 +186,6 @@ def chosen_mitigation(settings: AuditSettings) -> MitigationSettings | None:
     return MitigationSettings.from_args(arguments_of(inference_mem.make_parser(), chosen))
 
 
-def refuse_too_few_controls(settings: AuditSettings, training: TrainingSet, num_controls: int) -> None:
-    """
-    Raises:
-        InputError: if nothing could be called a copy, whatever came of it.
-    """
-    has_base = settings.base_model_id is not None
-    count = len(training.captions) if has_base else min(num_controls, settings.num_copy_controls)
-    enough = math.ceil(1 / settings.fdr - 1 - 1e-9)
-    if count < enough:
-        what = "captions, whose images by the base are controls" if has_base else "controls of copies"
-        remedy = "give" if has_base else "give more --controls and --num_copy_controls, or"
-        told = f"with {count} {what}, nothing is ever a copy at --fdr {settings.fdr:g}, which takes {enough}"
-        raise InputError(f"{told}; {remedy} --fdr {math.ceil(1000 / (count + 1)) / 1000:g} or more")
-
-
 def audit(settings: AuditSettings) -> Verdict | None:
     """Screen, generate, compare and write the page; None in a process that is not the main one.
 
@@ -245,14 +196,15 @@ def audit(settings: AuditSettings) -> Verdict | None:
     make_folder(settings.output, "--output")
     training = read_training_set(settings.training_data)
     controls = chosen_controls(training, settings)
-    refuse_too_few_controls(settings, training, len(controls))
     mitigation = chosen_mitigation(settings)
     descriptor = settings.evaluators.open_descriptor()
+    assert descriptor is not None  # there always is one
     with Processes(settings.device) as processes:
         with processes.main_first(), input_errors():
             pipe = load_model(settings.model, processes.device)
             if mitigation is not None:
                 refuse_undefined_method(mitigation.kept, pipe)
+            refuse_undefined_attacks(settings.attacks, pipe)
 
         index = build_index(settings.output / "index", training.name, settings.describer, processes)
 
@@ -261,34 +213,17 @@ def audit(settings: AuditSettings) -> Verdict | None:
         screened = stages.screen()
         others = stages.generate_controls(screened.kinds)
         runs = [stages.generate(screened.kinds), *stages.mitigate(screened.flagged)]
-        if not processes.is_main:
+        attacks = {name: stages.attack(name, screened.kinds) for name in settings.attacks}
+        if index is None:  # not the main process
             return None
 
     # Which images are copies, and what follows from it.
-    how = CopySettings(fdr=settings.fdr, by_prompt=True)
-    shown = pictures_of_controls(settings, controls)
-    judged = [evaluate_copies([run], [others], descriptor, how, training.name, control_records=shown) for run in runs]
-    verdict = judge(training, screened, *judged)
-    first = verdict_section(verdict, training, runs[0], stored_masks(runs[0]), not_tested(settings, controls))
-    copies = [
-        section_of_copies(found, [run], [others], descriptor, training.records)
-        for found, run in zip(judged, runs, strict=True)
-    ]
-    screen = decisions_section([screened.run], screened.decisions)
-    assert index is not None  # of the main process
-    alike = duplicates_section(index, similar_groups(index, settings.duplicates), settings.duplicates)
-    write_page(settings, verdict, [first, screen, *copies, alike], [screened.controls, screened.run, others, *runs])
+    made = Made(training, controls, index, screened, others, runs, attacks)
+    outcome = judge_audit(settings, made, descriptor)
+    write_outcome(settings, made, outcome, descriptor)
+    verdict, files = outcome.verdict, [settings.output / REPORT, settings.output / RESULTS]
+    print("\n".join(map(str, [verdict.text(), *verdict.warnings, *files])))
     return verdict
-
-
-def write_page(settings: AuditSettings, verdict: Verdict, sections: Sequence[Section], runs: Sequence[Run]) -> None:
-    """report.html and audit.json."""
-    counts = {"training pictures": verdict.num_pictures, "come back": len(verdict.returned)}
-    counts |= {"captions": verdict.num_captions, "flagged": verdict.num_flagged}
-    numbers = {section.topic: section.results for section in sections}
-    write_text(settings.output / REPORT, render_page("Memorization audit", counts, sections, runs))
-    write_text(settings.output / RESULTS, json.dumps(plain(numbers | {"fdr": settings.fdr}), indent=1) + "\n")
-    print("\n".join(map(str, [verdict.text(), *verdict.warnings, settings.output / REPORT, settings.output / RESULTS])))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -298,7 +233,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         load_plugins(args.plugin)
         settings = AuditSettings.from_args(args)
         verdict = audit(settings)
-    if verdict is not None and settings.fail_above is not None and len(verdict.returned) > settings.fail_above:
+    if verdict is not None and settings.fail_above is not None and verdict.num_back > settings.fail_above:
         print(f"more than {settings.fail_above} come back", file=sys.stderr)
         raise SystemExit(1)
 

@@ -5,6 +5,7 @@
     python inference_mem.py --l_target_ss 1 --l_target_pr 3 --mag_thres_pr 5        PRSS
     python inference_mem.py --run_version ours_A ...            the same with bright-ending masks
     python inference_mem.py --method sail --strength 4          any method by name
+    python inference_mem.py --lora FILE --base_model_id own --contrast 5            extraction by contrast with the base
 
 Rows go to det_outputs/, images to images_data/, both under the run name and the method, so that runs of
 one name do not overwrite one another. The same command after an interruption goes on where it stopped.
@@ -67,6 +68,16 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add("--ordinary", metavar="DATASET", help="captions that methods compare with; by default the bundled ones")
     add("--attn_scores", type=Path, help="masks for ours_A; by default attn_data/mit_attn_scores.npz")
+    add(
+        "--base_model_id",
+        help="model before tuning, for --contrast: as --model_id, or `own` for it without what is added",
+    )
+    add(
+        "--contrast",
+        type=positive_float,
+        metavar="SCALE",
+        help="an attack, no mitigation: guide away from --base_model_id; released are 3 of a fine-tune, 5 of a LoRA",
+    )
     add("--optim_target_steps", type=natural_int, default=0, help="step that is measured; must be 0")
     add(
         "--optim_target_loss",

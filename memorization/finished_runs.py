@@ -27,7 +27,7 @@ SAMPLING_SETTINGS = (
 )
 MODEL_SETTINGS = (*SAMPLING_SETTINGS, SCHEDULER, CONTENT)
 # Settings that evaluation computes with; they are None of other methods, and missing in old runs.
-NUMBERS = ("rand_noise_lam", "repeat_num", "l_target_ss", "l_target_pr", "optim_target_loss", "strength")
+NUMBERS = ("rand_noise_lam", "repeat_num", "l_target_ss", "l_target_pr", "optim_target_loss", "strength", "contrast")
 
 Masks = Mapping[tuple[int, int], np.ndarray]
 

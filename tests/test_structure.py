@@ -34,6 +34,7 @@ MAY_IMPORT = {
     "scores": {"core", "detectors", *GROUND},
     "models": {"core", "decoding", *GROUND},
     "ordinary": {"data", *GROUND},
+    "contrast": {"core", "mitigations", *GROUND},
     "embedding_search": {"core"},
     "tiles": {"core", *GROUND},
     "sampling": {"data", *GROUND},
@@ -47,10 +48,12 @@ MAY_IMPORT["finetuning"] = {"core", "data", "files", "mitigations", "models", *G
 MAY_IMPORT["report"] = {"evaluation", "tiles", *MAY_IMPORT["evaluation"]}
 MAY_IMPORT["runs"] = {
     *(
+        "contrast",
         "core",
         "data",
         "decoding",
         "detectors",
+        "embedding_search",
         "evaluation",
         "files",
         "finished_runs",
@@ -60,7 +63,7 @@ MAY_IMPORT["runs"] = {
     ),
     *("ordinary", "plugins", "rows", "scores", "similarity", "trace", *GROUND),
 }
-MAY_IMPORT["audit"] = {"report", "runs", *MAY_IMPORT["report"]}
+MAY_IMPORT["audit"] = {"contrast", "embedding_search", "report", "runs", *MAY_IMPORT["report"]}
 MAY_IMPORT["api"] = {"runs", "sampling", *MAY_IMPORT["runs"]}
 MAY_IMPORT["scripts"] = {"api", "audit", "catalogue", "report", *MAY_IMPORT["api"]}
 MAY_IMPORT["memorization"] = set()  # its names are loaded when they are used

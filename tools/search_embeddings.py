@@ -8,89 +8,25 @@ goes on with the prompts that are left.
 """
 
 import argparse
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from tqdm import tqdm
 
-from local_sd_pipeline import DenoisingPipeline
-from memorization.bundled import GROUND_TRUTH, MODEL, bundled_name
+from memorization.bundled import GROUND_TRUTH, MODEL
 from memorization.data.contents import dataset_content
-from memorization.data.pictures import read_image
 from memorization.data.prompts import PromptRecord, load_prompts
-from memorization.embedding_search import BATCH, LR, STEPS, search_embedding
-from memorization.errors import InputError, exit_on_input_error, input_errors
-from memorization.files.whole import make_folder, replacing
-from memorization.identity import CONTENT, change_text, differing, names_of
+from memorization.embedding_search import BATCH, LR, STEPS
+from memorization.errors import exit_on_input_error, input_errors
+from memorization.identity import names_of
 from memorization.models.contents import pipeline_contents, source_contents
 from memorization.models.stable_diffusion import load_pipeline
 from memorization.needs import NOISE, refuse_undefined
 from memorization.runs.arguments import HelpFormatter
+from memorization.runs.embedding_search import Found, SearchSettings, refuse_without_images, search_records
 from memorization.runs.settings import from_arguments
-from memorization.seeds import image_seed
 
 DTYPES = ("float32", "bfloat16", "float16")
-LATE_STEPS = 10  # at the end of a search, whose mean loss is told
-
-
-@dataclass(frozen=True)
-class SearchSettings:
-    """What decides the embeddings, by the names of the command line; kept in the output."""
-
-    model_id: str
-    dataset: str
-    gen_seed: int
-    num_steps: int
-    lr: float
-    batch_size: int
-    dtype: str = "float32"
-
-    def kept(self, contents: Mapping[str, str]) -> dict[str, object]:
-        """As they stand in the output, with the contents of model and data set."""
-        return {name: bundled_name(value) for name, value in asdict(self).items()} | {CONTENT: dict(contents)}
-
-
-@dataclass(frozen=True)
-class Found:
-    """Embeddings, (tokens, dim) each, and mean losses of the last steps by prompt index."""
-
-    embeds: dict[str, torch.Tensor]
-    losses: dict[str, float]
-
-    @classmethod
-    def read(cls, path: Path, settings: Mapping[str, object]) -> "Found":
-        """What an earlier call found; nothing without one.
-
-        Args:
-            settings: that it has to have been searched with.
-
-        Raises:
-            InputError: if the file is damaged, or of other settings.
-        """
-        if not path.exists():
-            return cls({}, {})
-        try:
-            with safe_open(path, "pt") as file:
-                metadata = {k: json.loads(v) for k, v in (file.metadata() or {}).items()}
-                embeds = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # not a dict
-        except (OSError, SafetensorError, ValueError) as error:
-            raise InputError(f"cannot read {path}: {error}; delete it") from error
-        former = metadata.get("settings", {})
-        changed = [change_text(name, former, settings) for name in differing(former, settings)]
-        if changed:
-            raise InputError(f"{path} was searched with other settings ({', '.join(changed)}); give another --output")
-        return cls(embeds, metadata["losses"])
-
-    def write(self, path: Path, settings: Mapping[str, object]) -> None:
-        metadata = {"settings": json.dumps(settings), "losses": json.dumps(self.losses)}
-        with replacing(path) as temporary:
-            save_file(self.embeds, temporary, metadata)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -109,42 +45,23 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def search_prompt(
-    pipe: DenoisingPipeline, record: PromptRecord, settings: SearchSettings
-) -> tuple[torch.Tensor, float]:
-    """An embedding (tokens, dim) for a prompt's training images, and the mean loss of its last steps."""
-    latents = pipe.encode_images([read_image(p) for p in record.reference_images])
-    start, seed = pipe.encode([record.prompt])[0], image_seed(settings.gen_seed, record.index, 0)
-    embeds, losses = search_embedding(pipe, latents, start, seed, settings.num_steps, settings.lr, settings.batch_size)
-    return embeds[0].contiguous().cpu(), float(np.mean(losses[-LATE_STEPS:]))
-
-
 def search(records: Sequence[PromptRecord], settings: SearchSettings, output: Path) -> dict[str, float]:
     """Search for the prompts that are left, each kept when it is found; returns all mean losses.
 
     Raises:
         InputError: if a prompt has no training image, or the output is of other settings.
     """
-    lacking = next((r for r in records if not r.reference_images), None)
-    if lacking is not None:
-        raise InputError(f"{settings.dataset} has no training image of prompt {lacking.index}")
+    refuse_without_images(records, settings.dataset)
     with input_errors():
         contents = names_of({"dataset": dataset_content(settings.dataset)}) | source_contents(settings.model_id)
     found = Found.read(output, settings.kept(contents))
-    left = [r for r in records if str(r.index) not in found.embeds]
-    if not left:
+    if all(str(r.index) in found.embeds for r in records):
         return found.losses
-    make_folder(output.parent, "--output")
     with input_errors():
         pipe = load_pipeline(settings.model_id, dtype=settings.dtype)
         refuse_undefined("search_embeddings.py", (NOISE,), pipe)
-    kept = settings.kept(contents | pipeline_contents(pipe))  # of the hub, the content is known now
-    for record in tqdm(left, desc="search", unit="prompt"):
-        key = str(record.index)
-        with input_errors():
-            found.embeds[key], found.losses[key] = search_prompt(pipe, record, settings)
-        found.write(output, kept)
-    return found.losses
+    # Of the hub, the content is known now.
+    return search_records(pipe, records, settings, contents | pipeline_contents(pipe), output)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -1,20 +1,17 @@
-"""What an audit's controls stand for, and what its verdict says nothing of."""
+"""What an audit's verdict says nothing of."""
 
 from collections.abc import Mapping
 
+from memorization.audit.attacks import ATTACKS, EMBEDDINGS
+from memorization.audit.controls import pictures_of_controls
 from memorization.audit.settings import AuditSettings
 from memorization.data.prompts import PromptRecord
 
 
-def pictures_of_controls(settings: AuditSettings, controls: Mapping[int, PromptRecord]) -> dict[int, PromptRecord]:
-    """Controls with pictures, where controls are what is no copy: images of the base have none of their own."""
-    shown = {index: record for index, record in controls.items() if record.reference_images}
-    return {} if settings.base_model_id is not None else shown
-
-
 def not_tested(settings: AuditSettings, controls: Mapping[int, PromptRecord]) -> list[str]:
     """What the audit says nothing of, and where its verdict may be wrong."""
-    told = ["Prompts other than the captions: parts of them, paraphrases, searched embeddings."]
+    others = "" if EMBEDDINGS in settings.attacks else ", embeddings"
+    told = [f"Prompts other than the captions: parts of them, paraphrases{others}."]
     told.append(f"Other seeds than the {settings.num_images_per_prompt} of each caption.")
     if settings.base_model_id is None:
         told.append("Whether the model before tuning gives the same pictures: no --base_model_id.")
@@ -25,6 +22,13 @@ def not_tested(settings: AuditSettings, controls: Mapping[int, PromptRecord]) ->
             )
     if settings.controls is None:
         told.append("Controls that somebody wrote: they are made out of the captions' words; give some by --controls.")
+    told += [
+        f"Extraction {text}: no --attacks {name}." for name, text in ATTACKS.items() if name not in settings.attacks
+    ]
+    if settings.attacks:
+        told.append("Attacks on captions that were neither flagged nor drawn among the others.")
     if settings.method is None:
         told.append("Any mitigation: no --method.")
+    elif settings.attacks:
+        told.append(f"Attacks under the mitigation: they are on the model without {settings.method}.")
     return told

@@ -1,44 +1,17 @@
 """What a model gives back of its training set, in numbers with intervals."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from memorization.audit.attacks import Attacked
 from memorization.audit.captions import TrainingSet
+from memorization.audit.returned import Returned, of_kind, prompts_with, returned_pictures, share_of
 from memorization.audit.screening import FLAGGED, UNFLAGGED, Screened
 from memorization.evaluation.copies import Copies
-from memorization.evaluation.judged_images import Line
-from memorization.evaluation.shares import exact_bounds, share_measure
+from memorization.evaluation.shares import exact_bounds
 from memorization.evaluation.statistics import LEVEL, Measure
-
-
-@dataclass(frozen=True)
-class Returned:
-    """A training picture that comes back, by the image that is most like it.
-
-    Attributes:
-        place: among all pictures.
-        index: of the picture's record.
-        caption: the picture's own.
-        prompt: what the image was generated from, and its index.
-        similarity: of the image to the picture; p, q: of that against the controls.
-        found_by: whether the screen had flagged the prompt.
-        num_images: how many images are copies of it.
-    """
-
-    place: int
-    index: int
-    caption: str
-    picture: str
-    prompt: str
-    prompt_index: int
-    seed: int
-    similarity: float
-    p: float
-    q: float
-    found_by: str
-    num_images: int
 
 
 @dataclass(frozen=True)
@@ -49,13 +22,14 @@ class Verdict:
         num_pictures, num_captions: of the training set.
         num_flagged: captions that the screen flags.
         fdr: share of false ones that is allowed among captions that give a copy: of the flagged, and of the others.
-        returned: training pictures that come back, the most similar first.
+        returned: training pictures that come back from captions, the most similar first.
         copied_flagged: share of the flagged captions that give a copy.
         copied_unflagged: share of those sampled among the others that may: that give one, or an image nearer to a
             training picture than every control; None where all were flagged.
         missed_at_most: upper bound, at 95 %, of captions that do so and were not flagged, as a share of all.
         copied_mitigated: share of the flagged captions that give a copy under the mitigation, by the lowest similarity
             that is one without it; None without one.
+        attacks: what extraction attacks bring back, those that were tried.
         warnings: why little could be found, in a line each.
     """
 
@@ -68,13 +42,32 @@ class Verdict:
     copied_unflagged: Measure | None
     missed_at_most: float
     copied_mitigated: Measure | None = None
+    attacks: Sequence[Attacked] = ()
     warnings: Sequence[str] = ()
 
+    @property
+    def num_back(self) -> int:
+        """Training pictures that come back, from captions or by an attack."""
+        return len({one.place for one in self.returned} | {place for one in self.attacks for place in one.new})
+
+    def headline(self) -> str:
+        """The verdict in half a sentence."""
+        return f"{self.num_back:,} of {self.num_pictures:,} training pictures come back"
+
     def text(self) -> str:
-        """The verdict in a sentence or two."""
-        told = f"{len(self.returned):,} of {self.num_pictures:,} training pictures come back, "
-        told += f"at a false discovery rate of {100 * self.fdr:g}% over captions. "
-        told += f"The screen flags {self.num_flagged:,} of {self.num_captions:,} captions"
+        """The verdict in a sentence or two, and one for each attack."""
+        return f"{self.headline()}, {self.details()}"
+
+    def details(self) -> str:
+        """What `text` says behind the headline."""
+        told = f"at a false discovery rate of {100 * self.fdr:g}% over captions"
+        if self.attacks:
+            parts = [f"from their captions {len(self.returned):,}", *(one.text() for one in self.attacks)]
+            told += f": {'; '.join(parts)}"
+        return f"{told}. {self.screen_text()}"
+
+    def screen_text(self) -> str:
+        told = f"The screen flags {self.num_flagged:,} of {self.num_captions:,} captions"
         if self.copied_unflagged is None:
             return told + "."
         found, drawn = self.copied_unflagged["count"], self.copied_unflagged["of"]
@@ -83,7 +76,8 @@ class Verdict:
 
     def plain(self) -> dict[str, Any]:
         """For audit.json."""
-        return asdict(self) | {"num_returned": len(self.returned), "text": self.text()}
+        counts = {"num_returned": len(self.returned), "num_back": self.num_back}
+        return asdict(replace(self, attacks=())) | counts | {"text": self.text()}
 
 
 def judge(training: TrainingSet, screened: Screened, found: Copies, mitigated: Copies | None = None) -> Verdict:
@@ -95,14 +89,14 @@ def judge(training: TrainingSet, screened: Screened, found: Copies, mitigated: C
     kinds, lowest = screened.kinds, 1 / (found.controls + 1)  # p-value of what is nearer than every control
     copied = prompts_with(found.lines, lambda line: line["is_copy"])
     may_copy = prompts_with(found.lines, lambda line: line["is_copy"] or line["p"] <= lowest)
-    share = share_of(may_copy, UNFLAGGED, kinds) if screened.sampled else None
+    share = share_of(of_kind(may_copy, UNFLAGGED, kinds)) if screened.sampled else None
     return Verdict(
         num_pictures=len(training.pictures),
         num_captions=len(training.captions),
         num_flagged=len(screened.flagged),
         fdr=screened.decisions.fdr,
         returned=returned_pictures(training, found.lines, kinds),
-        copied_flagged=share_of(copied, FLAGGED, kinds) if screened.flagged else None,
+        copied_flagged=share_of(of_kind(copied, FLAGGED, kinds)) if screened.flagged else None,
         copied_unflagged=share,
         missed_at_most=missed_bound(share, screened.num_unflagged, len(screened.lines)),
         copied_mitigated=None if mitigated is None else still_copied(found, mitigated, kinds),
@@ -116,14 +110,6 @@ def warnings_of(found: Copies) -> list[str]:
     return [] if told is None else [told]
 
 
-def prompts_with(lines: Sequence[Line], holds: Callable[[Line], bool]) -> dict[int, bool]:
-    """Whether something holds of any image of a prompt, by its index."""
-    found: dict[int, bool] = {}
-    for line in lines:
-        found[line["index"]] = found.get(line["index"], False) or bool(holds(line))
-    return found
-
-
 def still_copied(found: Copies, mitigated: Copies, kinds: Mapping[int, str]) -> Measure:
     """Share of flagged captions that give a copy under the mitigation.
 
@@ -132,13 +118,7 @@ def still_copied(found: Copies, mitigated: Copies, kinds: Mapping[int, str]) -> 
     """
     copies = [line["p"] for line in found.lines if line["is_copy"] and kinds[line["index"]] == FLAGGED]
     limit = max(copies, default=0.0)
-    return share_of(prompts_with(mitigated.lines, lambda line: line["p"] <= limit), FLAGGED, kinds)
-
-
-def share_of(copied: Mapping[int, bool], kind: str, kinds: Mapping[int, str]) -> Measure:
-    """Share of the prompts of a kind that give a copy, with its exact interval."""
-    some = [index for index in copied if kinds[index] == kind]
-    return share_measure([float(copied[index]) for index in some], some)
+    return share_of(of_kind(prompts_with(mitigated.lines, lambda line: line["p"] <= limit), FLAGGED, kinds))
 
 
 def missed_bound(share: Measure | None, num_unflagged: int, num_captions: int) -> float:
@@ -151,31 +131,3 @@ def missed_bound(share: Measure | None, num_unflagged: int, num_captions: int) -
     drawn = share["of"]
     bound = float(exact_bounds(share["value"], drawn, miss=2 * (1 - LEVEL))[1])
     return (share["value"] if drawn == num_unflagged else bound) * num_unflagged / num_captions
-
-
-def returned_pictures(training: TrainingSet, lines: Sequence[Line], kinds: Mapping[int, str]) -> list[Returned]:
-    """Training pictures that an image is a copy of, each by its most similar one."""
-    copies: dict[int, list[Line]] = {}
-    for line in lines:
-        if line["is_copy"]:
-            copies.setdefault(line["nearest_picture"], []).append(line)
-    found = [of_picture(training, place, some, kinds) for place, some in copies.items()]
-    return sorted(found, key=lambda one: -one.similarity)
-
-
-def of_picture(training: TrainingSet, place: int, copies: Sequence[Line], kinds: Mapping[int, str]) -> Returned:
-    best, (index, file) = max(copies, key=lambda line: line["nearest"]), training.pictures[place]
-    return Returned(
-        place=place,
-        index=index,
-        caption=training.records[index].prompt,
-        picture=str(file),
-        prompt=best["prompt"],
-        prompt_index=best["index"],
-        seed=best["seed"],
-        similarity=best["nearest"],
-        p=best["p"],
-        q=best["q"],
-        found_by=kinds[best["index"]],
-        num_images=len(copies),
-    )

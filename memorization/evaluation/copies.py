@@ -28,7 +28,7 @@ from memorization.evaluation.plain_colours import without_plain_colours
 from memorization.evaluation.statistics import USUAL, BootstrapSettings, Result
 from memorization.finished_runs import Run, differing_setting
 from memorization.identity import SCHEDULER, pair_text
-from memorization.similarity.descriptions import describe_background, describe_run, describe_training
+from memorization.similarity.descriptions import Described, describe_background, describe_run, describe_training
 from memorization.similarity.descriptors import CopyDescriptor
 from memorization.similarity.nearest import COSINE, NORMALISED, SIMILARITIES, TrainingPictures, to_background
 
@@ -70,6 +70,7 @@ class Copies:
         lines: one per image of the runs.
         training, controls: numbers of training pictures and of control prompts.
         settings: how it was judged.
+        control_lines: one per image of the controls.
     """
 
     results: list[Result]
@@ -78,6 +79,7 @@ class Copies:
     training: int
     controls: int
     settings: CopySettings
+    control_lines: Sequence[Line] = ()
 
     def too_few_controls(self) -> dict[str, str]:
         """Why little or nothing can be found with so few controls, by kind of prompt; only kinds that are told of."""
@@ -91,6 +93,27 @@ class Copies:
             if (told := too_few_controls(self.controls, self.settings.fdr, count, what)) is not None:
                 found[kind] = told
         return found
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What generations are compared with, each described once, however many runs are judged by it.
+
+    Attributes:
+        records: with training pictures, by prompt index.
+        training: those pictures.
+        runs: the controls, without their prompts that are labelled memorized.
+        controls: their images.
+        pictures: that belong to the control captions and were not trained on; None without any.
+        descriptor: that all of them are described by.
+    """
+
+    records: Mapping[int, PromptRecord]
+    training: TrainingPictures
+    runs: Sequence[Run]
+    controls: Sequence[Described]
+    pictures: TrainingPictures | None
+    descriptor: CopyDescriptor
 
 
 def evaluate_copies(
@@ -117,17 +140,49 @@ def evaluate_copies(
     settings = settings or CopySettings()
     if descriptor is None:
         raise InputError("copies are looked for by a copy descriptor: give one by --sscd")
-    controls = [without_memorized(run) for run in controls]
     refuse_other_sampling([*runs, *controls])
     refuse_compared_background(settings.background, [*runs, *controls])
+    controls = [without_memorized(run) for run in controls]
     records = training_of(runs, dataset)
-    runs, controls = ([without_plain_colours([run])[0] for run in some] for some in (runs, controls))
     training = describe_training(records, descriptor)
-    away = no_background if settings.background is None else from_background(settings.background, descriptor, training)
-    own, others = ([part for run in some for part in describe_run(run, descriptor)] for some in (runs, controls))
+    return judge_copies(
+        runs, describe_compared(records, training, controls, control_records, descriptor), settings, bootstrap
+    )
+
+
+def describe_compared(
+    records: Mapping[int, PromptRecord],
+    training: TrainingPictures,
+    controls: Sequence[Run],
+    control_records: Mapping[int, PromptRecord],
+    descriptor: CopyDescriptor,
+) -> Compared:
+    """
+    Args:
+        records, training: the training pictures, and their descriptors as they were made before.
+        controls, control_records: as of `evaluate_copies`.
+
+    Raises:
+        InputError: if controls have memorized prompts alone, or images are missing.
+    """
+    controls = [without_plain_colours([without_memorized(run)])[0] for run in controls]
+    described = [part for run in controls for part in describe_run(run, descriptor)]
     pictures = describe_training(control_records, descriptor) if control_records else None
-    lines, control_lines = compare(own, training, away), compare(others, training, away, True, pictures)
-    for some, values in zip((lines, control_lines), region_similarity(own, others, records, descriptor), strict=True):
+    return Compared(records, training, controls, described, pictures, descriptor)
+
+
+def judge_copies(
+    runs: Sequence[Run], compared: Compared, settings: CopySettings, bootstrap: BootstrapSettings = USUAL
+) -> Copies:
+    """Judge every image of some runs by what was described already; see `evaluate_copies`."""
+    refuse_other_sampling([*runs, *compared.runs])
+    training, descriptor = compared.training, compared.descriptor
+    away = no_background if settings.background is None else from_background(settings.background, descriptor, training)
+    own = [part for run in runs for part in describe_run(without_plain_colours([run])[0], descriptor)]
+    others = compared.controls
+    lines, control_lines = compare(own, training, away), compare(others, training, away, True, compared.pictures)
+    regions = region_similarity(own, others, compared.records, descriptor)
+    for some, values in zip((lines, control_lines), regions, strict=True):
         for line, value in zip(some, values.tolist(), strict=True):
             line["region"] = value
     (decide_prompts if settings.by_prompt else decide)(lines, control_lines, settings.fdr)
@@ -136,7 +191,7 @@ def evaluate_copies(
     results = summarize_copies(lines, control_lines, between[0], bootstrap)
     spread = spread_results(lines, control_lines, between)
     count = sum(line["first"] for line in control_lines)
-    return Copies(results, spread, lines, len(training.owners), count, settings)
+    return Copies(results, spread, lines, len(training.owners), count, settings, control_lines)
 
 
 # What is compared

@@ -21,6 +21,7 @@ from memorization.evaluation.candidate_maps import BRIGHT_ENDING, candidate_maps
 from memorization.evaluation.classes import Row
 from memorization.evaluation.curves import auc, average_precision, best_iou, cumulative_curve, rank_auc
 from memorization.evaluation.statistics import (
+    UNIT,
     USUAL,
     BootstrapSettings,
     Measure,
@@ -41,6 +42,7 @@ MEASURES = {
     "average_precision": "AP",
     "iou": "IoU, best per image",
 }
+WITHIN = dict.fromkeys(MEASURES, UNIT) | {GAIN: (-1.0, 1.0)}  # what each can be
 COLUMNS = {**MEASURES, DATASET_IOU: "IoU, one threshold"}
 ALL_KINDS = "all"
 ORACLE = "Thresholds of IoU are the best on these images: an oracle"
@@ -197,7 +199,9 @@ def evaluate_localisation(
             of = located.of_kind(kind)
             prompts = located.prompts[of]
             result: Result = {"kind": kind, "map": name}
-            result |= {m: mean_interval([measured[i][m] for i in of], prompts, bootstrap) for m in MEASURES}
+            for key, within in WITHIN.items():
+                found = [measured[i][key] for i in of]
+                result[key] = mean_interval(found, prompts, bootstrap, within)
             result[DATASET_IOU] = dataset_iou(values[of], located.truths[of], prompts, bootstrap)
             results.append(result | {"prompts": len(set(prompts.tolist())), "images": len(of)})
     return results
@@ -217,7 +221,7 @@ def dataset_iou(
     thresholds = np.unique(np.quantile(values, np.linspace(0, 1, NUM_THRESHOLDS)))
     truths = truths.reshape(len(truths), -1)
     ious = np.stack([threshold_iou(values.reshape(len(values), -1) >= t, truths) for t in thresholds], 1)
-    return mean_interval(ious[:, ious.mean(0).argmax()], prompts, bootstrap)
+    return mean_interval(ious[:, ious.mean(0).argmax()], prompts, bootstrap, UNIT)
 
 
 def threshold_iou(predicted: np.ndarray, truths: np.ndarray) -> np.ndarray:

@@ -82,7 +82,16 @@ def with_bootstrap_interval(value: float | np.floating, replicates: npt.ArrayLik
     return {"value": float(value), "low": float(low), "high": float(high)}
 
 
-def mean_interval(values: npt.ArrayLike, groups: npt.ArrayLike, bootstrap: BootstrapSettings = USUAL) -> Measure:
+UNIT = (0.0, 1.0)  # what shares of pixels and areas under curves lie in
+UNBOUNDED = (-np.inf, np.inf)
+
+
+def mean_interval(
+    values: npt.ArrayLike,
+    groups: npt.ArrayLike,
+    bootstrap: BootstrapSettings = USUAL,
+    within: tuple[float, float] = UNBOUNDED,
+) -> Measure:
     """Mean of items with a 95 % interval over groups: from the lower to the higher end of Student's t and bootstrap-t.
 
     Student's t is right for symmetric values and the bootstrap's t (Efron 1981) for skewed ones; neither knows what
@@ -91,6 +100,7 @@ def mean_interval(values: npt.ArrayLike, groups: npt.ArrayLike, bootstrap: Boots
 
     Args:
         values, groups: shape (items,); of an image, its prompt is the group.
+        within: what values, and so their mean, can be; the interval ends there.
     """
     numbers = np.asarray(values, float)
     kept = np.isfinite(numbers)
@@ -109,8 +119,8 @@ def mean_interval(values: npt.ArrayLike, groups: npt.ArrayLike, bootstrap: Boots
     quantile = float(stats.t.ppf((1 + LEVEL) / 2, len(sizes) - 1))
     return {
         "value": mean,
-        "low": mean - error * max(below, quantile),
-        "high": mean - error * min(above, -quantile),
+        "low": float(np.clip(mean - error * max(below, quantile), *within)),
+        "high": float(np.clip(mean - error * min(above, -quantile), *within)),
     }
 
 

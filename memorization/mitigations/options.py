@@ -16,6 +16,7 @@ from memorization.released import released_strength
 if TYPE_CHECKING:
     from local_sd_pipeline import DenoisingPipeline
 
+CONTRAST = "contrast"  # what a run by contrast with the base is called
 MASK_RUN_VERSION = "ours_A"  # magnitudes are weighted by the bright-ending mask
 Settings = Mapping[str, object]
 
@@ -138,6 +139,8 @@ def method_label(settings: Settings, with_count: bool = False) -> str:
     """
     if settings.get("method") is not None:
         return str(settings["method"])
+    if settings.get("contrast") is not None:
+        return CONTRAST
     parts = name_parts(settings, with_count)
     name = "_".join(parts).replace("ss_pr", "prss") or PLAIN
     masked = "_be" if settings.get("run_version") == MASK_RUN_VERSION and parts else ""
@@ -145,12 +148,12 @@ def method_label(settings: Settings, with_count: bool = False) -> str:
 
 
 def strength_of_settings(settings: Settings) -> float:
-    """The strength of a run's mitigation: PE's or SS's target, noise scale, number of words; 0 without any."""
+    """The strength of a run's mitigation: PE's or SS's target, scale of noise or contrast, number of words; else 0."""
     if settings.get("method") is not None:
         return number(settings.get("strength"))
     if settings.get("prompt_aug_style") in AUGMENTATIONS:
         return number(settings.get("repeat_num"))
-    flags = ("rand_noise_lam", "l_target_ss", "optim_target_loss")
+    flags = ("contrast", "rand_noise_lam", "l_target_ss", "optim_target_loss")
     return next((number(settings[flag]) for flag in flags if settings.get(flag) is not None), 0.0)
 
 

@@ -11,7 +11,7 @@ from memorization.evaluation.copy_tables import copy_tables
 from memorization.evaluation.mitigation import load_references, load_training
 from memorization.evaluation.statistics import INTERVALS, USUAL, BootstrapSettings
 from memorization.finished_runs import Run
-from memorization.report.copy_figures import nearest_pairs, pairs_figure
+from memorization.report.copy_figures import nearest_figure, nearest_pairs
 from memorization.report.section import Figure, Section
 from memorization.report.sections import made_from
 from memorization.similarity.descriptors import CopyDescriptor
@@ -57,7 +57,7 @@ def section_of_copies(
         title="Copies",
         text=f"{INTERVALS}. {told}.",
         tables=copy_tables(found),
-        figures=[Figure("pairs", partial(pairs_figure, nearest_pairs(found.lines), runs, records), PAIRS)],
+        figures=[Figure("pairs", partial(nearest_figure, nearest_pairs(found.lines), runs, records), PAIRS)],
         results={"copies": found.results, "nearest": found.spread},
         notes=[INTERVALS, told, made_from(runs), f"controls: {made_from(controls)}"],
         files={"per_image.jsonl": "".join(json.dumps(plain(line)) + "\n" for line in found.lines)},

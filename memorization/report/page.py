@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
@@ -22,7 +23,19 @@ from memorization.report.sections import (
 )
 from memorization.similarity.measure import Evaluators
 
+# Parts that take the place of a model's own, or are added to it.
+ADDED = {"unet_id": "UNet", "transformer_id": "transformer", "vae_id": "VAE", "lora": "LoRA", "embedding": "embedding"}
+OWN_BASE = "own"  # of --base_model_id
 TEMPLATE = Path(__file__).with_name("template.html")
+
+
+@dataclass(frozen=True)
+class Lead:
+    """What a page says before everything else, largest: a half-sentence, what goes with it, and warnings."""
+
+    headline: str
+    text: str
+    warnings: Sequence[str] = ()
 
 
 def build_report(
@@ -57,16 +70,38 @@ def build_report(
     return render_page(title, facts, sections, runs)
 
 
-def render_page(title: str, facts: Mapping[str, object], sections: Sequence[Section], runs: Sequence[Run]) -> str:
-    """The page as text: facts that stand on top, sections in their order, and how every run was made."""
+def render_page(
+    title: str,
+    facts: Mapping[str, object],
+    sections: Sequence[Section],
+    runs: Sequence[Run],
+    lead: Lead | None = None,
+) -> str:
+    """The page as text: facts that stand on top, sections in their order, and how every run was made.
+
+    Args:
+        lead: stands above the title and all else; without one the title is the heading.
+    """
     page = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     return page.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         title=title,
         facts=facts,
-        model=runs[0].settings.get("model_id"),
+        lead=lead,
+        model=model_text(runs[0].settings),
         sections=[{"section": s, "pictures": [picture(f) for f in s.figures if f.caption]} for s in sections],
         runs=runs,
     )
+
+
+def model_text(settings: Mapping[str, object]) -> str:
+    """The model of a run, with what is added to it and what it is compared with."""
+    parts = [str(settings.get("model_id"))]
+    for name, word in ADDED.items():
+        value = settings.get(name)
+        parts += [f"{word} {one}" for one in (value if isinstance(value, list) else [value]) if one is not None]
+    base = settings.get("base_model_id")
+    told = " + ".join(parts)
+    return told if base is None else f"{told}, against {'the same without' if base == OWN_BASE else f'its base {base}'}"
 
 
 def collect_sections(

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from memorization.contrast import generate_by_contrast, refuse_contrast
 from memorization.data.pictures import check_pictures
 from memorization.data.prompts import PromptRecord
 from memorization.errors import InputError, warn
@@ -51,6 +52,8 @@ class PromptGroups:
         """
         self.settings, self.session, self.pipe = settings, session, session.pipe
         refuse_undefined_method(settings.kept, self.pipe)
+        if settings.contrast is not None:
+            refuse_contrast(self.pipe)
         refuse_blind_method(session.is_blind and measures_first_step(settings.kept), settings.label)
         is_velocity = PREDICTED_NOISE in self.pipe.lacks
         if is_velocity and measures_first_step(settings.kept) and session.processes.is_main:
@@ -109,7 +112,9 @@ class PromptGroups:
         )
 
     def generate(self, images: ImageBatch) -> Mitigated:
-        """Images of one batch under the run's mitigation."""
+        """Images of one batch under the run's mitigation, or by contrast with the base."""
+        if self.settings.contrast is not None:
+            return generate_by_contrast(self.pipe, self.options, images, self.settings.contrast)
         method, strength = self.settings.method, self.settings.strength
         if self.settings.rand_noise_lam is not None:
             method, strength = NOISE, self.settings.rand_noise_lam

@@ -7,7 +7,7 @@ from pathlib import Path
 from memorization.errors import InputError
 from memorization.files.layout import RunFiles
 from memorization.identity import REVISIONS
-from memorization.mitigations.base import MITIGATIONS
+from memorization.mitigations.base import MITIGATIONS, PLAIN
 from memorization.mitigations.batch import MitigationOptions
 from memorization.mitigations.options import (
     MASK_RUN_VERSION,
@@ -36,6 +36,7 @@ KEPT = (
     "strength",
     "prompt_embeds",
     "ordinary",
+    "contrast",
 )  # beside the rows
 
 
@@ -64,6 +65,7 @@ class MitigationSettings:
     repeat_num: int = 1
     rand_noise_lam: float | None = None
     ordinary: str | None = None
+    contrast: float | None = None
 
     @classmethod
     def from_args(cls, args: argparse.Namespace) -> "MitigationSettings":
@@ -85,6 +87,7 @@ class MitigationSettings:
             InputError: one line per combination that means nothing, the first found.
         """
         self.refuse_reanchoring_alone()
+        self.refuse_contrast_beside()
         searches = self.l_target_ss is not None or self.optim_target_loss is not None
         if (self.prompt_aug_style is not None or self.rand_noise_lam is not None) and searches and not self.method:
             raise InputError("--prompt_aug_style and --rand_noise_lam do not combine with PE, SS or PR")
@@ -106,6 +109,15 @@ class MitigationSettings:
             raise InputError(f"--ordinary is what neurons are compared with: it goes with --method {names}")
         if self.attn_scores is not None and not self.uses_masks:
             raise InputError("--attn_scores is not used here: add --run_version ours_A with PE or SS, or --pr_mask")
+
+    def refuse_contrast_beside(self) -> None:
+        if (self.contrast is None) != (self.run.base_model_id is None):
+            raise InputError("--contrast is with the model before tuning: it goes with --base_model_id")
+        if self.contrast is None:
+            return
+        label = method_label(self.kept | {"contrast": None})
+        if label != PLAIN:
+            raise InputError(f"--contrast is an attack of the model by itself: it does not combine with {label}")
 
     def refuse_reanchoring_alone(self) -> None:
         if (self.l_target_pr is None) != (self.mag_thres_pr is None):

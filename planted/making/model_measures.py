@@ -18,7 +18,7 @@ from memorization.evaluation.candidate_maps import candidate_maps, layer_name
 from memorization.evaluation.detection_metrics import auc_measure
 from memorization.evaluation.localisation import fit_truth, image_measures
 from memorization.evaluation.shares import share_measure
-from memorization.evaluation.statistics import USUAL, Measure, mean_interval, with_bootstrap_interval
+from memorization.evaluation.statistics import UNIT, USUAL, Measure, mean_interval, with_bootstrap_interval
 from memorization.files.maps import DIFF_MAPS, END, PADDING
 from memorization.observation import Observation
 from memorization.scores import HORIZONS, known_first, score_label
@@ -86,6 +86,11 @@ def mean(values: npt.ArrayLike, groups: npt.ArrayLike) -> Entry:
     return entry(mean_interval(values, groups), groups)
 
 
+def bounded_mean(values: npt.ArrayLike, groups: npt.ArrayLike) -> Entry:
+    """Of values in [0, 1]."""
+    return entry(mean_interval(values, groups, within=UNIT), groups)
+
+
 def resampled(statistic: Callable[[np.ndarray], Any], groups: npt.ArrayLike) -> Entry:
     """A statistic with its interval by resampling prompts.
 
@@ -124,8 +129,8 @@ def check_copies(runs: Mapping[str, Generated]) -> Report:
         report[f"{name}_median_rmse_to_nearest"] = median(nearest, runs[name].prompts)
     report["free_over_fixed_mse_between_seeds"] = free_over_fixed(memorized)
     training = np.stack([read_image(r.reference_images[0]) for r in memorized.records])
-    report["saturated_pixels"] = mean(saturated(memorized.images), memorized.prompts)
-    report["saturated_pixels_in_training_images"] = mean(saturated(training), np.arange(len(training)))
+    report["saturated_pixels"] = bounded_mean(saturated(memorized.images), memorized.prompts)
+    report["saturated_pixels_in_training_images"] = bounded_mean(saturated(training), np.arange(len(training)))
     return report
 
 
@@ -233,7 +238,7 @@ def check_localisation(memorized: Generated) -> Report:
     report = {}
     for name, values in maps.items():
         found = [image_measures(v, t)["auroc"] for v, t in zip(values.numpy(), truths, strict=True)]
-        report[name] = mean(found, memorized.prompts[rows])
+        report[name] = bounded_mean(found, memorized.prompts[rows])
     return report
 
 

@@ -2,7 +2,9 @@
 
 import json
 import shutil
-import subprocess
+from collections import Counter
+from contextlib import redirect_stdout
+from io import StringIO
 
 import numpy as np
 import pytest
@@ -10,18 +12,30 @@ import torch
 
 import audit_mem
 from helpers.other_pipelines import make_flux
-from helpers.scale_runs import environment, launcher
+from helpers.scale_runs import run_ranks
 from memorization.audit.captions import recombined_captions
 from memorization.audit.verdict import missed_bound, still_copied, warnings_of
-from memorization.bundled import COPY_DESCRIPTOR, GROUND_TRUTH, PLANTED, ROOT
+from memorization.bundled import COPY_DESCRIPTOR, GROUND_TRUTH, MODEL, PLANTED
 from memorization.data.prompts import load_prompts
 from memorization.evaluation.copies import Copies, CopySettings
 from memorization.evaluation.decisions import too_few_controls
+from memorization.files.json_lines import ResultsFile
+from memorization.finished_runs import read_run
+from memorization.runs.embedding_search import Found
+from memorization.similarity.index import stored
 
 NUM = 4  # pictures of either kind
 HOW = ["--num_images_per_prompt", "1", "--num_inference_steps", "8", "--num_copy_controls", "20", "--fdr", "0.1"]
 CONTROLS = PLANTED / "planted_control_groundtruth"  # with pictures; those of the training set are left out
 HOW += ["--controls", str(CONTROLS)]
+CONTROLS_ATTACKED = 3
+ATTACKED = "--attacks contrast embeddings --search_steps 1 --base_model_id own --device cpu --num_images_per_prompt 1"
+ATTACKED = [*ATTACKED.split(), "--num_inference_steps", "2", "--num_copy_controls", CONTROLS_ATTACKED, "--fdr", "0.3"]
+ATTACKED += ["--num_controls", "9", "--controls", CONTROLS, "--batch_size", "2"]  # several groups a run
+RUNS_OF = {
+    "contrast": ("contrast_contrast", "contrast_controls_contrast"),
+    "embeddings": ("embeddings_none", "embeddings_controls_none"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +48,13 @@ def pictures(tmp_path_factory):
         shutil.copy(record.reference_images[0], folder / f"{k}.png")
         caption = record.prompt.replace(" ", "&#32;") if k == NUM else record.prompt  # as web pages have it
         (folder / f"{k}.txt").write_text(caption)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def flux(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("flux")
+    make_flux().save_pretrained(folder)
     return folder
 
 
@@ -85,33 +106,76 @@ def test_nothing_comes_back_of_what_was_never_trained_on(pictures, tmp_path):
     assert found["num_flagged"] == 0 and found["returned"] == []
 
 
-def test_two_processes_say_what_one_does(pictures, tmp_path, model_folder, capsys):
-    how = ["--training_data", str(pictures), "--model_id", str(model_folder), "--sscd", str(COPY_DESCRIPTOR)]
-    how += [
-        "--device",
-        "cpu",
-        "--num_images_per_prompt",
-        "1",
-        "--num_inference_steps",
-        "2",
-        "--num_controls",
-        "3",
-        "--fdr",
-        "0.3",
-    ]
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as of the two
-    audit_mem.main([*how, "--output", str(tmp_path / "one")])
+@pytest.fixture(scope="module")
+def attacked(pictures, model_folder, tmp_path_factory):
+    """An audit with both attacks, of a tiny model with random weights."""
+    output, threads = tmp_path_factory.mktemp("attacked") / "one", torch.get_num_threads()
+    torch.set_num_threads(1)  # as of two processes
+    argv = ["--training_data", pictures, "--model_id", model_folder, "--sscd", COPY_DESCRIPTOR, *ATTACKED]
+    argv = [str(word) for word in argv]
+    with redirect_stdout(StringIO()) as told:
+        audit_mem.main([*argv, "--output", str(output)])
     torch.set_num_threads(threads)
-    line = [*launcher(2), str(ROOT / "audit_mem.py"), *how, "--output", str(tmp_path / "two")]
-    done = subprocess.run(line, env=environment(), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.replace("two/", "one/") == capsys.readouterr().out
-    one, two = ((tmp_path / name / "audit.json").read_text() for name in ("one", "two"))
+    return argv, output, told.getvalue()
+
+
+def test_an_attack_has_controls_of_its_own_which_stand_beside(attacked):
+    _, output, told = attacked
+    found = json.loads((output / "audit.json").read_text())
+    assert found["attacks"]["settings"] == {"contrast_scale": 3.0, "search_steps": 1}
+    for name, one in zip(("contrast", "embeddings"), found["attacks"]["attacks"], strict=True):
+        rows = [read_run(output / "det_outputs" / f"{stem}_mitigation.jsonl").rows for stem in RUNS_OF[name]]
+        assert one["name"] == name and [len(some) for some in rows] == [2 * NUM, CONTROLS_ATTACKED]
+        assert one["near"]["of"] == one["num_captions"] == 2 * NUM
+        assert one["near_controls"]["of"] == one["num_controls"] == CONTROLS_ATTACKED
+    back = {one["place"] for one in found["verdict"]["returned"]}
+    back |= {place for one in found["attacks"]["attacks"] for place in one["new"]}
+    assert found["verdict"]["num_back"] == len(back) and "that were never trained on" in told
+    page = (output / "report.html").read_text()
+    assert "<h2>Attacks" in page and "no --attacks" not in page and "against the same without" in page
+
+
+def test_two_processes_say_what_one_does(attacked, capsys):
+    argv, output, told = attacked
+    two = output.with_name("two")
+    assert run_ranks(2, "audit_mem", *argv, "--output", two).replace("two/", "one/") == told
+    texts = [(folder / "audit.json").read_text().replace(str(two), str(output)) for folder in (output, two)]
+    assert texts[0] == texts[1]
     with pytest.raises(SystemExit):
-        audit_mem.main([*how, "--num_unflagged", "1", "--output", str(tmp_path / "one")])
-    assert capsys.readouterr().err.endswith("has changed since); give another --output\n")
-    assert two.replace(str(tmp_path / "two"), str(tmp_path / "one")) == one
+        audit_mem.main([*argv, "--num_unflagged", "1", "--output", str(output)])
+    assert capsys.readouterr().err.endswith("has changed since; give another --output\n")
+
+
+def test_an_audit_goes_on_after_an_interruption_of_every_stage(attacked, tmp_path, monkeypatch):
+    """Each call is stopped at the second thing that a stage writes, the next one goes on to the stage behind it."""
+    argv, output, _ = attacked
+    stages = ["index.json", *(f"{name}.jsonl" for name in ("controls_baseline", "screen_baseline", "base_ours"))]
+    stages += [
+        "generated_ours.jsonl",
+        "contrast_contrast_mitigation.jsonl",
+        "contrast_controls_contrast_mitigation.jsonl",
+    ]
+    stages += ["embeddings.safetensors", "embeddings_none_mitigation.jsonl"]
+    stages += ["embeddings_controls.safetensors", "embeddings_controls_none_mitigation.jsonl"]
+    writes = Counter()
+
+    def stop(path, until):
+        writes[path.name] += 1
+        if path.name == stages[0] and writes[path.name] == until:
+            raise KeyboardInterrupt
+
+    add, write, save = ResultsFile.add, Found.write, stored.write_text
+    monkeypatch.setattr(ResultsFile, "add", lambda self, *rows: (add(self, *rows), stop(self.path, 1)))
+    monkeypatch.setattr(Found, "write", lambda self, path, kept: (write(self, path, kept), stop(path, 2)))
+    monkeypatch.setattr(stored, "write_text", lambda path, text: (save(path, text), stop(path, 1)))
+    while stages:
+        with pytest.raises(KeyboardInterrupt):
+            audit_mem.main([*argv, "--output", str(tmp_path)])
+        del stages[0]
+    monkeypatch.undo()
+    audit_mem.main([*argv, "--output", str(tmp_path)])
+    text = (tmp_path / "audit.json").read_text().replace(str(tmp_path), str(output))
+    assert text == (output / "audit.json").read_text()
 
 
 def test_what_the_screen_may_miss_is_bounded_by_the_sample():
@@ -163,6 +227,13 @@ def test_controls_are_made_of_two_captions_and_were_never_trained_on():
         (["--strength", "2"], "name one by --method"),
         (["--method", "pe"], "--strength"),
         (["--method", "nothing"], "nothing"),
+        (["--attacks", "contrast"], "give it by --base_model_id"),
+        (["--attacks", "embeddings"], "give them with captions by --controls"),
+        (
+            ["--attacks", "embeddings", "--controls", str(PLANTED / "planted_nonmemorized.jsonl")],
+            "pictures to search for",
+        ),
+        (["--contrast_scale", "4"], "add --attacks contrast"),
     ],
 )
 def test_bad_input_ends_with_one_line_before_the_work(more, told, tmp_path, monkeypatch, capsys):
@@ -173,20 +244,29 @@ def test_bad_input_ends_with_one_line_before_the_work(more, told, tmp_path, monk
     assert ended.value.code == 2 and told in error and error.count("\n") == 1
 
 
-def test_a_mitigation_that_the_family_does_not_have_is_refused_before_the_work(pictures, tmp_path, capsys):
-    make_flux().save_pretrained(tmp_path / "flux")
-    argv = [
-        "--model_id",
-        tmp_path / "flux",
-        "--sscd",
-        COPY_DESCRIPTOR,
-        "--training_data",
-        pictures,
-        "--controls",
-        CONTROLS,
-    ]
+@pytest.mark.parametrize(("captions", "told"), [((), "caption"), (("one", "two"), "give no controls by their words")])
+def test_pictures_without_captions_and_captions_without_controls_end_with_one_line(captions, told, tmp_path, capsys):
+    for k in range(2):
+        shutil.copy(load_prompts(str(CONTROLS))[k].reference_images[0], tmp_path / f"{k}.png")
+    for k, caption in enumerate(captions):
+        (tmp_path / f"{k}.txt").write_text(caption)
+    with pytest.raises(SystemExit) as ended:
+        audit_mem.main(["--training_data", str(tmp_path), "--output", str(tmp_path / "out")])
+    error = capsys.readouterr().err
+    assert ended.value.code == 2 and told in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (["--method", "cfg_delay"], "cfg_delay is not defined for Flux.1, whose guidance is distilled"),
+        (["--attacks", "embeddings"], "--attacks embeddings is not defined for Flux.1"),
+        (["--base_model_id", MODEL], "is no base of"),
+    ],
+)
+def test_what_the_family_does_not_have_is_refused_before_the_work(more, told, flux, pictures, tmp_path, capsys):
+    argv = ["--model_id", flux, "--sscd", COPY_DESCRIPTOR, "--training_data", pictures, "--controls", CONTROLS, *more]
     with pytest.raises(SystemExit) as stopped:
-        audit_mem.main([str(word) for word in (*argv, "--method", "cfg_delay", "--output", tmp_path / "out")])
-    told = capsys.readouterr().err.splitlines()[-1]
-    assert stopped.value.code == 2 and "cfg_delay is not defined for Flux.1, whose guidance is distilled" in told
+        audit_mem.main([str(word) for word in (*argv, "--output", tmp_path / "out")])
+    assert stopped.value.code == 2 and told in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / "out" / "index").exists()

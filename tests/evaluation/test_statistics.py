@@ -5,6 +5,8 @@ import pytest
 from scipy import stats
 
 from memorization.evaluation.statistics import (
+    UNBOUNDED,
+    UNIT,
     BootstrapSettings,
     bootstrap_weights,
     interval_text,
@@ -29,6 +31,13 @@ def test_means_and_their_interval():
     assert np.isnan(mean_interval([float("nan")], [0])["value"])
     assert resampled_means(values.reshape(6, 2), np.array([[0, 0, 0, 0, 0, 2.0]])).tolist() == [[10, 11]]
     assert interval_text(measure).startswith("5.500 [") and interval_text({"value": float("nan")}) == "-"
+
+
+def test_the_interval_of_a_mean_ends_where_its_values_do():
+    values = [1.0, 1.0, 1.0, 1.0, 0.9, 0.6]
+    free, bounded = (mean_interval(values, range(6), within=within) for within in (UNBOUNDED, UNIT))
+    assert free["high"] > 1 == bounded["high"] and bounded["low"] == free["low"] > 0
+    assert mean_interval([-v for v in values], range(6), within=(-1, 0))["low"] == -1
 
 
 def test_the_interval_of_a_mean_is_at_least_students_and_reaches_to_the_skewed_side():

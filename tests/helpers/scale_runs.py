@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -35,6 +36,36 @@ def command(script, processes, folder, model, *more):
     """A command line of one or several processes on the CPU."""
     options = ["--device", "cpu", "--output_dir", str(folder), "--model_id", str(model), *OPTIONS[script], *more]
     return [*launcher(processes), str(ROOT / f"{script}.py"), *options]
+
+
+def ranks(processes, script, *words):
+    """A command line started as each of several processes of one launch, without the launcher's own start."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"WORLD_SIZE": f"{processes}", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": f"{port}"}
+    line, pipes = (
+        [sys.executable, str(ROOT / f"{script}.py"), *map(str, words)],
+        {"text": True, "start_new_session": True},
+    )
+    return [
+        subprocess.Popen(
+            line,
+            env=environment() | (shared if processes > 1 else {}) | {"RANK": f"{rank}", "LOCAL_RANK": f"{rank}"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            **pipes,
+        )
+        for rank in range(processes)
+    ]
+
+
+def run_ranks(processes, script, *words):
+    """Run a command line as several processes to its end; returns what the first printed."""
+    ended = [(child, *child.communicate()) for child in ranks(processes, script, *words)]
+    for child, _, error in ended:
+        assert child.returncode == 0, error[-3000:]
+    return ended[0][1]
 
 
 def environment():
