@@ -271,9 +271,9 @@ def retrieval(args: argparse.Namespace) -> None:
     index, settings = open_index(args.index), from_arguments(RetrievalSettings, args)
     sources = [read_source(path) for path in args.runs] + [read_source(path, True) for path in args.controls]
     describer = open_as(index, args.sscd, args.sscd_preprocessing, args.device)
-    clip = from_arguments(EvaluatorSettings, args).open_clip()
-    section = retrieval_section(sources, index, describer, clip, settings, bootstrap_settings(args), args.device)
-    write(section, args.output)
+    wanted = from_arguments(EvaluatorSettings, args)
+    clip, inception, bootstrap = wanted.open_clip(), wanted.open_inception(), bootstrap_settings(args)
+    write(retrieval_section(sources, index, describer, clip, settings, bootstrap, args.device, inception), args.output)
 
 
 def report(args: argparse.Namespace) -> None:

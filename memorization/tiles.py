@@ -1,26 +1,26 @@
 """Where each token of a prompt looks: one attention map per token, begin and end token included.
 
-Layers are chosen by their place in the UNet (down, mid, up) and by the resolution of their maps, and averaged over
-heads and layers, as prompt-to-prompt does (Hertz et al., ICLR 2023). The image is bit for bit the one that is made
-unobserved.
+Layers are chosen by their place (down, mid, up in a UNet, joint and single in a transformer) and by the resolution of
+their maps, and averaged over heads and layers, as prompt-to-prompt does (Hertz et al., ICLR 2023). The image is bit for
+bit the one that is made unobserved.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from attn_utils import AttentionStore
+from attn_utils import AttentionStore, CrossAttentionStore
 from memorization.errors import InputError
-from memorization.needs import CROSS_ATTENTION, refuse_undefined
+from memorization.needs import CROSS_ATTENTION
 
 if TYPE_CHECKING:
     from local_sd_pipeline import DenoiseStep, DenoisingPipeline
 
-PLACES = ("down", "mid", "up")
+PLACES = ("down", "mid", "up", "joint", "single")
 PADDING = "padding"  # the tile of all tokens behind the end token together
 LARGEST_SELF = 32  # height up to which self-attention is kept, as in prompt-to-prompt: it grows with the fourth power
 
@@ -52,12 +52,59 @@ class AttentionTiles:
 # Layers
 
 
-def layer_place(name: str) -> str:
-    """Where a layer is: `down`, `mid` or `up`."""
-    return name.split("_", 1)[0]
+class TokenAttention(Protocol):
+    """The attention of a family of models for one prompt.
+
+    Attributes:
+        labels: what each map of cross-attention is of.
+    """
+
+    labels: list[str]
+
+    def places(self, is_self: bool) -> Mapping[str, str]:
+        """The place of every layer of cross- or self-attention, by its name."""
+
+    def height(self, name: str, size: int) -> int:
+        """Height of a layer's maps, of latents of this height."""
+
+    def store(self, layers: Sequence[str], is_self: bool) -> CrossAttentionStore:
+        """What records some layers."""
+
+    def token_maps(self, maps: torch.Tensor) -> torch.Tensor:
+        """Maps by label, (labels, height, width), out of what was recorded, averaged."""
 
 
-def attention_layers(pipe: "DenoisingPipeline", places: Sequence[str], is_self: bool) -> list[str]:
+class CrossAttention:
+    """The cross-attention of a UNet, and its self-attention."""
+
+    def __init__(self, pipe: "DenoisingPipeline", prompt: str):
+        self.pipe, self.labels = pipe, token_labels(pipe, prompt)
+
+    def places(self, is_self: bool) -> dict[str, str]:
+        ending = f"attn{1 if is_self else 2}.processor"
+        return {name: name.split("_", 1)[0] for name in self.pipe.unet.attn_processors if name.endswith(ending)}
+
+    def height(self, name: str, size: int) -> int:
+        """Each down block but the last halves it, each up block but the last doubles it."""
+        place, blocks = name.split("_", 1)[0], len(self.pipe.unet.config.block_out_channels)
+        if place == "mid":
+            return size // 2 ** (blocks - 1)
+        block = int(name.split(".")[1])
+        return size // 2 ** (block if place == "down" else blocks - 1 - block)
+
+    def store(self, layers: Sequence[str], is_self: bool) -> AttentionStore:
+        return AttentionStore(layers)
+
+    def token_maps(self, maps: torch.Tensor) -> torch.Tensor:
+        return prompt_maps(maps, self.labels)
+
+
+def token_attention(pipe: "DenoisingPipeline", prompt: str) -> TokenAttention:
+    """A UNet's attention, or what a family of transformers has in its place."""
+    return pipe.token_attention(prompt) if CROSS_ATTENTION in pipe.lacks else CrossAttention(pipe, prompt)
+
+
+def attention_layers(attention: TokenAttention, places: Sequence[str], is_self: bool) -> list[str]:
     """Names of the cross- or self-attention layers at some places, at all of them if none is named.
 
     Raises:
@@ -66,17 +113,16 @@ def attention_layers(pipe: "DenoisingPipeline", places: Sequence[str], is_self: 
     unknown = next((place for place in places if place not in PLACES), None)
     if unknown is not None:
         raise InputError(f"place {unknown!r} is none of {', '.join(PLACES)}")
-    ending = f"attn{1 if is_self else 2}.processor"
-    every = [name for name in pipe.unet.attn_processors if name.endswith(ending)]
-    chosen = [name for name in every if not places or layer_place(name) in places]
+    every = attention.places(is_self)
+    chosen = [name for name, place in every.items() if not places or place in places]
     if not chosen:
-        there = ", ".join(sorted({layer_place(name) for name in every}))
-        raise InputError(f"this UNet has no such attention at {', '.join(places)}; it has some at {there}")
+        there = ", ".join(sorted(set(every.values())))
+        raise InputError(f"this model has no such attention at {', '.join(places)}; it has some at {there}")
     return chosen
 
 
 def choose_layers(
-    pipe: "DenoisingPipeline",
+    attention: TokenAttention,
     layers: Sequence[str],
     places: Sequence[str],
     resolutions: Sequence[int],
@@ -93,24 +139,15 @@ def choose_layers(
     Raises:
         InputError: if nothing is left, with what there is.
     """
-    named = [n for n in attention_layers(pipe, places, is_self) if not layers or any(part in n for part in layers)]
+    named = [n for n in attention_layers(attention, places, is_self) if not layers or any(part in n for part in layers)]
     if not named:
         raise InputError(f"no attention layer at these places has {' or '.join(layers)} in its name")
-    heights = {name: layer_height(pipe, name, size) for name in named}
+    heights = {name: attention.height(name, size) for name in named}
     wanted = set(resolutions) or {h for h in heights.values() if not is_self or h <= LARGEST_SELF}
     chosen = [name for name in named if heights[name] in wanted]
     if not chosen or set(resolutions) - set(heights.values()):
         raise InputError(f"no attention of {sorted(wanted)}; these layers have {sorted(set(heights.values()))}")
     return chosen
-
-
-def layer_height(pipe: "DenoisingPipeline", name: str, size: int) -> int:
-    """Height of a layer's maps: each down block but the last halves it, each up block but the last doubles it."""
-    place, blocks = layer_place(name), len(pipe.unet.config.block_out_channels)
-    if place == "mid":
-        return size // 2 ** (blocks - 1)
-    block = int(name.split(".")[1])
-    return size // 2 ** (block if place == "down" else blocks - 1 - block)
 
 
 # Maps
@@ -201,7 +238,7 @@ def attention_tiles(
     Args:
         pipe: of `load_pipeline`.
         layers: parts of layer names, such as "down_blocks.0"; none takes all.
-        places: out of down, mid, up; none takes all.
+        places: out of down, mid, up, of a transformer joint and single; none takes all.
         resolutions: heights of maps, in latent positions; none takes all.
         steps: which steps, counted from 0; None takes all, -1 is the last.
         self_components: instead of cross-attention so many first components of self-attention.
@@ -214,21 +251,20 @@ def attention_tiles(
     Raises:
         InputError: if there is no such layer, place, resolution or step.
     """
-    refuse_undefined("attention_tiles", (CROSS_ATTENTION,), pipe)
+    attention, is_self = token_attention(pipe, prompt), self_components > 0
     chosen = choose_steps(steps, num_inference_steps)
     latents = pipe.initial_latents([seed])
-    names = choose_layers(pipe, layers, places, resolutions, self_components > 0, latents.shape[-1])
+    names = choose_layers(attention, layers, places, resolutions, is_self, latents.shape[-1])
     text, uncond = pipe.encode([prompt])
-    numbered = [f"component {k + 1}" for k in range(self_components)]
-    labels = numbered or token_labels(pipe, prompt)
+    labels = [f"component {k + 1}" for k in range(self_components)] or attention.labels
     found: list[torch.Tensor] = []
-    stores = {k: AttentionStore(names) for k in chosen}
+    stores = {k: attention.store(names, is_self) for k in chosen}
 
     def collect(step: "DenoiseStep") -> None:
         if step.index in stores:
             kept = stores[step.index].maps
             maps = list(kept.values())
-            joined = components(maps, self_components) if self_components else prompt_maps(joined_maps(maps), labels)
+            joined = components(maps, self_components) if is_self else attention.token_maps(joined_maps(maps))
             found.append(joined.cpu())
             kept.clear()  # a step's maps of every layer are large
 

@@ -73,7 +73,8 @@ def test_layers_are_chosen_by_place_and_resolution(pipe):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"places": ["joint"]}, "place 'joint' is none of down, mid, up"),
+        ({"places": ["left"]}, "place 'left' is none of down, mid, up, joint, single"),
+        ({"places": ["joint"]}, "no such attention at joint; it has some at down, mid, up"),
         ({"layers": ["attentions.9"]}, "no attention layer at these places has attentions.9 in its name"),
         ({"resolutions": [5]}, r"no attention of \[5\]; these layers have \["),
         ({"steps": [3]}, "steps are counted from 0 to 2, or from -1 back; 3 is none of them"),

@@ -37,7 +37,10 @@ def make_parser() -> argparse.ArgumentParser:
     add("--batch_size", type=positive_int, default=32, help="pictures that are described at once")
     add("--shard_size", type=positive_int, default=SHARD_SIZE, help="pictures of a shard, what a kill loses at most")
     add("--device", type=device_name, default="auto", help="auto (CUDA, MPS, CPU), cuda, cuda:N, mps, cpu")
-    add_describer_options(parser.add_argument_group("descriptor, one of --sscd, --reference_model and --dino"))
+    group = parser.add_argument_group("descriptor, one of --sscd, --reference_model and --dino")
+    add_describer_options(group)
+    text = "mean of the descriptors of a picture and of smaller ones, which the network has to take"
+    group.add_argument("--multiscale", action=Switch, default=False, help=text)
     add = parser.add_argument_group("of the finished index").add_argument
     add("--duplicates", type=rate, metavar="THRESHOLD", help="write groups of pictures with a cosine from this on")
     add("--parquet", action=Switch, default=False, help="write OUTPUT/descriptors.parquet as well")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from memorization.data.links import lacks_pictures
 from memorization.data.pictures import check_pictures
 from memorization.data.prompts import PromptRecord, load_prompts
 from memorization.errors import InputError
@@ -51,8 +52,9 @@ def read_training_set(name: str) -> TrainingSet:
     records = load_prompts(name)
     lacking = [r for r in records if not r.reference_images]
     if lacking:
-        told = f"{len(lacking)} of {len(records)} captions of {name} have no picture"
-        raise InputError(f"{told}, as {lacking[0].prompt[:60]!r}; give the training pictures with their captions")
+        told = f"lacks a picture for {len(lacking)} of {len(records)} captions, as {lacking[0].prompt[:60]!r}"
+        remedy = "give the training pictures with their captions"
+        raise InputError(lacks_pictures(name, lacking, f"{told}; {remedy}"))
     if len(records) < 2:
         raise InputError(f"{name} has one picture; rank and background take two or more")
     check_pictures(records)

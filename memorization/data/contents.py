@@ -7,6 +7,7 @@ from memorization.data.sources import find_path
 from memorization.identity import content_of_files
 
 LEFT_OUT = ("gt_masks",)  # folders that decide no row of a run: true masks are read when it is evaluated
+TIMEOUT = 10  # seconds that the hub may take
 NOTES = (".md", ".license")  # suffixes of files about the data
 
 
@@ -32,11 +33,18 @@ def deciding_files(folder: Path) -> list[Path]:
 
 
 def hub_commit(dataset: str) -> str | None:
-    """Commit of a data set of the hub, as the cache has it; None where it does not say."""
-    from huggingface_hub import constants
+    """Commit of a data set of the hub, as the cache has it or else the hub says; None where neither does.
+
+    What is streamed leaves nothing in the cache.
+    """
+    from huggingface_hub import HfApi, constants
 
     folder = f"datasets--{dataset.replace('/', '--')}"
     try:
         return f"commit:{(Path(os.fspath(constants.HF_HUB_CACHE)) / folder / 'refs' / 'main').read_text().strip()}"
     except OSError:
+        pass
+    try:
+        return f"commit:{HfApi().dataset_info(dataset, timeout=TIMEOUT).sha}"
+    except Exception:  # no network, or no such data set, which whoever reads it tells
         return None

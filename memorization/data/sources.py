@@ -8,14 +8,11 @@ from pathlib import Path
 
 from memorization.bundled import PLANTED, ROOT, bundled_name
 from memorization.data.folders import MAX_TOLD, archive_rows, folder_rows, with_pictures
+from memorization.data.hub import hub_rows
 from memorization.data.tables import prompt_rows
-from memorization.errors import InputError, first_line
+from memorization.errors import InputError
 from memorization.files.pixels import is_picture, picture_named
 
-HUB_COLUMNS = {
-    "Gustavosta/Stable-Diffusion-Prompts": ("test", "Prompt"),
-    "ChristophSchuhmann/MS_COCO_2017_URL_TEXT": ("train", "TEXT"),
-}
 NOT_SHIPPED = {
     "sdv1_500_memorized.jsonl": "Webster's 500 prompts memorized by Stable Diffusion v1 (arXiv 2305.08694)",
     "sdv1_500_mem_groundtruth": "Webster's 500 prompts with their training images (arXiv 2305.08694)",
@@ -125,26 +122,6 @@ def random_letters(rng: random.Random) -> str:
     """Ten words of three to eight random letters: a prompt where there is no tokenizer to draw from."""
     lengths = [rng.randint(3, 8) for _ in range(10)]
     return " ".join("".join(rng.choices(string.ascii_lowercase, k=k)) for k in lengths)
-
-
-def hub_rows(location: str, name: str, end: int | None, prompt_key: str | None) -> Iterator[dict]:
-    """Rows of a Hugging Face data set, by hub id or in a folder, whose column of prompts is `prompt_key`."""
-    import datasets
-
-    split, column = HUB_COLUMNS.get(name, (None, prompt_key))
-    try:
-        splits = datasets.load_dataset(location)
-    except Exception as error:  # the loader raises a dozen kinds, all of which mean the same to the user
-        raise InputError(f"cannot load data set {name}: {first_line(error)}") from error
-    table = splits[next((s for s in (split, "train") if s in splits), next(iter(splits)))]
-    column = prompt_key or column
-    if column not in table.column_names:
-        raise InputError(f"data set {name} needs --prompt_key, one of: {', '.join(table.column_names)}")
-    texts = table.select(range(min(end or len(table), len(table))))[column]
-    wrong = next((i for i, text in enumerate(texts) if not isinstance(text, str)), None)
-    if wrong is not None:
-        raise InputError(f"data set {name}: column {column} holds no text in row {wrong}")
-    return ({"caption": text, "index": i} for i, text in enumerate(texts))
 
 
 def whole_words(tokenizer) -> list[str]:

@@ -7,17 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from memorization.data.folders import archives_in, folder_kind, pair_row, pairs_in, sample_row, samples_of
+from memorization.data.hub import Texts, streamed_texts
 from memorization.data.prompts import clean_prompt
 from memorization.data.sources import RandomPrompt, find_path, random_letters, read_rows
 from memorization.data.tables import (
     CAPTION_COLUMNS,
     Place,
     check_row,
+    is_link_alone,
     open_table,
     parquet_errors,
     parquet_row,
     with_caption,
 )
+from memorization.errors import InputError
 
 Prompt = tuple[int, str]  # index, and the words as the tokenizer gets them
 
@@ -25,7 +28,7 @@ Prompt = tuple[int, str]  # index, and the words as the tokenizer gets them
 class PromptStream:
     """The prompts of a data set in their order.
 
-    A sample of an archive that lacks a picture or a caption has its place, and no prompt.
+    A sample of an archive that lacks a picture or a caption has its place, and no prompt; so has a link without one.
 
     Attributes:
         position: how many were taken or skipped.
@@ -77,7 +80,7 @@ class ParquetStream(PromptStream):
         self.path, self.next_group = path, 0
         with parquet_errors(path):
             self.file = parquet.ParquetFile(path)
-        names, wanted = self.file.schema_arrow.names, ("index", *CAPTION_COLUMNS, (prompt_key or "").lower())
+        names, wanted = self.file.schema_arrow.names, ("index", "url", *CAPTION_COLUMNS, (prompt_key or "").lower())
         self.columns = [name for name in names if name.lower() in wanted]
         metadata = self.file.metadata
         self.sizes = [metadata.row_group(g).num_rows for g in range(metadata.num_row_groups)]
@@ -106,6 +109,55 @@ class ParquetStream(PromptStream):
         return self.position - before
 
 
+class HubStream(PromptStream):
+    """The prompts of what the package datasets streams; tables that are skipped are fetched and not decoded.
+
+    A row without text, as sets of links have some, has its place, and no prompt.
+    """
+
+    def __init__(self, texts: Iterator[Texts], name: str, clean: Callable[[str], str]):
+        """
+        Args:
+            texts: of `streamed_texts`.
+            name: of the data set, for messages.
+        """
+        super().__init__(self.cells(), self.row_of, clean)
+        self.texts, self.name = texts, name
+        self.table: Texts = ()
+        self.place = 0  # in the table
+
+    def has_next(self) -> bool:
+        """Whether there is a further row; fetches the next table where one is used up."""
+        while self.place >= len(self.table):
+            following = next(self.texts, None)
+            if following is None:
+                return False
+            self.table, self.place = following, 0
+        return True
+
+    def cells(self) -> Iterator[Any]:
+        while self.has_next():
+            self.place += 1
+            yield self.table[self.place - 1].as_py()
+
+    def row_of(self, text: Any) -> dict[str, Any] | None:
+        """
+        Raises:
+            InputError: if the column does not hold text.
+        """
+        if text is not None and not isinstance(text, str):
+            raise InputError(f"data set {self.name}: row {self.position} holds no text but {str(text)[:40]!r}")
+        return {"caption": text} if text else None
+
+    def skip(self, count: int) -> int:
+        left = count
+        while left and self.has_next():
+            step = min(left, len(self.table) - self.place)
+            self.place, left = self.place + step, left - step
+        self.position += count - left
+        return count - left
+
+
 def open_stream(
     dataset: str,
     prompt_key: str | None = None,
@@ -115,8 +167,8 @@ def open_stream(
 ) -> PromptStream:
     """The prompts of a data set, one after another.
 
-    JSON lines, CSV, TSV, Parquet, archives of webdataset and texts beside pictures are read as they are needed; of
-    other data sets the rows are made as of small ones, and those that are skipped as well.
+    JSON lines, CSV, TSV, Parquet, archives of webdataset, texts beside pictures and data sets of the hub are read as
+    they are needed; of other data sets the rows are made as of small ones, and those that are skipped as well.
 
     Args:
         dataset, prompt_key, clean_prompts, random_prompt, seed: as of `load_prompts`.
@@ -137,10 +189,15 @@ def open_stream(
         return PromptStream(chain.from_iterable(map(samples_of, archives)), sample_row, clean)
     if path is not None and kind == "pairs":
         return PromptStream(pairs_in(path), pair_row, clean)
+    is_plain = path is not None and path.is_dir() and kind is None and not path.name.endswith("groundtruth")
+    if dataset != "random" and (path is None or is_plain):
+        return HubStream(streamed_texts(str(path or dataset), dataset, prompt_key), dataset, clean)
     return PromptStream(read_rows(dataset, None, prompt_key, random_prompt, seed), dict, clean)
 
 
-def checked_row(prompt_key: str | None, place: Place) -> dict:
-    """A row of a table with its prompt under `caption`."""
+def checked_row(prompt_key: str | None, place: Place) -> dict | None:
+    """A row of a table with its prompt under `caption`; None of a link without one."""
     where, raw = place
+    if is_link_alone(raw, prompt_key):
+        return None
     return check_row(where, with_caption(where, raw, prompt_key))

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from memorization.errors import InputError, first_line
+from memorization.errors import InputError, first_line, warn
 from memorization.files.json_lines import decode_line, numbered_lines
 from memorization.files.whole import opened_text, read_text
 from memorization.seeds import LARGEST_INDEX
@@ -34,11 +34,16 @@ def prompt_rows(path: Path, prompt_key: str | None = None) -> Iterator[dict]:
     Raises:
         InputError: if the file is empty or holds no rows of prompts, naming file and line.
     """
-    position = -1
+    position, lacking = -1, 0
     for position, (where, raw) in enumerate(raw_rows(path)):
-        yield {"index": position, **check_row(where, with_caption(where, raw, prompt_key))}
+        if is_link_alone(raw, prompt_key):
+            lacking += 1
+        else:
+            yield {"index": position, **check_row(where, with_caption(where, raw, prompt_key))}
     if position < 0:
         raise InputError(f"{path} is empty; expected prompts under caption, prompt or text")
+    if lacking:
+        warn(f"{lacking} of {position + 1} links of {path} have no caption and are left out")
 
 
 def raw_rows(path: Path) -> Iterator[Place]:
@@ -186,6 +191,14 @@ def with_caption(where: str, raw: Mapping, prompt_key: str | None) -> dict:
         raise InputError(f"{where}: no text under the key {wanted} (keys: {', '.join(map(str, raw)) or 'none'})")
     kind = next((row[c] for c in KIND_COLUMNS if isinstance(row.get(c), str) and row[c]), None)
     return row | {"kind": kind} if kind is not None and not row.get("kind") else row
+
+
+def is_link_alone(raw: Mapping, prompt_key: str | None) -> bool:
+    """Whether a row is a link whose caption is empty, as metadata of web-scale sets have some."""
+    row = in_lower_case(raw)
+    names = CAPTION_COLUMNS if prompt_key is None else (prompt_key.lower(),)
+    has_column = any(name in row for name in names)
+    return isinstance(row.get("url"), str) and has_column and not str(first_of(row, names) or "").strip()
 
 
 def in_lower_case(raw: Mapping) -> dict:

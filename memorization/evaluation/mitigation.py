@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from memorization.data.links import lacks_pictures
 from memorization.data.pictures import check_pictures
 from memorization.data.prompts import PromptRecord, load_prompts
 from memorization.errors import InputError, warn
@@ -54,7 +55,9 @@ def load_references(run: Run, dataset: str | None = None) -> dict[int, PromptRec
     found = {row["index"]: training[row["index"]] for row in run.rows if row["index"] in training}
     if not found:
         name, first = dataset or run.settings["dataset"], run.rows[0]["index"]
-        raise InputError(f"{name} has no training images of prompt {first}, nor of another; give a *_groundtruth")
+        told = f"has no training images of prompt {first}, nor of another; give a *_groundtruth"
+        some = load_prompts(name, 0, 1, run.settings.get("prompt_key") if dataset is None else None)
+        raise InputError(lacks_pictures(name, some, told))
     return found
 
 

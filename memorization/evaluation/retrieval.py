@@ -78,6 +78,7 @@ class Matched:
     Attributes:
         name: of the run, the folder, or the background.
         prompts: of each picture, or its name where it has none.
+        descriptors: unit vectors, float32 (pictures, dim).
         similarity: to the most similar, float32 (pictures, k), the highest first.
         rows: of those in the index, (pictures, k).
         clip: CLIP similarity of picture and prompt, (pictures,); None without CLIP or prompts.
@@ -87,6 +88,7 @@ class Matched:
 
     name: str
     prompts: Sequence[str]
+    descriptors: np.ndarray
     similarity: np.ndarray
     rows: np.ndarray
     clip: np.ndarray | None = None
@@ -107,7 +109,9 @@ class Retrieval:
         index, settings: what was searched, and how.
         sources: generations and controls, in the order of `matched`.
         matched: with their most similar training pictures.
-        background: training pictures with the most similar other one; None of a single picture.
+        drawn: rows that stand for the training set, all where they are not too many, (drawn,).
+        drawn_names: their captions, or files where they have none.
+        background: those training pictures with the most similar other one; None of a single picture.
         pairs: training pictures and their captions; None without CLIP or captions.
     """
 
@@ -115,6 +119,8 @@ class Retrieval:
     settings: RetrievalSettings
     sources: Sequence[Source]
     matched: Sequence[Matched]
+    drawn: np.ndarray
+    drawn_names: Sequence[str]
     background: Matched | None
     pairs: Pairs | None
 
@@ -159,6 +165,11 @@ class Search:
     def count(self) -> int:
         """Pictures that can be found."""
         return self.index.num_rows - self.index.header["unreadable"]
+
+    def drawn_rows(self) -> np.ndarray:
+        """Rows that stand for the training set, as many as the settings allow, (drawn,)."""
+        rows, limit = self.index.readable_rows(), self.settings.background
+        return rows if len(rows) <= limit else np.sort(np.random.default_rng(0).choice(rows, limit, replace=False))
 
     def nearest(self, descriptors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Similarities and rows of the most similar pictures, (queries, k) each."""
@@ -228,8 +239,12 @@ def retrieve(
         raise InputError(f"two of the runs and folders are called {twice}; give each a name of its own")
     search = Search(index, settings, device)
     matched = [match(source, search, describer, clip) for source in sources]
-    background, pairs = match_background(search, clip)
-    return Retrieval(index, settings, sources, matched, background, pairs)
+    rows = search.drawn_rows()
+    entries = index.entries(rows)
+    names = [entries[row].caption or str(entries[row].picture) for row in rows.tolist()]
+    pairs = None if clip is None else training_pairs(entries.values(), clip)
+    background = match_background(search, rows, names)
+    return Retrieval(index, settings, sources, matched, rows, names, background, pairs)
 
 
 def match(source: Source, search: Search, describer: Describer, clip: ClipSimilarity | None) -> Matched:
@@ -244,23 +259,18 @@ def match(source: Source, search: Search, describer: Describer, clip: ClipSimila
                 scores += clip(images, prompt)
             prompts += [prompt] * len(images)
             places += [(part, k) for k in range(len(images))]
-    values, rows = search.nearest(np.concatenate(descriptors))
+    whole = np.concatenate(descriptors)
+    values, rows = search.nearest(whole)
     known = np.array(scores) if scores else None
-    return Matched(source.pictures.name, prompts, values, rows, known, source.is_control, places)
+    return Matched(source.pictures.name, prompts, whole, values, rows, known, source.is_control, places)
 
 
-def match_background(search: Search, clip: ClipSimilarity | None) -> tuple[Matched | None, Pairs | None]:
-    """Training pictures with the most similar other one, and the CLIP similarity of some to their captions."""
-    rows, limit = search.index.readable_rows(), search.settings.background
-    if len(rows) > limit:
-        rows = np.sort(np.random.default_rng(0).choice(rows, limit, replace=False))
-    entries = search.index.entries(rows)
-    pairs = None if clip is None else training_pairs(entries.values(), clip)
+def match_background(search: Search, rows: np.ndarray, names: Sequence[str]) -> Matched | None:
+    """Training pictures with the most similar other one; None of a single picture."""
     if search.count < 2:
-        return None, pairs
+        return None
     values, nearest = search.to_others(rows)
-    prompts = [entries[row].caption or str(entries[row].picture) for row in rows.tolist()]
-    return Matched(BACKGROUND, prompts, values[:, None], nearest[:, None]), pairs
+    return Matched(BACKGROUND, names, search.index.descriptors(rows), values[:, None], nearest[:, None])
 
 
 def training_pairs(entries: Iterable[Entry], clip: ClipSimilarity) -> Pairs | None:

@@ -3,10 +3,13 @@
 import math
 from collections.abc import Sequence
 
+from memorization.evaluation.quality import INCEPTION, cell
 from memorization.evaluation.retrieval import BACKGROUND, Retrieval
+from memorization.evaluation.retrieval_sets import MMD_PICTURES
 from memorization.evaluation.retrieval_summary import PERCENTILES
 from memorization.evaluation.statistics import Result, interval_text
 from memorization.similarity.complexity import MEASURES, SIDE
+from memorization.similarity.neighbourhoods import NEIGHBOURS
 from memorization.similarity.pixels import COPY_SIMILARITY
 from memorization.tables import Table
 
@@ -46,6 +49,18 @@ def duplicates_table(results: Sequence[Result], retrieval: Retrieval) -> Table:
     note += " or more to another training picture."
     headers = ["of", "matched training picture", "prompts", "pictures", "mean similarity"]
     return Table("Duplicated training pictures", headers, rows, note)
+
+
+def sets_table(results: Sequence[Result], retrieval: Retrieval) -> Table:
+    """How far sets of generations are from the training set."""
+    columns = {"precision": "precision", "recall": "recall", "mmd": "MMD", **INCEPTION}
+    columns = {name: text for name, text in columns.items() if any(name in r for r in results)}
+    rows = [[called(r), r["pictures"], *(cell(r.get(name)) for name in columns)] for r in results]
+    note = f"Against {len(retrieval.drawn)} training pictures. Precision: generations within reach of a training "
+    note += f"picture's {NEIGHBOURS} nearest; recall: training pictures within reach of a generation's, which grows "
+    note += f"with their number. MMD times 1000, of at most {MMD_PICTURES} pictures, without pairs of one caption; "
+    note += "lower: more alike."
+    return Table("Sets as wholes", ["of", "pictures", *columns.values()], rows, note)
 
 
 def clip_table(results: Sequence[Result]) -> Table:

@@ -4,6 +4,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from memorization.data.links import lacks_pictures
 from memorization.data.prompts import PromptRecord, load_prompts
 from memorization.errors import InputError, warn
 from memorization.files.packed import PictureFile
@@ -55,7 +56,8 @@ def pictured(dataset: str) -> list[PromptRecord]:
     records = load_prompts(dataset)
     found = [r for r in records if r.reference_images]
     if not found:
-        raise InputError(f"{dataset} has no images; give a *_groundtruth folder or NNN.jpg + NNN.txt pairs")
+        told = "has no images; give a *_groundtruth folder or NNN.jpg + NNN.txt pairs"
+        raise InputError(lacks_pictures(dataset, records, told))
     if len(found) < len(records):
         warn(f"{len(records) - len(found)} of {len(records)} captions of {dataset} have no picture and are left out")
     return found

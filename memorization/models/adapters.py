@@ -4,6 +4,7 @@ A LoRA is merged (W + scale * B A), so that a run costs what it costs without on
 tuned model; at scale 0 the weights are the base's, bit for bit. diffusers reads its own format, peft's and kohya's.
 """
 
+import logging
 import math
 import warnings
 from collections.abc import Iterator
@@ -25,6 +26,8 @@ LORA_FILE = "pytorch_lora_weights.safetensors"  # as diffusers saves it
 NAMELESS = "emb_params"  # what trainers call the vectors of a file that does not name its token
 # In what torch, peft and diffusers say of layers that the model does not have.
 MISFIT = ("size mismatch", "Target modules", "Incompatible keys")
+DORA = "it is a DoRA, which at scale 0 is not the model without it; merge it into a model's folder"
+MAGNITUDES = ("dora_scale", "lora_magnitude_vector")  # of a DoRA, in kohya's words and in peft's
 UP = ("lora_B.weight", "lora_up.weight", "lora.up.weight", "lora_linear_layer.up.weight")  # one in each layer of a LoRA
 
 
@@ -63,8 +66,9 @@ def merge_lora(pipe: Any, text: str) -> None:
         raise ValueError(f'LoRA {name} needs the package peft: pip install -e ".[lora]"')
     file = None if not looks_local(name) else weights_file(Path(name), "LoRA")
     try:
-        refuse_dora(file)
-        layers, shapes = lora_layers(pipe, name if file is None else str(file)), weight_shapes(pipe)
+        with refused_dora():
+            layers = lora_layers(pipe, name if file is None else str(file))
+        shapes = weight_shapes(pipe)
         with quiet_injection():
             pipe.load_lora_weights(name if file is None else str(file), adapter_name="lora")
         merged = sum(1 for _ in tuned_layers(pipe))
@@ -93,15 +97,40 @@ def quiet_injection() -> Iterator[None]:
         diffusers.utils.logging.set_verbosity(verbosity)
 
 
-def refuse_dora(file: Path | None) -> None:
-    """
+class Kept(logging.Handler):
+    """Keeps what is logged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+
+@contextmanager
+def refused_dora() -> Iterator[None]:
+    """What is read in the block, a file of any kind or of the hub, must be no DoRA.
+
+    diffusers leaves out the magnitudes of most, and nothing but its warning tells; others it says are held back.
+
     Raises:
-        ValueError: if a file is a DoRA, which diffusers would read as the LoRA that it is not.
+        ValueError: if it is one.
     """
-    if file is not None and file.suffix == ".safetensors":
-        with safe_open(file, "pt") as tensors:
-            if any("dora_scale" in key for key in tensors.keys()):
-                raise ValueError("it is a DoRA, whose magnitudes diffusers leaves out; merge it into a model's folder")
+    logger, kept = logging.getLogger("diffusers"), Kept()
+    level, handlers = logger.level, logger.handlers
+    logger.handlers = [kept]
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.handlers = handlers
+        logger.setLevel(level)
+    if any("DoRA" in record.getMessage() for record in kept.records):
+        raise ValueError(DORA)
+    for record in kept.records:
+        if record.levelno >= logger.getEffectiveLevel():
+            logger.handle(record)
 
 
 def weight_shapes(pipe: Any) -> list[tuple[int, ...]]:
@@ -117,6 +146,8 @@ def lora_layers(pipe: Any, name: str) -> int:
     """
     state = pipe.lora_state_dict(name)
     state = state[0] if isinstance(state, tuple) else state
+    if any(word in key for key in state for word in MAGNITUDES):
+        raise ValueError(DORA)
     norm = next((key for key in state if ".norm_" in key and "lora" not in key), None)
     if norm is not None:
         raise ValueError(f"it is more than a LoRA: it has {norm}")

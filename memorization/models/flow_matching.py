@@ -12,6 +12,7 @@ import torch
 
 from local_sd_pipeline import DenoisingPipeline
 from memorization.models.joint_attention import JointAttentionStore, joint_layers
+from memorization.models.joint_tiles import JointTiles
 from memorization.models.pooled import split_pooled, with_pooled
 from memorization.needs import CROSS_ATTENTION, NOISE, ONE_ENCODER, TOKENS
 
@@ -114,6 +115,10 @@ class FlowMatchingPipeline(DenoisingPipeline):
         assert tokens is not None
         begins, names = [s.begin for s in self.sequences], [s.name for s in self.sequences]
         return JointAttentionStore(layers, tokens, begins, names, self.text_length, padding)
+
+    def token_attention(self, prompt: str) -> JointTiles:
+        """What attention tiles of a prompt are made with."""
+        return JointTiles(self, prompt)
 
     def token_rows(self, embeds: torch.Tensor) -> torch.Tensor:
         return embeds[:, : self.text_length]

@@ -27,7 +27,10 @@ class JointAttentionStore(CrossAttentionStore):
 
     Attributes:
         others: names of the raw columns.
+        of_image: whether the columns of image positions are kept, and not those of the text.
     """
+
+    of_image = False
 
     def __init__(
         self,
@@ -68,7 +71,7 @@ class JointAttentionStore(CrossAttentionStore):
         both = [states] if encoder_states is None else [encoder_states, states]
         branch = min(self.text_branch, self.num_branches - 1)  # a call for the prompt alone has one
         text = [x.chunk(self.num_branches)[branch] for x in both]
-        self.maps[name] = self.keep(joint_probs(attn, text, self.text_length, rotary))
+        self.maps[name] = self.keep(joint_probs(attn, text, self.text_length, rotary, self.of_image))
 
     def keep(self, probs: torch.Tensor) -> torch.Tensor:
         """What is kept of a layer's attention of image positions to text, (images, positions, text)."""
@@ -90,6 +93,7 @@ def joint_probs(
     states: Sequence[torch.Tensor],
     text_length: int,
     rotary: tuple[torch.Tensor, torch.Tensor] | None = None,
+    of_image: bool = False,
 ) -> torch.Tensor:
     """Softmax attention of image positions over text and image, averaged over heads: the columns of the text.
 
@@ -98,9 +102,10 @@ def joint_probs(
         states: features of text and image, (images, rows, channels) each; or of both in one, the text first.
         text_length: rows of the text.
         rotary: cosines and sines of all rows, (rows, dim) each.
+        of_image: give the columns of the image instead.
 
     Returns:
-        float32 tensor (images, image rows, text rows).
+        float32 tensor (images, image rows, text rows or image rows).
     """
     key = projected(states[-1], attn.to_k, attn.norm_k, attn.heads)
     if len(states) == 2:
@@ -110,10 +115,11 @@ def joint_probs(
     if rotary is not None:
         key = apply_rotary_emb(key, rotary, sequence_dim=1)
         query = apply_rotary_emb(query, tuple(x[text_length:] for x in rotary), sequence_dim=1)
+    kept = slice(text_length, None) if of_image else slice(text_length)
     total: torch.Tensor | float = 0.0
     for head in range(attn.heads):  # and in float32, as of cross-attention
         scores = query.shape[3] ** -0.5 * query[:, :, head].float() @ key[:, :, head].float().transpose(1, 2)
-        total = total + scores.softmax(-1)[:, :, :text_length]
+        total = total + scores.softmax(-1)[:, :, kept]
     return total / attn.heads
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 
 from memorization.evaluation.retrieval import Retrieval, RetrievalSettings, Source, retrieve
+from memorization.evaluation.retrieval_sets import summarize_sets
 from memorization.evaluation.retrieval_summary import (
     summarize_clip,
     summarize_complexity,
@@ -16,6 +17,7 @@ from memorization.evaluation.retrieval_tables import (
     clip_table,
     complexity_table,
     duplicates_table,
+    sets_table,
     similarity_table,
 )
 from memorization.evaluation.statistics import INTERVALS, USUAL, BootstrapSettings
@@ -28,6 +30,7 @@ from memorization.report.retrieval_figures import (
 )
 from memorization.report.section import Figure, Section
 from memorization.similarity.descriptors import ClipSimilarity
+from memorization.similarity.inception import InceptionDistances
 from memorization.similarity.index.describers import Describer
 from memorization.similarity.index.split import DOT
 from memorization.similarity.index.stored import StoredIndex
@@ -44,12 +47,19 @@ def retrieval_section(
     settings: RetrievalSettings | None = None,
     bootstrap: BootstrapSettings = USUAL,
     device: str = "cpu",
+    inception: InceptionDistances | None = None,
 ) -> Section:
-    """How similar generations are to a training set, and to what of it; see `retrieve`."""
+    """How similar generations are to a training set, and to what of it; see `retrieve`.
+
+    Args:
+        inception: gives FID and KID as well.
+    """
     found = retrieve(sources, index, describer, clip, settings, device)
     similarity, complexity = summarize_similarity(found, bootstrap), summarize_complexity(found)
     duplicates, clips = summarize_duplicates(found, bootstrap), summarize_clip(found, bootstrap)
+    sets = summarize_sets(found, inception)
     tables = [similarity_table(similarity, found), complexity_table(complexity), duplicates_table(duplicates, found)]
+    tables.append(sets_table(sets, found))
     told = describe(found)
     return Section(
         topic="retrieval",
@@ -62,10 +72,14 @@ def retrieval_section(
             Figure("duplicated", partial(duplicates_figure, duplicates), "Duplicated against single matches."),
             *gallery(found),
         ],
-        results={"similarity": similarity, "complexity": complexity, "duplicates": duplicates, "clip": clips},
+        results={
+            **{"similarity": similarity, "complexity": complexity, "duplicates": duplicates},
+            **{"sets": sets, "clip": clips},
+        },
         notes=[
             *(INTERVALS, told, f"training set: {index.settings['dataset']}", background_note(found)),
             "" if clip is None else f"CLIP: {clip.description}",
+            "" if inception is None else f"FID and KID: {inception.description}",
         ],
         files={"per_image.jsonl": "".join(lines(found))},
     )

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from memorization.contrast import generate_by_contrast, refuse_contrast
+from memorization.data.links import lacks_pictures
 from memorization.data.pictures import check_pictures
 from memorization.data.prompts import PromptRecord
 from memorization.errors import InputError, warn
@@ -143,7 +144,8 @@ class MitigationOutput:
         wanted, records = self.settings.evaluators, self.session.records
         lacking = [r.index for r in records if not r.reference_images]
         if wanted.sscd is not None and len(lacking) == len(records):
-            raise InputError(f"--sscd needs training images: {self.session.settings.dataset} has none")
+            name = self.session.settings.dataset
+            raise InputError(f"--sscd needs training images: {lacks_pictures(name, records, 'has none')}")
         if lacking and len(lacking) < len(records):
             told = f"{len(lacking)} of {len(records)} prompts have no training image, the first is prompt {lacking[0]}"
             warn(f"{told}; they are generated, and left out where images are compared with one")

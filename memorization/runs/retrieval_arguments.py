@@ -19,9 +19,10 @@ def add_retrieval_options(parser: argparse.ArgumentParser) -> None:
     add("--controls", type=Path, nargs="+", default=[], metavar="RUN_OR_FOLDER", help=text)
     add("--similarity", default=DOT, choices=KINDS, help="of descriptors: whole, or the most similar of their chunks")
     add("--chunks", type=positive_int, default=usual.chunks, help="that splitloss and splitlosscross cut into")
-    add("--background", type=positive_int, default=usual.background, help="training pictures compared with the others")
+    add("--background", type=positive_int, default=usual.background, help="training pictures that stand for the set")
     text = "similarity to another training picture from which one counts as duplicated"
     add("--duplicates", type=float, default=usual.duplicates, help=text)
     add("--gallery", type=natural_int, default=usual.gallery, help="generations shown with their ten most similar")
     add("--faiss", action=Switch, default=False, help="search the approximate index, which --faiss made with the index")
+    add("--fid", action=Switch, default=False, help="FID and KID as well, from the package torchmetrics")
     add_evaluator_options(parser)

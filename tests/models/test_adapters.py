@@ -91,13 +91,30 @@ def test_what_is_more_than_a_lora_is_refused_in_one_line(others, tmp_path):
     wide["transformer.x_embedder.lora_B.weight"] = torch.ones(32, 2)
     for more, message in (
         ({f"{first}norm_q.weight": torch.ones(16)}, f"it is more than a LoRA: it has {first}norm_q.weight"),
-        ({f"{first}to_q.dora_scale": torch.ones(32)}, "it is a DoRA, whose magnitudes"),
+        ({f"{first}to_q.dora_scale": torch.ones(32)}, "it is a DoRA, which at scale 0"),
         (wide, "it makes layers wider, .*; it belongs to another model"),
     ):
         save_file(state | more, tmp_path / "more.safetensors")
         with pytest.raises(ValueError, match=f"cannot merge LoRA .*more.safetensors: {message}") as refused:
             load_pipeline(folder, lora=[str(tmp_path / "more.safetensors")])
         assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("where", ["file.safetensors", "file.bin", "hub"])
+@pytest.mark.parametrize("form", ["diffusers", "kohya", "peft"])
+def test_a_dora_of_any_kind_is_refused_in_one_line(model_folder, loras, tmp_path, monkeypatch, form, where):
+    state = load_file(loras["kohya" if form == "kohya" else "diffusers"])
+    layer = next(key for key in state if "to_q" in key and "unet" in key).split(".lora")[0]
+    names = {"diffusers": "dora_scale", "kohya": "dora_scale", "peft": "lora_magnitude_vector"}
+    state[f"{layer}.{names[form]}"] = torch.ones(16)
+    name = adapters.LORA_FILE if where == "hub" else where
+    (torch.save if where.endswith("bin") else save_file)(state, tmp_path / name)
+    if where == "hub":  # diffusers reads a folder as it reads a repository
+        monkeypatch.setattr(adapters, "looks_local", lambda name: False)
+    given = tmp_path if where == "hub" else tmp_path / name
+    with pytest.raises(ValueError, match=f"cannot merge LoRA {given}: it is a DoRA, which at scale 0") as refused:
+        load_pipeline(model_folder, lora=[str(given)])
+    assert "\n" not in str(refused.value)
 
 
 @pytest.mark.filterwarnings("error")

@@ -157,8 +157,6 @@ def test_what_is_not_defined_is_one_line(sd3):
             memorization.mitigate(sd3, PROMPT, method, 1, **how)
     with pytest.raises(InputError, match="^--scores sharpness is not defined for Stable Diffusion 3, which predicts"):
         memorization.detect(sd3, PROMPT, scores="sharpness", **how)
-    with pytest.raises(InputError, match="attention_tiles is not defined for"):
-        memorization.attention_tiles(sd3, PROMPT)
 
 
 def test_another_transformer_takes_the_place_of_the_models_own(folder, tmp_path):

@@ -331,3 +331,41 @@ def test_parts_become_one_file_in_row_groups_of_bounded_size(tmp_path, monkeypat
     file = parquet.ParquetFile(tmp_path / "all.parquet")
     assert [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)] == [6, 3]
     assert file.read()["index"].to_pylist() == list(range(9)) and (0, 2) not in parts.finished()
+
+
+def test_memory_of_the_final_file_does_not_grow_with_its_rows(tmp_path, monkeypatch):
+    import pyarrow
+
+    monkeypatch.setattr("memorization.files.columns.GROUP_ROWS", 400)
+    peaks = []
+    for count in (20, 200):
+        parts, before = ColumnParts(tmp_path / f"{count}", 1), pyarrow.total_allocated_bytes()
+        covered = [(100 * k, 100 * k + 100) for k in range(count)]
+        for part in covered:
+            parts.write(part, [(k, f"{k}, " * 100) for k in range(*part)], np.zeros((100, 1), np.float32))
+        tables = parts.gathered(covered)
+        peaks.append(max(pyarrow.total_allocated_bytes() - before for _ in tables))
+    assert 0 < peaks[1] < 1.5 * peaks[0]  # of ten times as many rows
+
+
+def test_links_without_a_caption_have_no_row_and_are_counted(screen, tmp_path, capsys):
+    path = tmp_path / "links.jsonl"
+    path.write_text(
+        "".join(json.dumps({"URL": f"http://{k}", "TEXT": "a cat" if k % 3 else None}) + "\n" for k in range(7))
+    )
+    folder, _ = screen("links", "--dataset", str(path))
+    assert "3 places of" in capsys.readouterr().err
+    assert [row["index"] for row in read_run(folder / "det_outputs" / "test_screen.parquet").rows] == [1, 2, 4, 5]
+
+
+def test_a_streamed_screen_is_that_of_its_file(screen, tmp_path):
+    datasets = pytest.importorskip("datasets")
+    captions = [json.loads(line)["caption"] for line in (tmp_path / "captions.jsonl").open()]
+    (tmp_path / "hub").mkdir()
+    datasets.Dataset.from_dict({"words": captions}).to_parquet(str(tmp_path / "hub" / "train.parquet"))
+    options = ("--dataset", str(tmp_path / "hub"), "--prompt_key", "words")
+    screen("streamed", *options, "--end", "6")
+    folder, cost = screen("streamed", *options)
+    assert cost == 2 + 2 * 7  # goes on behind the first part
+    rows, wanted = (read_run(f / "det_outputs" / "test_screen.parquet").rows for f in (folder, screen("whole")[0]))
+    assert [dict(row) for row in rows] == [dict(row) for row in wanted]

@@ -182,6 +182,53 @@ def test_clip_and_dino_describe_too(make, tmp_path):
     assert not np.allclose(indexes[1].descriptors([0]), indexes[2].descriptors([0]), atol=0.01)
 
 
+class Positioned(torch.nn.Module):
+    """Mean of the red channel and the picture's height: descriptors that show which sizes were shown."""
+
+    def forward(self, images):
+        ones = torch.ones(len(images))
+        return torch.stack([images.mean((1, 2, 3)), ones * images.shape[2]], 1)
+
+
+class OneSize(torch.nn.Module):
+    def forward(self, images):
+        return images.reshape(len(images), 3, 224, 224)[:, 0, 0]
+
+
+def test_descriptors_over_scales_are_means_of_the_networks_and_named(make, refused, tmp_path):
+    data, sscd = write_pairs(tmp_path / "data", 2), tmp_path / "sizes.torchscript.pt"
+    torch.jit.script(Positioned()).save(sscd)
+    index = open_index(make("index", data, "--multiscale", descriptor=("--sscd", sscd)))
+    assert index.settings["preprocessing"] == "wen, scales 1 0.707 0.5"
+    batch = CopyDescriptor(sscd).transform(Image.fromarray(quarters(0)))[None]
+    sizes = [224, int(224 / 2**0.5), 112]
+    smaller = [torch.nn.functional.interpolate(batch, size=[s, s], mode="bilinear") for s in sizes]
+    mean = torch.nn.functional.normalize(torch.stack([Positioned()(b)[0] for b in smaller]).mean(0), dim=0)
+    np.testing.assert_allclose(index.descriptors([0])[0], mean, atol=1e-3)
+    assert "preprocessing 'wen, scales 1 0.707 0.5' -> 'wen'" in refused("index", data, descriptor=("--sscd", sscd))
+    torch.jit.script(OneSize()).save(tmp_path / "one.torchscript.pt")
+    one = ("--sscd", tmp_path / "one.torchscript.pt")
+    assert "no pictures of 158 x 158 pixels" in refused("other", data, "--multiscale", descriptor=one)
+    clip = ("--reference_model", "planted_evaluators/planted_clip")
+    assert "CLIP takes pictures of one size" in refused("other", data, "--multiscale", descriptor=clip)
+
+
+@pytest.mark.parametrize("kind", ["ViT", "Dinov2"])
+def test_transformers_describe_over_scales(make, tmp_path, kind):
+    import transformers
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 8}
+    config = getattr(transformers, f"{kind}Config")(**sizes, image_size=32, patch_size=8)
+    getattr(transformers, f"{kind}Model")(config).save_pretrained(tmp_path / "dino")
+    transformers.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "dino")
+    data, dino = write_pairs(tmp_path / "data", 2), ("--dino", tmp_path / "dino")
+    plain = open_index(make("plain", data, descriptor=dino))
+    scaled = open_index(make("scaled", data, "--multiscale", descriptor=dino))
+    assert "scales" in scaled.settings["preprocessing"] and scaled.dim == 16
+    assert 0.5 < (plain.descriptors([0]) @ scaled.descriptors([0]).T).item() < 1
+
+
 def test_what_cannot_be_indexed_is_refused_in_one_line(refused, make, tmp_path):
     data = write_pairs(tmp_path / "data")
     assert "by one of --sscd" in refused("index", data, descriptor=())

@@ -1,6 +1,7 @@
 """What an index is made with: a copy descriptor, CLIP or DINO, each with what has to stand beside its numbers."""
 
 import argparse
+import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -16,6 +17,7 @@ from memorization.identity import FileHashes, content_of_tensors
 from memorization.similarity.descriptors import ClipSimilarity, CopyDescriptor, probe_pictures, refuse_other_outputs
 from memorization.similarity.index.stored import OPENED_BY, StoredIndex
 from memorization.similarity.measure import add_evaluator_options
+from memorization.similarity.scales import TOLD, mean_over_scales
 
 PROCESSED = ("size", "crop_size", "resample", "image_mean", "image_std")  # of a processor of transformers
 
@@ -72,6 +74,7 @@ class DescriberSettings:
     sscd_preprocessing: str | None = None
     reference_model_pretrain: str = "laion2b_s12b_b42k"
     dino_layer: int = 1
+    multiscale: bool = False
     device: str = "cpu"
 
     def kept(self) -> dict[str, Any]:
@@ -110,7 +113,7 @@ def open_as(
 
 
 def sscd_describer(settings: DescriberSettings) -> Describer:
-    model = CopyDescriptor(str(settings.sscd), settings.sscd_preprocessing, settings.device)
+    model = CopyDescriptor(str(settings.sscd), settings.sscd_preprocessing, settings.device, settings.multiscale)
     hashes = FileHashes()
     checkpoint = hashes.of(model.path)
     hashes.save()
@@ -119,8 +122,14 @@ def sscd_describer(settings: DescriberSettings) -> Describer:
 
 
 def clip_describer(settings: DescriberSettings) -> Describer:
+    """
+    Raises:
+        ValueError: one line, if it cannot be loaded, or is asked for several scales.
+    """
     import open_clip
 
+    if settings.multiscale:
+        raise ValueError("CLIP takes pictures of one size: leave --multiscale out")
     clip = ClipSimilarity(str(settings.reference_model), settings.reference_model_pretrain, settings.device)
 
     def features(pictures: Sequence[np.ndarray]) -> torch.Tensor:
@@ -148,17 +157,29 @@ def dino_describer(settings: DescriberSettings) -> Describer:
     if not 1 <= layer <= layers:
         raise ValueError(f"--dino_layer {layer} is none of the layers 1 to {layers} of {name}")
 
-    def class_tokens(pictures: Sequence[np.ndarray]) -> torch.Tensor:
-        batch = processor(images=[Image.fromarray(p) for p in pictures], return_tensors="pt").to(settings.device)
-        found = model(**batch, output_hidden_states=True)
+    anysize = {"interpolate_pos_encoding": True} if takes_interpolation_flag(model) and settings.multiscale else {}
+
+    def class_tokens(batch: torch.Tensor) -> torch.Tensor:
+        found = model(batch, output_hidden_states=True, **anysize)
         return (found.last_hidden_state if layer == 1 else found.hidden_states[-layer])[:, 0]
+
+    def describe(pictures: Sequence[np.ndarray]) -> torch.Tensor:
+        batch = processor(images=[Image.fromarray(p) for p in pictures], return_tensors="pt").to(settings.device)
+        shown = batch["pixel_values"]
+        return mean_over_scales(class_tokens, shown) if settings.multiscale else class_tokens(shown)
 
     values: Mapping[str, Any] = processor.to_dict()
     told = json.dumps({key: values[key] for key in PROCESSED if values.get(key) is not None}, default=str)
+    told += TOLD if settings.multiscale else ""
     with torch.no_grad():
-        dim = class_tokens(probe_pictures()[:1]).shape[1]
+        dim = describe(probe_pictures()[:1]).shape[1]
     called = f"{Path(name).name}, layer {layer} from the last"
-    return Describer(called, sha256_of(model), told, dim, class_tokens)
+    return Describer(called, sha256_of(model), told, dim, describe)
+
+
+def takes_interpolation_flag(model: torch.nn.Module) -> bool:
+    """Whether a transformer has to be asked to interpolate its positions; others, as DINOv2's, always do."""
+    return "interpolate_pos_encoding" in inspect.signature(model.forward).parameters
 
 
 def sha256_of(model: torch.nn.Module) -> str:

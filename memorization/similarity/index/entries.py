@@ -2,14 +2,18 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from memorization.data.folders import folder_rows
+from memorization.data.links import lacks_pictures
 from memorization.data.sources import find_path, random_letters, read_rows
 from memorization.errors import InputError
 from memorization.files.packed import PackedFile, ParquetCell, PictureFile
 from memorization.files.pixels import is_picture
+
+WITHOUT = "has no pictures; give a folder, an archive or a Parquet file of them"
 
 
 @dataclass(frozen=True)
@@ -61,14 +65,15 @@ def entries_of(dataset: str, prompt_key: str | None = None) -> Iterator[Entry]:
         InputError: if there is no such data set, or it has no pictures.
     """
     if dataset == "random":
-        raise InputError("`random` has no pictures; give a folder, an archive or a Parquet file of them")
+        raise InputError(f"`random` {WITHOUT}")
     folder = plain_folder(dataset)
     found = False
     for entry in captioned_entries(dataset, prompt_key) if folder is None else plain_entries(folder):
         found = True
         yield entry
     if not found:
-        raise InputError(f"{dataset} has no pictures; give a folder, an archive or a Parquet file of them")
+        first = islice(read_rows(dataset, None, prompt_key, random_letters, 0), 1)
+        raise InputError(lacks_pictures(dataset, first, WITHOUT))
 
 
 def captioned_entries(dataset: str, prompt_key: str | None) -> Iterator[Entry]:
