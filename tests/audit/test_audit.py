@@ -145,11 +145,8 @@ def test_what_an_attack_brings_back_is_decided_against_its_own_controls(highest,
             dict(zip(names, (k, f"{k}", "flagged", 0, k), strict=True)) | {"nearest": v} for k, v in enumerate(nearest)
         ]
 
-    attacked, controls, how = (
-        lines(0.9, 0.7, 0.3, 0.2),
-        lines(highest, 0.5, *[0.1] * 7),
-        CopySettings(fdr=0.3, by_prompt=True),
-    )
+    attacked, controls = lines(0.9, 0.7, 0.05, 0.02), lines(highest, 0.5, *[0.1] * 7)
+    how = CopySettings(fdr=0.3, by_prompt=True)
     decide_prompts(attacked, controls, 0.3)
     found = Copies([], [], attacked, 8, 9, how, controls)
     plain = Copies([], [], [], 8, 9, how, lines(0.45, 0.1))
