@@ -63,7 +63,7 @@ MAY_IMPORT["runs"] = {
     ),
     *("ordinary", "plugins", "rows", "scores", "similarity", "trace", *GROUND),
 }
-MAY_IMPORT["audit"] = {"contrast", "embedding_search", "report", "runs", *MAY_IMPORT["report"]}
+MAY_IMPORT["audit"] = {"contrast", "embedding_search", "plugins", "report", "runs", *MAY_IMPORT["report"]}
 MAY_IMPORT["api"] = {"runs", "sampling", *MAY_IMPORT["runs"]}
 MAY_IMPORT["scripts"] = {"api", "audit", "catalogue", "report", *MAY_IMPORT["api"]}
 MAY_IMPORT["memorization"] = set()  # its names are loaded when they are used

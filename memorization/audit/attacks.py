@@ -53,10 +53,14 @@ class Attacked:
     warnings: Sequence[str] = ()
 
     def text(self) -> str:
-        """In half a sentence."""
-        told = f"{ATTACKS[self.name]} {len(self.returned):,} come back, {len(self.new):,} of them only so"
-        near = f"{self.near_controls['count']:,} of {self.near_controls['of']:,}"
-        return f"{told} (of controls that were never trained on {near} come as near to a picture)"
+        """In a sentence."""
+        told = (
+            f"{ATTACKS[self.name].capitalize()} {len(self.returned):,} come back, {len(self.new):,} of them only so; "
+        )
+        near, controls = ("{count:,} of {of:,}".format(**share) for share in (self.near, self.near_controls))
+        return (
+            f"{told}{near} captions come nearer to a picture than any control does without it, and {controls} controls."
+        )
 
 
 def attack_controls(name: str, controls: Mapping[int, PromptRecord], most: int) -> dict[int, PromptRecord]:

@@ -13,6 +13,7 @@ from memorization.data.prompts import PromptRecord, load_prompts
 from memorization.errors import InputError
 from memorization.files.packed import PictureFile
 from memorization.files.whole import make_folder, write_text
+from memorization.similarity.index.entries import plain_folder
 
 TRIES = 50  # draws for each control that is wanted, before there are held to be no more
 
@@ -47,8 +48,10 @@ def read_training_set(name: str) -> TrainingSet:
     """Read captioned pictures of any form that --dataset takes, and look at every picture.
 
     Raises:
-        InputError: if captions have no pictures, pictures are damaged, or there are fewer than two.
+        InputError: if pictures have no captions or captions no pictures, pictures are damaged, or there are fewer than
+            two.
     """
+    refuse_without_captions(name)
     records = load_prompts(name)
     lacking = [r for r in records if not r.reference_images]
     if lacking:
@@ -61,12 +64,23 @@ def read_training_set(name: str) -> TrainingSet:
     return TrainingSet(name, {record.index: record for record in records})
 
 
+def refuse_without_captions(name: str) -> None:
+    """
+    Raises:
+        InputError: if a folder has pictures and nothing else.
+    """
+    if plain_folder(name) is not None:
+        told = "write each one's caption into a .txt file of its name, or give a data set that has them"
+        raise InputError(f"{name} has pictures without captions; {told}")
+
+
 def read_controls(name: str, training: TrainingSet, most: int) -> list[PromptRecord]:
     """Captions that were not trained on, with their pictures where there are any; each once, the first `most` of them.
 
     Raises:
         InputError: if there are none beside those of the training set.
     """
+    refuse_without_captions(name)
     given = {record.prompt: record for record in reversed(load_prompts(name))}
     kept = [record for caption, record in reversed(given.items()) if caption not in training.captions]
     if not kept:

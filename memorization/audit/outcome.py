@@ -95,7 +95,9 @@ def judge_audit(settings: AuditSettings, made: Made, descriptor: CopyDescriptor)
 def make_sections(settings: AuditSettings, made: Made, outcome: Outcome, descriptor: CopyDescriptor) -> list[Section]:
     """The sections of the page, the verdict's first."""
     training, verdict, masks = made.training, outcome.verdict, stored_masks(made.runs[0])
-    sections = [verdict_section(verdict, training, made.runs[0], masks, not_tested(settings, made.controls))]
+    left_out = made.screened.num_unflagged - len(made.screened.sampled)
+    untested = not_tested(settings, made.controls, left_out)
+    sections = [verdict_section(verdict, training, made.runs[0], masks, untested)]
     if made.attacks:
         runs = {name: run for name, (run, _) in made.attacks.items()}
         sections.append(attacks_section(verdict.attacks, training, runs, settings.attack_settings))

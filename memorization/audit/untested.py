@@ -8,8 +8,12 @@ from memorization.audit.settings import AuditSettings
 from memorization.data.prompts import PromptRecord
 
 
-def not_tested(settings: AuditSettings, controls: Mapping[int, PromptRecord]) -> list[str]:
-    """What the audit says nothing of, and where its verdict may be wrong."""
+def not_tested(settings: AuditSettings, controls: Mapping[int, PromptRecord], num_left_out: int = 0) -> list[str]:
+    """What the audit says nothing of, and where its verdict may be wrong.
+
+    Args:
+        num_left_out: captions that were not generated.
+    """
     others = "" if EMBEDDINGS in settings.attacks else ", embeddings"
     told = [f"Prompts other than the captions: parts of them, paraphrases{others}."]
     told.append(f"Other seeds than the {settings.num_images_per_prompt} of each caption.")
@@ -25,8 +29,8 @@ def not_tested(settings: AuditSettings, controls: Mapping[int, PromptRecord]) ->
     told += [
         f"Extraction {text}: no --attacks {name}." for name, text in ATTACKS.items() if name not in settings.attacks
     ]
-    if settings.attacks:
-        told.append("Attacks on captions that were neither flagged nor drawn among the others.")
+    if num_left_out:
+        told.append(f"Images of the {num_left_out} captions that were neither flagged nor drawn among the others.")
     if settings.method is None:
         told.append("Any mitigation: no --method.")
     elif settings.attacks:

@@ -56,15 +56,14 @@ class Verdict:
 
     def text(self) -> str:
         """The verdict in a sentence or two, and one for each attack."""
-        return f"{self.headline()}, {self.details()}"
+        return f"{self.headline()}, {' '.join(self.details())}"
 
-    def details(self) -> str:
-        """What `text` says behind the headline."""
+    def details(self) -> list[str]:
+        """What `text` says behind the headline: the end of its sentence, and the others."""
         told = f"at a false discovery rate of {100 * self.fdr:g}% over captions"
         if self.attacks:
-            parts = [f"from their captions {len(self.returned):,}", *(one.text() for one in self.attacks)]
-            told += f": {'; '.join(parts)}"
-        return f"{told}. {self.screen_text()}"
+            told += f", {len(self.returned):,} of them from their captions alone"
+        return [f"{told}.", *(one.text() for one in self.attacks), self.screen_text()]
 
     def screen_text(self) -> str:
         told = f"The screen flags {self.num_flagged:,} of {self.num_captions:,} captions"

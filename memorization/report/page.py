@@ -31,10 +31,10 @@ TEMPLATE = Path(__file__).with_name("template.html")
 
 @dataclass(frozen=True)
 class Lead:
-    """What a page says before everything else, largest: a half-sentence, what goes with it, and warnings."""
+    """What a page says before everything else, largest: a half-sentence, the sentences behind it, and warnings."""
 
     headline: str
-    text: str
+    sentences: Sequence[str]
     warnings: Sequence[str] = ()
 
 
@@ -101,7 +101,11 @@ def model_text(settings: Mapping[str, object]) -> str:
         parts += [f"{word} {one}" for one in (value if isinstance(value, list) else [value]) if one is not None]
     base = settings.get("base_model_id")
     told = " + ".join(parts)
-    return told if base is None else f"{told}, against {'the same without' if base == OWN_BASE else f'its base {base}'}"
+    return (
+        told
+        if base is None
+        else f"{told}, against {'itself without what is added' if base == OWN_BASE else f'its base {base}'}"
+    )
 
 
 def collect_sections(

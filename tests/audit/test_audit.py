@@ -13,12 +13,14 @@ import torch
 import audit_mem
 from helpers.other_pipelines import make_flux
 from helpers.scale_runs import run_ranks
-from memorization.audit.captions import recombined_captions
+from memorization.audit.attacks import judge_attack
+from memorization.audit.captions import read_training_set, recombined_captions
 from memorization.audit.verdict import missed_bound, still_copied, warnings_of
 from memorization.bundled import COPY_DESCRIPTOR, GROUND_TRUTH, MODEL, PLANTED
 from memorization.data.prompts import load_prompts
 from memorization.evaluation.copies import Copies, CopySettings
 from memorization.evaluation.decisions import too_few_controls
+from memorization.evaluation.judged_images import decide_prompts
 from memorization.files.json_lines import ResultsFile
 from memorization.finished_runs import read_run
 from memorization.runs.embedding_search import Found
@@ -130,9 +132,29 @@ def test_an_attack_has_controls_of_its_own_which_stand_beside(attacked):
         assert one["near_controls"]["of"] == one["num_controls"] == CONTROLS_ATTACKED
     back = {one["place"] for one in found["verdict"]["returned"]}
     back |= {place for one in found["attacks"]["attacks"] for place in one["new"]}
-    assert found["verdict"]["num_back"] == len(back) and "that were never trained on" in told
+    assert found["verdict"]["num_back"] == len(back) and "By contrast with the base 0 come back" in told
     page = (output / "report.html").read_text()
-    assert "<h2>Attacks" in page and "no --attacks" not in page and "against the same without" in page
+    assert "<h2>Attacks" in page and "no --attacks" not in page and "against itself without" in page
+
+
+@pytest.mark.parametrize(("highest", "back"), [(0.65, [0, 1]), (0.95, [])])
+def test_what_an_attack_brings_back_is_decided_against_its_own_controls(highest, back, pictures):
+    def lines(*nearest):
+        names = ("index", "prompt", "kind", "seed", "nearest_picture")
+        return [
+            dict(zip(names, (k, f"{k}", "flagged", 0, k), strict=True)) | {"nearest": v} for k, v in enumerate(nearest)
+        ]
+
+    attacked, controls = lines(0.9, 0.7, 0.05, 0.02), lines(highest, 0.5, *[0.1] * 7)
+    how = CopySettings(fdr=0.3, by_prompt=True)
+    decide_prompts(attacked, controls, 0.3)
+    found = Copies([], [], attacked, 8, 9, how, controls)
+    plain = Copies([], [], [], 8, 9, how, lines(0.45, 0.1))
+    one = judge_attack(
+        "contrast", read_training_set(str(pictures)), dict.fromkeys(range(4), "flagged"), plain, found, [0]
+    )
+    assert [p.place for p in one.returned] == back and one.new == back[1:]
+    assert [(share["count"], share["of"]) for share in (one.near, one.near_controls)] == [(2, 4), (2, 9)]
 
 
 def test_two_processes_say_what_one_does(attacked, capsys):
@@ -143,20 +165,15 @@ def test_two_processes_say_what_one_does(attacked, capsys):
     assert texts[0] == texts[1]
     with pytest.raises(SystemExit):
         audit_mem.main([*argv, "--num_unflagged", "1", "--output", str(output)])
-    assert capsys.readouterr().err.endswith("has changed since; give another --output\n")
+    error = capsys.readouterr().err
+    assert "has changed since" in error and error.endswith("; give another --output\n")
 
 
-def test_an_audit_goes_on_after_an_interruption_of_every_stage(attacked, tmp_path, monkeypatch):
+def test_an_audit_goes_on_after_an_interruption_of_any_kind_of_stage(attacked, tmp_path, monkeypatch):
     """Each call is stopped at the second thing that a stage writes, the next one goes on to the stage behind it."""
     argv, output, _ = attacked
-    stages = ["index.json", *(f"{name}.jsonl" for name in ("controls_baseline", "screen_baseline", "base_ours"))]
-    stages += [
-        "generated_ours.jsonl",
-        "contrast_contrast_mitigation.jsonl",
-        "contrast_controls_contrast_mitigation.jsonl",
-    ]
-    stages += ["embeddings.safetensors", "embeddings_none_mitigation.jsonl"]
-    stages += ["embeddings_controls.safetensors", "embeddings_controls_none_mitigation.jsonl"]
+    stages = ["index.json", "screen_baseline.jsonl", "generated_ours.jsonl", "contrast_contrast_mitigation.jsonl"]
+    stages += ["embeddings.safetensors", "embeddings_controls_none_mitigation.jsonl"]
     writes = Counter()
 
     def stop(path, until):
@@ -169,8 +186,9 @@ def test_an_audit_goes_on_after_an_interruption_of_every_stage(attacked, tmp_pat
     monkeypatch.setattr(Found, "write", lambda self, path, kept: (write(self, path, kept), stop(path, 2)))
     monkeypatch.setattr(stored, "write_text", lambda path, text: (save(path, text), stop(path, 1)))
     while stages:
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(SystemExit) as ended:
             audit_mem.main([*argv, "--output", str(tmp_path)])
+        assert ended.value.code == 130, stages[0]
         del stages[0]
     monkeypatch.undo()
     audit_mem.main([*argv, "--output", str(tmp_path)])
@@ -244,7 +262,9 @@ def test_bad_input_ends_with_one_line_before_the_work(more, told, tmp_path, monk
     assert ended.value.code == 2 and told in error and error.count("\n") == 1
 
 
-@pytest.mark.parametrize(("captions", "told"), [((), "caption"), (("one", "two"), "give no controls by their words")])
+@pytest.mark.parametrize(
+    ("captions", "told"), [((), "pictures without captions"), (("one", "two"), "give no controls by their words")]
+)
 def test_pictures_without_captions_and_captions_without_controls_end_with_one_line(captions, told, tmp_path, capsys):
     for k in range(2):
         shutil.copy(load_prompts(str(CONTROLS))[k].reference_images[0], tmp_path / f"{k}.png")
@@ -261,7 +281,7 @@ def test_pictures_without_captions_and_captions_without_controls_end_with_one_li
     [
         (["--method", "cfg_delay"], "cfg_delay is not defined for Flux.1, whose guidance is distilled"),
         (["--attacks", "embeddings"], "--attacks embeddings is not defined for Flux.1"),
-        (["--base_model_id", MODEL], "is no base of"),
+        (["--base_model_id", MODEL, "--fdr", "0.2"], "is no base of"),
     ],
 )
 def test_what_the_family_does_not_have_is_refused_before_the_work(more, told, flux, pictures, tmp_path, capsys):
