@@ -38,7 +38,7 @@ def hub_rows(location: str, name: str, end: int | None, prompt_key: str | None) 
 
 def chosen_split(splits: Sequence[str], wanted: str | None) -> str:
     """What is known of the data set, train, or else the first."""
-    return next((s for s in (wanted, "train") if s in splits), next(iter(splits)))
+    return next((s for s in (wanted, "train") if s is not None and s in splits), next(iter(splits)))
 
 
 def known_column(name: str, column: str | None, columns: Sequence[str]) -> str:

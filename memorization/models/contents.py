@@ -13,7 +13,7 @@ from huggingface_hub import try_to_load_from_cache
 from memorization.bundled import find_bundled
 from memorization.identity import content_of_files, content_of_tensors, names_of
 from memorization.models.adapters import split_scale, split_token, weights_file
-from memorization.models.families import parts_with_weights
+from memorization.models.families import TRANSFORMER, parts_with_weights
 from memorization.models.folders import (
     check_model_folder,
     files_of_model,
@@ -22,6 +22,7 @@ from memorization.models.folders import (
     is_single_file,
     part_folder,
 )
+from memorization.models.model_files import family_of_file
 
 if TYPE_CHECKING:
     from local_sd_pipeline import DenoisingPipeline
@@ -92,10 +93,18 @@ def model_content(folder: Path | None, own_denoiser: bool) -> str | None:
 
 
 def single_file_content(path: Path, config: str | None) -> str | None:
-    """Content of a checkpoint in one file, with the configs and the tokenizer that it is read by."""
+    """Content of a checkpoint in one file, with the configs and the tokenizer that it is read by.
+
+    Of a transformer in one file the weights beside it decide the numbers as well.
+    """
     folder = None if config is None else folder_of(config, "model_index.json")
-    beside = [] if folder is None else [f for f in files_of_model(folder, None) if f.suffix in (".json", ".txt")]
-    return content_of_files([path, *beside])
+    if folder is None:
+        return content_of_files([path])
+    if family_of_file(path).denoiser == TRANSFORMER:
+        variant = check_model_folder(str(folder), own_denoiser=False).variant
+        transformer = folder / TRANSFORMER / "config.json"
+        return content_of_files([path, transformer, *files_of_model(folder, variant, own_denoiser=False)])
+    return content_of_files([path, *(f for f in files_of_model(folder, None) if f.suffix in (".json", ".txt"))])
 
 
 def part_content(part_id: str | None, name: str) -> str | None:

@@ -5,6 +5,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 SDXL_KEY = "conditioner.embedders."  # begins the text encoders' weights in one file of SDXL
+# What one file of Stable Diffusion 3 or of Flux.1 has, behind `IN_FILE` where it holds more than the transformer.
+SD3_KEYS = {"joint_blocks.0.context_block.adaLN_modulation.1.bias"}
+FLUX_KEYS = {"double_blocks.0.img_attn.norm.key_norm.scale", "vector_in.in_layer.weight"}
+IN_FILE = "model.diffusion_model."
 UNET, TRANSFORMER = "unet", "transformer"
 
 
@@ -109,5 +113,9 @@ def class_name(part: object) -> object:
 
 
 def family_of_keys(keys: Iterable[str]) -> Family:
-    """The family of a checkpoint in one file, by the names of its weights."""
-    return SDXL if any(key.startswith(SDXL_KEY) for key in keys) else SD
+    """The family of a checkpoint in one file, by the names of its weights; Stable Diffusion 1 and 2 if of no other."""
+    names = {key.removeprefix(IN_FILE) for key in keys}
+    for family, needed in ((SD3, SD3_KEYS), (FLUX, FLUX_KEYS)):
+        if needed <= names:
+            return family
+    return SDXL if any(key.startswith(SDXL_KEY) for key in names) else SD

@@ -40,6 +40,7 @@ from memorization.models.folders import (
 )
 from memorization.models.model_files import FAULTS, look_at_files
 from memorization.models.schedulers import ddim_of, flow_of, has_former_values
+from memorization.models.single_files import transformer_parts
 from memorization.models.stable_diffusion_3 import LocalStableDiffusion3Pipeline
 from memorization.models.stable_diffusion_xl import LocalStableDiffusionXLPipeline
 
@@ -81,7 +82,8 @@ def load_pipeline(
         lora: `PATH_OR_ID[:SCALE]` each, merged into the weights in this order.
         embedding: `PATH_OR_ID[:TOKEN]` each, tokens of textual inversion.
         config: of a single file: folder or hub id whose configs, tokenizer and scheduler it goes with, so that nothing
-            is fetched; by default diffusers guesses by the file and fetches them.
+            is fetched; by default diffusers guesses by the file and fetches them. Of a transformer in one file also
+            its text encoders, and its VAE where the file has none.
         offload: "model" has one part at a time on the CUDA device, "sequential" one layer, "none" all of them.
 
     Raises:
@@ -102,7 +104,10 @@ def load_pipeline(
             for name, part_id in ((UNET, unet_id), (TRANSFORMER, transformer_id), ("vae", vae_id))
             if part_id is not None
         }
-        if is_single_file(model_id):
+        if is_single_file(model_id) and family.denoiser == TRANSFORMER:
+            held = transformer_parts(model_id, family, str(config), torch_dtype)
+            pipe = load_parts(str(config), files, torch_dtype, held | others)
+        elif is_single_file(model_id):
             pipe = load_single_file(model_id, family, config, torch_dtype, others)
         else:
             pipe = load_parts(model_id, files, torch_dtype, others)
@@ -146,8 +151,6 @@ def refuse_other_options(
     for part, given in ((UNET, unet_id), (TRANSFORMER, transformer_id)):
         if given is not None and part != family.denoiser:
             raise ValueError(f"--{part}_id has no place here: {model_id} is {family.name}, give --{family.denoiser}_id")
-    if is_single_file(model_id) and family.denoiser == TRANSFORMER:
-        raise ValueError(f"{model_id} is a single file, and {family.name} is read from a folder in diffusers' layout")
 
 
 def configs_of(pipe: DenoisingPipeline) -> dict[str, Mapping[str, Any]]:

@@ -117,3 +117,120 @@ def write_single_file(folder, pipe, path):
         state[f"first_stage_model.{vae_key(key, blocks)}"] = value[..., None, None] if is_projection else value
     state |= text_weights(weights)
     save_file({k: v.contiguous() for k, v in state.items()}, path)
+
+
+# Transformers
+
+SD3_ENDS = {
+    "pos_embed.pos_embed": "pos_embed",
+    "pos_embed.proj": "x_embedder.proj",
+    "time_text_embed.timestep_embedder.linear_1": "t_embedder.mlp.0",
+    "time_text_embed.timestep_embedder.linear_2": "t_embedder.mlp.2",
+    "time_text_embed.text_embedder.linear_1": "y_embedder.mlp.0",
+    "time_text_embed.text_embedder.linear_2": "y_embedder.mlp.2",
+    "context_embedder": "context_embedder",
+    "proj_out": "final_layer.linear",
+}
+SD3_BLOCK = {
+    "attn.to_out.0": "x_block.attn.proj",
+    "attn.to_add_out": "context_block.attn.proj",
+    "attn2.to_out.0": "x_block.attn2.proj",
+    "attn.norm_q": "x_block.attn.ln_q",
+    "attn.norm_k": "x_block.attn.ln_k",
+    "attn.norm_added_q": "context_block.attn.ln_q",
+    "attn.norm_added_k": "context_block.attn.ln_k",
+    "attn2.norm_q": "x_block.attn2.ln_q",
+    "attn2.norm_k": "x_block.attn2.ln_k",
+    "norm1.linear": "x_block.adaLN_modulation.1",
+    "norm1_context.linear": "context_block.adaLN_modulation.1",
+    "ff.net.0.proj": "x_block.mlp.fc1",
+    "ff.net.2": "x_block.mlp.fc2",
+    "ff_context.net.0.proj": "context_block.mlp.fc1",
+    "ff_context.net.2": "context_block.mlp.fc2",
+}
+FLUX_ENDS = {
+    "time_text_embed.timestep_embedder.linear_1": "time_in.in_layer",
+    "time_text_embed.timestep_embedder.linear_2": "time_in.out_layer",
+    "time_text_embed.text_embedder.linear_1": "vector_in.in_layer",
+    "time_text_embed.text_embedder.linear_2": "vector_in.out_layer",
+    "time_text_embed.guidance_embedder.linear_1": "guidance_in.in_layer",
+    "time_text_embed.guidance_embedder.linear_2": "guidance_in.out_layer",
+    "context_embedder": "txt_in",
+    "x_embedder": "img_in",
+    "proj_out": "final_layer.linear",
+}
+FLUX_BLOCK = {
+    "norm1.linear": "img_mod.lin",
+    "norm1_context.linear": "txt_mod.lin",
+    "attn.norm_q.weight": "img_attn.norm.query_norm.scale",
+    "attn.norm_k.weight": "img_attn.norm.key_norm.scale",
+    "attn.norm_added_q.weight": "txt_attn.norm.query_norm.scale",
+    "attn.norm_added_k.weight": "txt_attn.norm.key_norm.scale",
+    "attn.to_out.0": "img_attn.proj",
+    "attn.to_add_out": "txt_attn.proj",
+    "ff.net.0.proj": "img_mlp.0",
+    "ff.net.2": "img_mlp.2",
+    "ff_context.net.0.proj": "txt_mlp.0",
+    "ff_context.net.2": "txt_mlp.2",
+}
+FLUX_SINGLE = {
+    "norm.linear": "modulation.lin",
+    "attn.norm_q.weight": "norm.query_norm.scale",
+    "attn.norm_k.weight": "norm.key_norm.scale",
+    "proj_out": "linear2",
+}
+
+
+def swapped(weight):
+    """Scale and shift in the other order."""
+    return torch.cat(weight.chunk(2)[::-1])
+
+
+def joined(state, block, parts, end):
+    return torch.cat([state[f"{block}.{part}.{end}"] for part in parts])
+
+
+def sd3_state(state):
+    """Weights of a transformer of Stable Diffusion 3 under the names of its authors."""
+    found, last = {}, max(int(key.split(".")[1]) for key in state if key.startswith("transformer_blocks."))
+    for key, value in state.items():
+        if key.startswith("norm_out.linear."):
+            found[key.replace("norm_out.linear", "final_layer.adaLN_modulation.1")] = swapped(value)
+        elif (match := re.fullmatch(r"transformer_blocks\.(\d+)\.(.*)", key)) is None:
+            found[SD3_ENDS.get(key) or renamed(key, SD3_ENDS)] = value
+        elif (part := re.fullmatch(r"(attn2?)\.(to_q|add_q_proj|to_[kv]|add_[kv]_proj)\.(\w+)", match[2])) is None:
+            is_swapped = int(match[1]) == last and match[2].startswith("norm1_context")
+            place = f"joint_blocks.{match[1]}.{renamed(match[2], SD3_BLOCK)}"
+            found[place] = swapped(value) if is_swapped else value
+        elif part[2] in ("to_q", "add_q_proj"):
+            side, form = ("x", "to_{}") if part[2] == "to_q" else ("context", "add_{}_proj")
+            names = [f"{part[1]}.{form.format(name)}" for name in "qkv"]
+            whole = joined(state, f"transformer_blocks.{match[1]}", names, part[3])
+            found[f"joint_blocks.{match[1]}.{side}_block.{part[1]}.qkv.{part[3]}"] = whole
+    return found
+
+
+def flux_state(state):
+    """Weights of a transformer of Flux.1 under the names of its authors."""
+    found = {}
+    for key, value in state.items():
+        if key.startswith("norm_out.linear."):
+            found[key.replace("norm_out.linear", "final_layer.adaLN_modulation.1")] = swapped(value)
+        elif (match := re.fullmatch(r"(single_)?transformer_blocks\.(\d+)\.(.*)", key)) is None:
+            found[renamed(key, FLUX_ENDS)] = value
+        elif match[1]:
+            if (part := re.fullmatch(r"attn\.to_q\.(\w+)", match[3])) is not None:
+                names = ["attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp"]
+                whole = joined(state, f"single_transformer_blocks.{match[2]}", names, part[1])
+                found[f"single_blocks.{match[2]}.linear1.{part[1]}"] = whole
+            elif not re.match(r"attn\.to_[kv]|proj_mlp", match[3]):
+                name = FLUX_SINGLE.get(match[3]) or renamed(match[3], FLUX_SINGLE)
+                found[f"single_blocks.{match[2]}.{name}"] = value
+        elif (part := re.fullmatch(r"attn\.(to_[qkv]|add_[qkv]_proj)\.(\w+)", match[3])) is None:
+            name = FLUX_BLOCK.get(match[3]) or renamed(match[3], FLUX_BLOCK)
+            found[f"double_blocks.{match[2]}.{name}"] = value
+        elif part[1] in ("to_q", "add_q_proj"):
+            side, form = ("img", "to_{}") if part[1] == "to_q" else ("txt", "add_{}_proj")
+            whole = joined(state, f"transformer_blocks.{match[2]}", [f"attn.{form.format(n)}" for n in "qkv"], part[2])
+            found[f"double_blocks.{match[2]}.{side}_attn.qkv.{part[2]}"] = whole
+    return found

@@ -133,3 +133,9 @@ def test_mitigations_act_and_strength_0_is_plain_generation(pipe, method, streng
     (off,) = memorization.mitigate(pipe, PROMPT, method, 0, **how)
     (on,) = memorization.mitigate(pipe, PROMPT, method, strength, **how)
     assert (off.images == plain.images).all() and (on.images != plain.images).any()
+
+
+def test_attention_tiles_are_of_the_prompts_tokens(pipe):
+    tiles = memorization.attention_tiles(pipe, "the wild owl poster", places=["down"], num_inference_steps=2)
+    assert tiles.tokens == ("<begin>", "the", "wild", "owl", "poster", "<end>", "padding")
+    assert tiles.maps.shape[:2] == (2, 7) and abs(tiles.maps.sum(1) - 1).max() < 1e-5
