@@ -5,7 +5,7 @@ heads and layers, as prompt-to-prompt does (Hertz et al., ICLR 2023). The image 
 unobserved.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 PLACES = ("down", "mid", "up")
 PADDING = "padding"  # the tile of all tokens behind the end token together
+EVERY_LAYER = "all layers"
 LARGEST_SELF = 32  # height up to which self-attention is kept, as in prompt-to-prompt: it grows with the fourth power
 
 
@@ -215,30 +216,78 @@ def attention_tiles(
         InputError: if there is no such layer, place, resolution or step.
     """
     refuse_undefined("attention_tiles", (CROSS_ATTENTION,), pipe)
+    names = choose_layers(pipe, layers, places, resolutions, self_components > 0, latent_height(pipe))
+    labels = [f"component {k + 1}" for k in range(self_components)] or token_labels(pipe, prompt)
+
+    def join(maps: Sequence[torch.Tensor]) -> torch.Tensor:
+        return components(maps, self_components) if self_components else prompt_maps(joined_maps(maps), labels)
+
+    sampling = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
+    (tiles,) = collect_tiles(pipe, prompt, labels, {"": names}, join, steps, seed, **sampling).values()
+    return tiles
+
+
+def layer_tiles(pipe: "DenoisingPipeline", prompt: str, *, seed: int = 0, **sampling) -> dict[str, AttentionTiles]:
+    """Tiles of every cross-attention layer by its name, and first of all of them together, out of one generation.
+
+    Args:
+        pipe, prompt, seed: as of `attention_tiles`, which gives the same maps one after another.
+        **sampling: num_inference_steps, guidance_scale.
+
+    Raises:
+        InputError: if the model has no cross-attention.
+    """
+    refuse_undefined("attention_tiles", (CROSS_ATTENTION,), pipe)
+    names = choose_layers(pipe, (), (), (), False, latent_height(pipe))
+    groups = {EVERY_LAYER: names, **{name: [name] for name in names}}
+    labels = token_labels(pipe, prompt)
+    return collect_tiles(
+        pipe, prompt, labels, groups, lambda maps: prompt_maps(joined_maps(maps), labels), None, seed, **sampling
+    )
+
+
+def latent_height(pipe: "DenoisingPipeline") -> int:
+    return pipe.initial_latents([0]).shape[-1]
+
+
+def collect_tiles(
+    pipe: "DenoisingPipeline",
+    prompt: str,
+    labels: Sequence[str],
+    groups: Mapping[str, Sequence[str]],
+    join: Callable[[Sequence[torch.Tensor]], torch.Tensor],
+    steps: Sequence[int] | None,
+    seed: int,
+    num_inference_steps: int = 50,
+    guidance_scale: float | None = None,
+) -> dict[str, AttentionTiles]:
+    """Generate once and keep the joined maps of each group of layers, at the chosen steps.
+
+    Args:
+        labels: what the joined maps are of.
+        groups: names of layers, by the group's name.
+        join: from the maps of a group's layers to (labels, height, width).
+    """
     chosen = choose_steps(steps, num_inference_steps)
-    latents = pipe.initial_latents([seed])
-    names = choose_layers(pipe, layers, places, resolutions, self_components > 0, latents.shape[-1])
     text, uncond = pipe.encode([prompt])
-    numbered = [f"component {k + 1}" for k in range(self_components)]
-    labels = numbered or token_labels(pipe, prompt)
-    found: list[torch.Tensor] = []
-    stores = {k: AttentionStore(names) for k in chosen}
+    stores = {k: AttentionStore(list(dict.fromkeys(n for names in groups.values() for n in names))) for k in chosen}
+    found: dict[str, list[torch.Tensor]] = {group: [] for group in groups}
 
     def collect(step: "DenoiseStep") -> None:
         if step.index in stores:
             kept = stores[step.index].maps
-            maps = list(kept.values())
-            joined = components(maps, self_components) if self_components else prompt_maps(joined_maps(maps), labels)
-            found.append(joined.cpu())
+            for group, names in groups.items():
+                found[group].append(join([kept[name] for name in names]).cpu())
             kept.clear()  # a step's maps of every layer are large
 
     final = pipe.generate(
-        latents,
+        pipe.initial_latents([seed]),
         (uncond, text),
         step_stores=stores,
         callback=collect,
         num_inference_steps=num_inference_steps,
         guidance_scale=guidance_scale,
     )
-    maps = torch.stack(found).float().numpy()
-    return AttentionTiles(tuple(labels), maps, tuple(chosen), tuple(names), pipe.decode(final)[0])
+    image = pipe.decode(final)[0]
+    stacked = {group: torch.stack(maps).float().numpy() for group, maps in found.items()}
+    return {g: AttentionTiles(tuple(labels), stacked[g], tuple(chosen), tuple(groups[g]), image) for g in groups}
