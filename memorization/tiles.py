@@ -227,12 +227,22 @@ def attention_tiles(
     return tiles
 
 
-def layer_tiles(pipe: "DenoisingPipeline", prompt: str, *, seed: int = 0, **sampling) -> dict[str, AttentionTiles]:
+def layer_tiles(
+    pipe: "DenoisingPipeline",
+    prompt: str,
+    *,
+    seed: int = 0,
+    num_inference_steps: int = 50,
+    guidance_scale: float | None = None,
+    most_values: int = 50_000_000,
+) -> dict[str, AttentionTiles]:
     """Tiles of every cross-attention layer by its name, and first of all of them together, out of one generation.
 
     Args:
-        pipe, prompt, seed: as of `attention_tiles`, which gives the same maps one after another.
-        **sampling: num_inference_steps, guidance_scale.
+        pipe, prompt, seed, num_inference_steps, guidance_scale: as of `attention_tiles`, which gives the same maps one
+            after another.
+        most_values: that are kept; of a model with more and larger maps there are fewer steps, evenly spaced, the
+            last among them.
 
     Raises:
         InputError: if the model has no cross-attention.
@@ -241,9 +251,16 @@ def layer_tiles(pipe: "DenoisingPipeline", prompt: str, *, seed: int = 0, **samp
     names = choose_layers(pipe, (), (), (), False, latent_height(pipe))
     groups = {EVERY_LAYER: names, **{name: [name] for name in names}}
     labels = token_labels(pipe, prompt)
-    return collect_tiles(
-        pipe, prompt, labels, groups, lambda maps: prompt_maps(joined_maps(maps), labels), None, seed, **sampling
-    )
+    heights = [layer_height(pipe, name, latent_height(pipe)) for name in names]
+    a_step = len(labels) * sum(height**2 for height in [max(heights), *heights])
+    count = min(num_inference_steps, max(1, most_values // a_step))
+    steps = [num_inference_steps * (k + 1) // count - 1 for k in range(count)]
+
+    def join(maps: Sequence[torch.Tensor]) -> torch.Tensor:
+        return prompt_maps(joined_maps(maps), labels)
+
+    sampling = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
+    return collect_tiles(pipe, prompt, labels, groups, join, steps, seed, **sampling)
 
 
 def latent_height(pipe: "DenoisingPipeline") -> int:

@@ -114,7 +114,7 @@ class SlotAnswers:
         if record is None:
             return gr.update(visible=False)
         largest, step, usual = strength_range(record, self.explorer.world.models.is_own_bundled)
-        told = f"{record.knob}; 0 is off, {record.stronger} hides more"
+        told = record.knob if "0 is off" in record.knob else f"{record.knob}; 0 is off, {record.stronger} hides more"
         return gr.update(visible=True, minimum=0, maximum=largest, step=step, value=usual, info=told)
 
 
@@ -146,7 +146,7 @@ def changed_parts(before: View | None, view: View) -> list[Any]:
     has_new_tiles = bool(view.tiles) and (before is None or before.tiles is not view.tiles)
     step, layer = gr.skip(), gr.skip()
     if has_new_tiles and view.tiles is not None:
-        step = gr.update(maximum=view.asked.num_inference_steps, value=0)
+        step = gr.update(maximum=len(next(iter(view.tiles.values())).steps), value=0)
         layer = gr.update(maximum=len(view.tiles) - 1, value=0)
     return [
         fragments.status(view),

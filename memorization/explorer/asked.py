@@ -1,5 +1,6 @@
 """What is asked for in the page, checked before any work: a prompt, a seed, how it is sampled, which model."""
 
+import contextlib
 import math
 from dataclasses import dataclass
 
@@ -86,6 +87,8 @@ def guidance_of(value: object) -> float | None:
     """
     if value is None or value == "":
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= MOST_GUIDANCE:
-        raise InputError(f"the guidance scale is a number up to {MOST_GUIDANCE:g}; leave it empty for the model's own")
-    return float(value)
+    with contextlib.suppress(TypeError, ValueError):
+        scale = float(value)  # type: ignore[arg-type]  # whatever a page sends
+        if abs(scale) <= MOST_GUIDANCE:
+            return scale
+    raise InputError(f"the guidance scale is a number up to {MOST_GUIDANCE:g}; leave it empty for the model's own")

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-WIDTH, HEIGHT = 640, 250
-LEFT, RIGHT, TOP, BOTTOM = 46, 12, 12, 34  # margins
+WIDTH, HEIGHT = 440, 220
+LEFT, RIGHT, TOP, BOTTOM = 40, 8, 10, 34  # margins
 TICKS = 4
 
 
@@ -54,7 +54,7 @@ def draw_curve(values: Sequence[float], num_steps: int, controls: np.ndarray | N
         band, middle = text_of([*low, *reversed(high)]), text_of(points(np.median(controls, 0)))
     own = points(values)
     heights = np.linspace(0, highest / 1.05, TICKS + 1)
-    shown = sorted({1, *(round(num_steps * k / TICKS) or 1 for k in range(1, TICKS + 1))})
+    shown = sorted({round(k) for k in np.linspace(1, num_steps, TICKS + 1).tolist()})
     return Curve(
         line=text_of(own),
         last=own[-1] if own else None,

@@ -127,7 +127,8 @@ def tiles(view: View, step: int = 0, layer: int = 0) -> str:
         for token, values in zip(found.tokens, maps, strict=True)
     ]
     layers = f"mean over {len(names) - 1} layers" if name == EVERY_LAYER else name.removesuffix(".processor")
-    when = "mean over all steps" if step == 0 else f"step {step} of {len(found.steps)}"
+    count = view.asked.num_inference_steps
+    when = f"mean over {len(found.steps)} steps" if step == 0 else f"step {found.steps[step - 1] + 1} of {count}"
     return render("tiles", shown, f"{when}, {layers}; each tile in its own range, with its share of all attention")
 
 

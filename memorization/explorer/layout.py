@@ -32,7 +32,8 @@ class Slot:
 
 def theme() -> gr.themes.Base:
     """Fonts of the system: nothing is fetched from anywhere."""
-    return gr.themes.Base(primary_hue="blue", font=FONT, font_mono=MONO)
+    found = gr.themes.Base(primary_hue="blue", font=FONT, font_mono=MONO)
+    return found.set(body_text_color_subdued="*neutral_600", body_text_color_subdued_dark="*neutral_300")
 
 
 def build_page(explorer: Explorer) -> gr.Blocks:
@@ -47,10 +48,9 @@ def build_page(explorer: Explorer) -> gr.Blocks:
         status = gr.HTML(fragments.status(), elem_id="status")
         with gr.Row():
             with gr.Column(min_width=320):
-                pictures = gr.HTML()
-                numbers = gr.HTML()
+                pictures, scores = gr.HTML(), gr.HTML()
             with gr.Column(min_width=320):
-                curve, scores = gr.HTML(), gr.HTML()
+                curve, numbers = gr.HTML(), gr.HTML()
         slots = mitigation_fields(explorer)
         with gr.Accordion("Where each token looks", open=True):
             with gr.Row():
@@ -73,6 +73,7 @@ def build_page(explorer: Explorer) -> gr.Blocks:
             [*shown, *(s.found for s in slots)],
             concurrency_id=MODEL_QUEUE,
             api_name="look",
+            show_progress="hidden",
         )
         for slot in slots:
             looked = connect_slot(explorer, slot, looked)
@@ -102,7 +103,7 @@ def asked_fields(explorer: Explorer) -> list[gr.components.Component]:
         model = gr.Dropdown(models.names, value=models.own, label="model", elem_id="model", min_width=160)
     with gr.Accordion("Sampling", open=False), gr.Row():
         steps = gr.Number(50, label="steps", precision=0, minimum=1, elem_id="steps", min_width=120)
-        guidance = gr.Number(None, label="guidance scale, empty: the model's", elem_id="guidance", min_width=120)
+        guidance = gr.Textbox("", label="guidance scale, empty: the model's", elem_id="guidance", min_width=120)
         has_loras = bool(models.loras)
         lora = gr.Dropdown(
             ["", *models.loras], value="", label="LoRA", visible=has_loras, elem_id="lora", min_width=160
@@ -114,16 +115,15 @@ def asked_fields(explorer: Explorer) -> list[gr.components.Component]:
 def mitigation_fields(explorer: Explorer) -> list[Slot]:
     """Places for mitigations; the first is open."""
     found = []
-    with gr.Row():
-        for k in range(SLOTS):
-            with gr.Column(min_width=300), gr.Accordion(f"Mitigation {k + 1}", open=k == 0):
+    for k in range(SLOTS):
+        with gr.Accordion(f"Mitigation {k + 1}", open=k == 0):
+            with gr.Row():
                 method = gr.Dropdown(
                     [("none", ""), *MITIGATIONS], value="", label="the same seed under", elem_id=f"method{k}"
                 )
                 strength = gr.Slider(0, 1, 0, label="strength", elem_id=f"strength{k}", visible=False)
-                found.append(
-                    Slot(k, method, strength, gr.HTML(elem_id=f"mitigated{k}"), gr.Number(None, visible=False))
-                )
+            shown, wish = gr.HTML(elem_id=f"mitigated{k}"), gr.Number(None, visible=False)
+            found.append(Slot(k, method, strength, shown, wish))
     return found
 
 

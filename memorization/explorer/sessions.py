@@ -13,7 +13,7 @@ from memorization.explorer.streaming import stream
 from memorization.explorer.view import View
 from memorization.explorer.world import World
 
-MOST_SESSIONS = 32  # whose views are kept; the one that was used longest ago goes
+MOST_SESSIONS = 8  # whose views are kept; the one that was used longest ago goes
 LOOK = -1  # beside the slots of mitigations, which count from 0
 
 
