@@ -20,7 +20,7 @@ from pathlib import Path
 import memorization
 from memorization.bundled import MODEL
 from memorization.runs.arguments import HelpFormatter, positive_int
-from tools.explorer_screens import served
+from tools.explorer_screens import opened, served
 
 PROMPTS = ("the wild owl poster", "the scarlet engine mug", "a large red fish", "a white parasol on the left")
 AT_A_TIME = 4
@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     args = make_parser().parse_args(argv)
     pipe = memorization.load_pipeline(MODEL)
-    with served(["--num_controls", "0"]) as address:
+    with served(opened("--num_controls", "0")) as address:
         clients = [Client(address, verbose=False) for _ in range(AT_A_TIME)]
         submit(clients[0], PROMPTS[0], args.steps).result()
         started = time.perf_counter()

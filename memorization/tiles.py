@@ -222,8 +222,8 @@ def attention_tiles(
     def join(maps: Sequence[torch.Tensor]) -> torch.Tensor:
         return components(maps, self_components) if self_components else prompt_maps(joined_maps(maps), labels)
 
-    sampling = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
-    (tiles,) = collect_tiles(pipe, prompt, labels, {"": names}, join, steps, seed, **sampling).values()
+    groups, how = {"": names}, (num_inference_steps, guidance_scale)
+    (tiles,) = collect_tiles(pipe, prompt, labels, groups, join, steps, seed, *how).values()
     return tiles
 
 
@@ -259,8 +259,7 @@ def layer_tiles(
     def join(maps: Sequence[torch.Tensor]) -> torch.Tensor:
         return prompt_maps(joined_maps(maps), labels)
 
-    sampling = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale}
-    return collect_tiles(pipe, prompt, labels, groups, join, steps, seed, **sampling)
+    return collect_tiles(pipe, prompt, labels, groups, join, steps, seed, num_inference_steps, guidance_scale)
 
 
 def latent_height(pipe: "DenoisingPipeline") -> int:

@@ -40,11 +40,15 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def opened(*words: str) -> Explorer:
+    """The explorer of a command line."""
+    return Explorer(World.from_args(explore.make_parser().parse_args(words)))
+
+
 @contextmanager
-def served(argv: Sequence[str]) -> Iterator[str]:
-    """The explorer's page of a command line, by its address, until the block ends."""
-    serve = explore.import_server()
-    page = serve(Explorer(World.from_args(explore.make_parser().parse_args(list(argv)))), explore.THIS_MACHINE, None)
+def served(explorer: Explorer) -> Iterator[str]:
+    """An explorer's page, by its address, until the block ends."""
+    page = explore.import_server()(explorer, explore.THIS_MACHINE, None)
     try:
         yield page.local_url
     finally:
@@ -94,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = make_parser().parse_args(argv)
     with exit_on_input_error():
         make_folder(args.output, "--output")
-        with served(["--num_controls", str(args.num_controls)]) as address, browser_page(*SIZES["wide"]) as page:
+        with served(opened("--num_controls", str(args.num_controls))) as address, browser_page(*SIZES["wide"]) as page:
             look(page, address, args.prompt, args.seed, args.num_inference_steps, args.method)
             page.locator("#command").click()
             page.locator("#commands").wait_for()

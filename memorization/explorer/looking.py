@@ -70,11 +70,11 @@ def generate(world: World, pipe: "DenoisingPipeline", view: View, tell: Tell) ->
 
 
 def find_neighbours(world: World, pipe: "DenoisingPipeline", view: View, tell: Tell) -> View:
-    assert view.image is not None
-    measures = world.measures.of(view.image, view.record, view.asked.sampling.seeds(view.record), view.mask)
-    view = replace(view, measures=measures)
-    tell(view)
-    return replace(view, neighbours=world.measures.neighbours(view.image, view.record))
+    image, record = view.image, view.record
+    assert image is not None
+    measures = world.measures.of(image, record, view.asked.sampling.seeds(record), view.mask)
+    tell(replace(view, measures=measures))
+    return replace(view, measures=measures, neighbours=world.measures.neighbours(image, record))
 
 
 def find_tiles(world: World, pipe: "DenoisingPipeline", view: View, tell: Tell) -> View:

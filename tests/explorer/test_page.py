@@ -1,6 +1,7 @@
 """The page as people use it, in a headless Chromium, and as programs ask it; skipped where a part is not installed."""
 
 import shutil
+import time
 import urllib.error
 import urllib.request
 
@@ -8,17 +9,21 @@ import pytest
 
 import detect_mem
 import inference_mem
+from tools.explorer_screens import browser_page, look, opened, served
 
 pytest.importorskip("gradio")
 needs_browser = pytest.mark.skipif(shutil.which("chromium") is None, reason="no Chromium")
 
 
 @pytest.fixture(scope="module")
-def address(model_folder):
-    from tools.explorer_screens import served
+def explorer(model_folder):
+    words = ("--model_id", str(model_folder), "--dataset", "planted_mem_groundtruth", "--num_controls", "3")
+    return opened(*words)
 
-    words = ["--model_id", str(model_folder), "--dataset", "planted_mem_groundtruth", "--num_controls", "3"]
-    with served(words) as found:
+
+@pytest.fixture(scope="module")
+def address(explorer):
+    with served(explorer) as found:
         yield found.rstrip("/")
 
 
@@ -30,8 +35,6 @@ def numbers(page, selector):
 @needs_browser
 def test_a_prompt_is_typed_and_the_numbers_are_the_scripts(address, loaded, tmp_path):
     pytest.importorskip("playwright")
-    from tools.explorer_screens import browser_page, look
-
     told = []
     with browser_page(1200, 900) as page:
         page.on("request", lambda request: told.append(request.url))
@@ -63,6 +66,25 @@ def test_a_prompt_is_typed_and_the_numbers_are_the_scripts(address, loaded, tmp_
     assert read["score"] == row["text_noise_norm"][0][0] and read["p"] in (0.25, 0.5, 0.75, 1)
     assert [read["after"]] == changed["magnitude_after"] and [read["pixel"]] == changed["pixel_similarity"]
     assert not [url for url in told if not url.startswith((address, "data:", "blob:"))]
+
+
+@needs_browser
+def test_a_closed_tab_ends_its_run_and_its_view(explorer, address):
+    pytest.importorskip("playwright")
+    with browser_page(1200, 900) as page:
+        page.goto(address)
+        page.get_by_label("prompt").fill("an owl")
+        page.get_by_text("Sampling", exact=True).click()
+        page.locator("#steps input").fill("1000")
+        page.locator("#look").click()
+        page.locator("#curve .dot").wait_for()
+        (name,) = [n for n, session in explorer.sessions.items() if session.view and session.view.stage == "picture"]
+    for _ in range(600):
+        if name not in explorer.sessions:
+            break
+        time.sleep(0.2)
+    with explorer.world.lock:  # the loop has let go of the model
+        assert name not in explorer.sessions
 
 
 @pytest.mark.parametrize(
