@@ -3,7 +3,7 @@
     python -m experiments.explorer_load
     python -m experiments.explorer_load --requests 8 --steps 2
 
-Both on the bundled model, over the page's own address. The first part presses Look once (after one that loads the
+Over the page's own address, by default on the bundled model. The first part presses Look once (after one that loads the
 model) and compares with `memorization.detect` in the same process; the second counts results that are not those of
 their prompt, and the memory of the process after each half. Linux alone tells its memory.
 """
@@ -32,6 +32,7 @@ SCORES_PART = 3  # of what /look gives
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument("--requests", type=positive_int, default=50, help=f"every {CANCEL_EVERY}th is cancelled")
+    parser.add_argument("--model_id", default=str(MODEL), help="as of explore.py")
     parser.add_argument("--steps", type=positive_int, default=3, help="DDIM steps of each")
     return parser
 
@@ -42,8 +43,17 @@ def memory() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-def submit(client, prompt: str, steps: int, seed: int = 0):
-    return client.submit(prompt, seed, steps, "", MODEL.name, "", 1, None, api_name="/look")
+def submit(client, prompt: str, steps: int):
+    return client.submit(prompt, 0, steps, "", client.model, "", 1, None, api_name="/look")
+
+
+def make_client(address: str, model: str):
+    """A client that looks at a model of the page."""
+    from gradio_client import Client
+
+    client = Client(address, verbose=False)
+    client.model = model
+    return client
 
 
 def score_of(job) -> float | None:
@@ -80,12 +90,11 @@ def one_request(client, number: int, steps: int) -> tuple[str, float | None] | N
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    from gradio_client import Client
-
     args = make_parser().parse_args(argv)
-    pipe = memorization.load_pipeline(MODEL)
-    with served(opened("--num_controls", "0")) as address:
-        clients = [Client(address, verbose=False) for _ in range(AT_A_TIME)]
+    pipe = memorization.load_pipeline(args.model_id)
+    explorer = opened("--num_controls", "0", "--model_id", args.model_id)
+    with served(explorer) as address:
+        clients = [make_client(address, explorer.world.models.own) for _ in range(AT_A_TIME)]
         submit(clients[0], PROMPTS[0], args.steps).result()
         started = time.perf_counter()
         memorization.detect(pipe, PROMPTS[0])

@@ -25,7 +25,7 @@ from memorization.runs.arguments import HelpFormatter, natural_int, positive_int
 SIZES = {"wide": (1200, 1500), "phone": (390, 1400)}
 SCHEMES = ("light", "dark")
 PATIENCE = 1_800_000  # milliseconds: a slow machine takes its time
-QUALITY = 80  # of JPEG
+QUALITY = 65  # of JPEG
 
 
 def make_parser() -> argparse.ArgumentParser:
