@@ -1,7 +1,7 @@
 """Screenshots of the explorer for docs/explorer.md: wide and narrow, light and dark, of one view of the bundled model.
 
-    python tools/explorer_screens.py
-    python tools/explorer_screens.py --prompt "a large red fish" --output screens --num_inference_steps 10
+    python -m tools.explorer_screens
+    python -m tools.explorer_screens --prompt "a large red fish" --output screens --num_inference_steps 10
 
 Needs a Chromium and the packages gradio and playwright (`pip install -e ".[explorer]" playwright`); the page is opened
 on this machine alone.
