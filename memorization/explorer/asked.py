@@ -10,7 +10,7 @@ from memorization.sampling import Sampling
 from memorization.seeds import LARGEST_SEED
 
 LONGEST_PROMPT = 1000  # characters; a model reads some 77 tokens
-MOST_STEPS = 1000
+MOST_STEPS = 999  # of a schedule of 1000, which DDIM cannot be asked for whole
 MOST_GUIDANCE = 100.0
 
 

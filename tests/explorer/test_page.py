@@ -75,7 +75,7 @@ def test_a_closed_tab_ends_its_run_and_its_view(explorer, address):
         page.goto(address)
         page.get_by_label("prompt").fill("an owl")
         page.get_by_text("Sampling", exact=True).click()
-        page.locator("#steps input").fill("1000")
+        page.locator("#steps input").fill("900")
         page.locator("#look").click()
         page.locator("#curve .dot").wait_for()
         (name,) = [n for n, session in explorer.sessions.items() if session.view and session.view.stage == "picture"]
