@@ -5,24 +5,22 @@ their maps, and averaged over heads and layers, as prompt-to-prompt does (Hertz 
 bit the one that is made unobserved.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from attn_utils import AttentionStore, CrossAttentionStore
+from attn_utils import CrossAttentionStore
 from memorization.errors import InputError
-from memorization.needs import CROSS_ATTENTION
+from memorization.token_attention import choose_layers, token_attention
 
 if TYPE_CHECKING:
     from local_sd_pipeline import DenoiseStep, DenoisingPipeline
 
-PLACES = ("down", "mid", "up", "joint", "single")
-PADDING = "padding"  # the tile of all tokens behind the end token together
-LARGEST_SELF = 32  # height up to which self-attention is kept, as in prompt-to-prompt: it grows with the fourth power
+EVERY_LAYER = "all layers"
 
 
 @dataclass(frozen=True)
@@ -47,107 +45,6 @@ class AttentionTiles:
     def mean(self) -> np.ndarray:
         """Maps averaged over the steps, (tokens, height, width)."""
         return self.maps.mean(0)
-
-
-# Layers
-
-
-class TokenAttention(Protocol):
-    """The attention of a family of models for one prompt.
-
-    Attributes:
-        labels: what each map of cross-attention is of.
-    """
-
-    labels: list[str]
-
-    def places(self, is_self: bool) -> Mapping[str, str]:
-        """The place of every layer of cross- or self-attention, by its name."""
-
-    def height(self, name: str, size: int) -> int:
-        """Height of a layer's maps, of latents of this height."""
-
-    def store(self, layers: Sequence[str], is_self: bool) -> CrossAttentionStore:
-        """What records some layers."""
-
-    def token_maps(self, maps: torch.Tensor) -> torch.Tensor:
-        """Maps by label, (labels, height, width), out of what was recorded, averaged."""
-
-
-class CrossAttention:
-    """The cross-attention of a UNet, and its self-attention."""
-
-    def __init__(self, pipe: "DenoisingPipeline", prompt: str):
-        self.pipe, self.labels = pipe, token_labels(pipe, prompt)
-
-    def places(self, is_self: bool) -> dict[str, str]:
-        ending = f"attn{1 if is_self else 2}.processor"
-        return {name: name.split("_", 1)[0] for name in self.pipe.unet.attn_processors if name.endswith(ending)}
-
-    def height(self, name: str, size: int) -> int:
-        """Each down block but the last halves it, each up block but the last doubles it."""
-        place, blocks = name.split("_", 1)[0], len(self.pipe.unet.config.block_out_channels)
-        if place == "mid":
-            return size // 2 ** (blocks - 1)
-        block = int(name.split(".")[1])
-        return size // 2 ** (block if place == "down" else blocks - 1 - block)
-
-    def store(self, layers: Sequence[str], is_self: bool) -> AttentionStore:
-        return AttentionStore(layers)
-
-    def token_maps(self, maps: torch.Tensor) -> torch.Tensor:
-        return prompt_maps(maps, self.labels)
-
-
-def token_attention(pipe: "DenoisingPipeline", prompt: str) -> TokenAttention:
-    """A UNet's attention, or what a family of transformers has in its place."""
-    return pipe.token_attention(prompt) if CROSS_ATTENTION in pipe.lacks else CrossAttention(pipe, prompt)
-
-
-def attention_layers(attention: TokenAttention, places: Sequence[str], is_self: bool) -> list[str]:
-    """Names of the cross- or self-attention layers at some places, at all of them if none is named.
-
-    Raises:
-        InputError: if there is no such place, or no layer there.
-    """
-    unknown = next((place for place in places if place not in PLACES), None)
-    if unknown is not None:
-        raise InputError(f"place {unknown!r} is none of {', '.join(PLACES)}")
-    every = attention.places(is_self)
-    chosen = [name for name, place in every.items() if not places or place in places]
-    if not chosen:
-        there = ", ".join(sorted(set(every.values())))
-        raise InputError(f"this model has no such attention at {', '.join(places)}; it has some at {there}")
-    return chosen
-
-
-def choose_layers(
-    attention: TokenAttention,
-    layers: Sequence[str],
-    places: Sequence[str],
-    resolutions: Sequence[int],
-    is_self: bool,
-    size: int,
-) -> list[str]:
-    """Names of the layers that a call asks for.
-
-    Args:
-        layers: parts of names; none takes all.
-        resolutions: heights of the maps; none takes all, of self-attention up to `LARGEST_SELF`.
-        size: height of the latents.
-
-    Raises:
-        InputError: if nothing is left, with what there is.
-    """
-    named = [n for n in attention_layers(attention, places, is_self) if not layers or any(part in n for part in layers)]
-    if not named:
-        raise InputError(f"no attention layer at these places has {' or '.join(layers)} in its name")
-    heights = {name: attention.height(name, size) for name in named}
-    wanted = set(resolutions) or {h for h in heights.values() if not is_self or h <= LARGEST_SELF}
-    chosen = [name for name in named if heights[name] in wanted]
-    if not chosen or set(resolutions) - set(heights.values()):
-        raise InputError(f"no attention of {sorted(wanted)}; these layers have {sorted(set(heights.values()))}")
-    return chosen
 
 
 # Maps
@@ -183,22 +80,6 @@ def components(maps: Sequence[torch.Tensor], count: int) -> torch.Tensor:
     vectors = vectors * largest.sign()
     low, high = vectors.amin(1, keepdim=True), vectors.amax(1, keepdim=True)
     return ((vectors - low) / (high - low).clamp(min=1e-12)).unflatten(1, (sides[0], -1))
-
-
-def token_labels(pipe: "DenoisingPipeline", prompt: str) -> list[str]:
-    """The text of every token that the prompt has, with begin and end token, and `padding` where there is some."""
-    ids, tokenizer = pipe.token_ids(prompt), pipe.tokenizer
-    names = {tokenizer.bos_token_id: "<begin>", tokenizer.eos_token_id: "<end>"}
-    labels = [names.get(i) or tokenizer.decode([i]).strip() or "?" for i in ids]
-    return [*labels, PADDING] if len(ids) < tokenizer.model_max_length else labels
-
-
-def prompt_maps(maps: torch.Tensor, labels: Sequence[str]) -> torch.Tensor:
-    """Maps (all tokens, height, width) of the prompt's tokens, those of the padding added up into one."""
-    if labels[-1] != PADDING:
-        return maps
-    own = len(labels) - 1
-    return torch.cat([maps[:own], maps[own:].sum(0, keepdim=True)])
 
 
 # The call
@@ -252,29 +133,91 @@ def attention_tiles(
         InputError: if there is no such layer, place, resolution or step.
     """
     attention, is_self = token_attention(pipe, prompt), self_components > 0
-    chosen = choose_steps(steps, num_inference_steps)
-    latents = pipe.initial_latents([seed])
-    names = choose_layers(attention, layers, places, resolutions, is_self, latents.shape[-1])
-    text, uncond = pipe.encode([prompt])
+    names = choose_layers(attention, layers, places, resolutions, is_self, latent_height(pipe))
     labels = [f"component {k + 1}" for k in range(self_components)] or attention.labels
-    found: list[torch.Tensor] = []
-    stores = {k: attention.store(names, is_self) for k in chosen}
+
+    def join(maps: Sequence[torch.Tensor]) -> torch.Tensor:
+        return components(maps, self_components) if is_self else attention.token_maps(joined_maps(maps))
+
+    stores = {k: attention.store(names, is_self) for k in choose_steps(steps, num_inference_steps)}
+    how = (seed, num_inference_steps, guidance_scale)
+    (tiles,) = collect_tiles(pipe, prompt, labels, {"": names}, join, stores, *how).values()
+    return tiles
+
+
+def layer_tiles(
+    pipe: "DenoisingPipeline",
+    prompt: str,
+    *,
+    seed: int = 0,
+    num_inference_steps: int = 50,
+    guidance_scale: float | None = None,
+    most_values: int = 50_000_000,
+) -> dict[str, AttentionTiles]:
+    """Tiles of every layer by its name, and first of all of them together, out of one generation.
+
+    Args:
+        pipe, prompt, seed, num_inference_steps, guidance_scale: as of `attention_tiles`, which gives the same maps one
+            after another.
+        most_values: that are kept; of a model with more and larger maps there are fewer steps, evenly spaced, the
+            last among them.
+    """
+    attention, size = token_attention(pipe, prompt), latent_height(pipe)
+    names = choose_layers(attention, (), (), (), False, size)
+    groups = {EVERY_LAYER: names, **{name: [name] for name in names}}
+    heights = [attention.height(name, size) for name in names]
+    a_step = len(attention.labels) * sum(height**2 for height in [max(heights), *heights])
+    count = min(num_inference_steps, max(1, most_values // a_step))
+    stores = {num_inference_steps * (k + 1) // count - 1: attention.store(names, False) for k in range(count)}
+
+    def join(maps: Sequence[torch.Tensor]) -> torch.Tensor:
+        return attention.token_maps(joined_maps(maps))
+
+    how = (seed, num_inference_steps, guidance_scale)
+    return collect_tiles(pipe, prompt, attention.labels, groups, join, stores, *how)
+
+
+def latent_height(pipe: "DenoisingPipeline") -> int:
+    return pipe.initial_latents([0]).shape[-1]
+
+
+def collect_tiles(
+    pipe: "DenoisingPipeline",
+    prompt: str,
+    labels: Sequence[str],
+    groups: Mapping[str, Sequence[str]],
+    join: Callable[[Sequence[torch.Tensor]], torch.Tensor],
+    stores: Mapping[int, CrossAttentionStore],
+    seed: int,
+    num_inference_steps: int,
+    guidance_scale: float | None,
+) -> dict[str, AttentionTiles]:
+    """Generate once and keep the joined maps of each group of layers.
+
+    Args:
+        labels: what the joined maps are of.
+        groups: names of layers, by the group's name.
+        join: from the maps of a group's layers to (labels, height, width).
+        stores: what records the layers, by the step.
+    """
+    text, uncond = pipe.encode([prompt])
+    found: dict[str, list[torch.Tensor]] = {group: [] for group in groups}
 
     def collect(step: "DenoiseStep") -> None:
         if step.index in stores:
             kept = stores[step.index].maps
-            maps = list(kept.values())
-            joined = components(maps, self_components) if is_self else attention.token_maps(joined_maps(maps))
-            found.append(joined.cpu())
+            for group, names in groups.items():
+                found[group].append(join([kept[name] for name in names]).cpu())
             kept.clear()  # a step's maps of every layer are large
 
     final = pipe.generate(
-        latents,
+        pipe.initial_latents([seed]),
         (uncond, text),
         step_stores=stores,
         callback=collect,
         num_inference_steps=num_inference_steps,
         guidance_scale=guidance_scale,
     )
-    maps = torch.stack(found).float().numpy()
-    return AttentionTiles(tuple(labels), maps, tuple(chosen), tuple(names), pipe.decode(final)[0])
+    image, steps = pipe.decode(final)[0], tuple(stores)
+    stacked = {group: torch.stack(maps).float().numpy() for group, maps in found.items()}
+    return {g: AttentionTiles(tuple(labels), stacked[g], steps, tuple(groups[g]), image) for g in groups}

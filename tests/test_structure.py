@@ -9,7 +9,7 @@ import pytest
 
 from memorization.bundled import ROOT
 
-SCRIPTS = ("detect_mem", "inference_mem", "eval_mem", "audit_mem")
+SCRIPTS = ("detect_mem", "inference_mem", "eval_mem", "audit_mem", "explore")
 CORE = ("local_sd_pipeline", "attn_utils", "noise_norms", "optim_utils", "gradients")
 # What each room of memorization/ may import, besides itself. The root's core is one room, its scripts another.
 GROUND = {"errors", "seeds", "bundled", "identity", "tables", "registry", "released", "needs"}
@@ -36,7 +36,8 @@ MAY_IMPORT = {
     "ordinary": {"data", *GROUND},
     "contrast": {"core", "mitigations", *GROUND},
     "embedding_search": {"core"},
-    "tiles": {"core", *GROUND},
+    "token_attention": {"core", *GROUND},
+    "tiles": {"core", "token_attention", *GROUND},
     "sampling": {"data", *GROUND},
     "plugins": {"detectors", "mitigations", *GROUND},
     "catalogue": {"detectors", "mitigations", *GROUND},
@@ -65,7 +66,8 @@ MAY_IMPORT["runs"] = {
 }
 MAY_IMPORT["audit"] = {"contrast", "embedding_search", "plugins", "report", "runs", *MAY_IMPORT["report"]}
 MAY_IMPORT["api"] = {"runs", "sampling", *MAY_IMPORT["runs"]}
-MAY_IMPORT["scripts"] = {"api", "audit", "catalogue", "report", *MAY_IMPORT["api"]}
+MAY_IMPORT["explorer"] = {"api", "report", "tiles", *MAY_IMPORT["api"]}
+MAY_IMPORT["scripts"] = {"api", "audit", "catalogue", "explorer", "report", *MAY_IMPORT["api"]}
 MAY_IMPORT["memorization"] = set()  # its names are loaded when they are used
 WITHOUT_DIFFUSERS = ("memorization", "memorization.scores", "memorization.finished_runs", "eval_mem")
 PLUG_IN_FOLDERS = {
@@ -78,7 +80,7 @@ PLUG_IN_FOLDERS = {
 
 
 def find_modules() -> dict[str, Path]:
-    """The nine modules of the root and all of memorization/, by their names."""
+    """The ten modules of the root and all of memorization/, by their names."""
     paths = [*ROOT.glob("*.py"), *(ROOT / "memorization").rglob("*.py")]
     return {".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): p for p in paths}
 
@@ -110,7 +112,7 @@ def room_of(name: str) -> str:
     return "core" if name in CORE else name.removeprefix("memorization.").split(".")[0]
 
 
-def test_the_root_holds_nine_modules():
+def test_the_root_holds_ten_modules():
     assert {p.stem for p in ROOT.glob("*.py")} == {*SCRIPTS, *CORE}
 
 

@@ -10,7 +10,8 @@ from PIL import Image
 
 from helpers.pipelines import make_pipeline
 from memorization import InputError, attention_tiles
-from memorization.tiles import PADDING, components
+from memorization.tiles import components
+from memorization.token_attention import PADDING
 from tools import show_attention
 
 PROMPT = "a large red heart on the left"

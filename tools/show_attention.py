@@ -24,7 +24,8 @@ from memorization.files.whole import make_folder, write_text
 from memorization.report.attention_figures import strip_figure, tiles_figure
 from memorization.report.theme import theme
 from memorization.runs.arguments import HelpFormatter, device_name, positive_int, seed_int
-from memorization.tiles import PLACES, AttentionTiles
+from memorization.tiles import AttentionTiles
+from memorization.token_attention import PLACES
 
 
 def step_list(text: str) -> list[int] | None:

@@ -17,6 +17,7 @@ from types import ModuleType
 import audit_mem
 import detect_mem
 import eval_mem
+import explore
 import inference_mem
 from experiments import audit_tables, planted_tables, published, screen_scale
 from experiments.cost import families, gradient_memory, weights
@@ -159,6 +160,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "options_detect_mem": partial(option_tables, detect_mem),
     "options_inference_mem": partial(option_tables, inference_mem),
     "options_eval_mem": partial(option_tables, eval_mem),
+    "options_explore": partial(option_tables, explore),
     **published.TABLES,
     **planted_tables.TABLES,
     **screen_scale.TABLES,

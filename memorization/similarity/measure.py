@@ -208,7 +208,16 @@ def measure_run(
 
 
 def measure_row(run: Run, row: Mapping, evaluators: Evaluators, record: PromptRecord) -> dict:
-    images = run.images(row)
+    return measure_images(run.images(row), row, evaluators, record)
+
+
+def measure_images(images: np.ndarray, row: Mapping, evaluators: Evaluators, record: PromptRecord) -> dict:
+    """Every measure of one prompt's images, as `measure_run` gives them.
+
+    Args:
+        images: uint8 (images, height, width, 3).
+        row: with index, prompt, seeds and, where it is known, kind.
+    """
     references = [read_image(path) for path in record.reference_images]
     result = {"index": row["index"], "prompt": row["prompt"], "kind": row.get("kind") or "all"}
     if evaluators.clip is not None:

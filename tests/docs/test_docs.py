@@ -10,6 +10,7 @@ import pytest
 import audit_mem
 import detect_mem
 import eval_mem
+import explore
 import inference_mem
 from experiments import count_evaluations
 from memorization.bundled import ROOT
@@ -21,7 +22,7 @@ from tools import write_docs
 
 PAGES = [*write_docs.pages(), ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "experiments/results/README.md"]
 NAMES = [page.relative_to(ROOT).as_posix() for page in PAGES]
-SCRIPTS = {f"{module.__name__}.py": module for module in (detect_mem, inference_mem, eval_mem, audit_mem)}
+SCRIPTS = {f"{module.__name__}.py": module for module in (detect_mem, inference_mem, eval_mem, audit_mem, explore)}
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 INTERVAL = re.compile(r"(-?\d\.\d+) \[(-?\d\.\d+), (-?\d\.\d+)\]")

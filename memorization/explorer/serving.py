@@ -1,0 +1,70 @@
+"""The page on the air: on this machine alone unless told, without anything from elsewhere."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import gradio as gr
+from starlette.middleware import Middleware
+
+from memorization.explorer import fragments
+from memorization.explorer.layout import build_page, theme
+from memorization.explorer.sessions import Explorer
+
+# The browser is told to load nothing from anywhere else, whatever the library's page names.
+POLICY = (
+    "default-src 'self'; img-src 'self' data: blob:; font-src 'self' data:; style-src 'self' 'unsafe-inline'; "
+    "script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; connect-src 'self' data: blob:; object-src 'none'; "
+    "base-uri 'self'; frame-ancestors 'none'"
+)
+LARGEST_UPLOAD = 1  # byte: nothing is uploaded here
+
+Scope = dict[str, Any]
+
+
+class OwnPolicy:
+    """Adds the policy to every answer of an ASGI application."""
+
+    def __init__(self, app: Callable[..., Awaitable[None]]):
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Callable, send: Callable) -> None:
+        async def send_with_policy(message: Scope) -> None:
+            if message["type"] == "http.response.start":
+                extra = ((b"content-security-policy", POLICY.encode()), (b"referrer-policy", b"no-referrer"))
+                message = {**message, "headers": [*message["headers"], *extra]}
+            await send(message)
+
+        await self.app(scope, receive, send_with_policy)
+
+
+def serve(explorer: Explorer, host: str, port: int | None, in_browser: bool = False) -> gr.Blocks:
+    """Open the page to whoever reaches the address; `page.local_url` is where it is, `page.close()` ends it.
+
+    Args:
+        host: address to listen on.
+        port: None takes a free one.
+
+    Raises:
+        OSError: if the address cannot be had.
+    """
+    page = build_page(explorer)
+    page.launch(
+        server_name=host,
+        server_port=port,
+        inbrowser=in_browser,
+        share=False,
+        prevent_thread_lock=True,
+        quiet=True,
+        ssr_mode=False,
+        pwa=False,
+        mcp_server=False,
+        enable_monitoring=False,
+        run_history=False,
+        allowed_paths=[],
+        max_file_size=LARGEST_UPLOAD,
+        footer_links=[],
+        theme=theme(),
+        css=fragments.STYLE,
+        app_kwargs={"middleware": [Middleware(OwnPolicy)]},
+    )
+    return page
