@@ -50,6 +50,12 @@ class Entry:
         return method is not None and method.flags is not None and "l_target_ss" in method.flags(1)
 
     @property
+    def counts_words(self) -> bool:
+        """Whether its strength is a number of words, which stands in the names of its files."""
+        method = MITIGATIONS.get(self.method)
+        return method is not None and method.flags is not None and "prompt_aug_style" in method.flags(1)
+
+    @property
     def options(self) -> list[str]:
         """Of inference_mem.py."""
         if self.name == PLAIN:
@@ -61,8 +67,9 @@ class Entry:
         return f"{stem}_{self.strength:g}"
 
     def rows(self, output_dir: Path, stem: str) -> Path:
-        """Result file of its run, for methods that do not count words in its name."""
-        return RunFiles(output_dir, f"{self.run_name(stem)}_{self.name}", is_mitigation=True).rows
+        """Result file of its run."""
+        label = f"{self.name}{self.strength:g}" if self.counts_words else self.name
+        return RunFiles(output_dir, f"{self.run_name(stem)}_{label}", is_mitigation=True).rows
 
     def __str__(self) -> str:
         return f"{self.name}:{self.strength:g}"

@@ -7,10 +7,12 @@ import sys
 
 import pytest
 
+import inference_mem
 from experiments.runs import Entry, parse_entries, sweep_entries
 from memorization.bundled import CLIP, COPY_DESCRIPTOR, ROOT
 from memorization.errors import InputError
 from memorization.mitigations.base import MITIGATIONS
+from memorization.runs.mitigation_settings import MitigationSettings
 
 EVALUATE = f"--sscd {COPY_DESCRIPTOR} --reference_model {CLIP}"
 
@@ -34,6 +36,21 @@ def test_every_entry_of_a_sweep_is_read_back_and_asks_for_its_method(bundled):
         assert entry.options[:4] == ["--method", entry.method, "--strength", f"{entry.strength:g}"]
     assert Entry("prss_prmask", 2).options[4:] == ["--pr_mask"]
     assert Entry("none").options == []
+
+
+@pytest.mark.parametrize(
+    ("name", "strength", "file"), [("rt", 4, "s_4_rt4"), ("prss_prmask", 0.4, "s_0.4_prss_prmask")]
+)
+    ("name", "strength", "file"), [("rt", 4, "s_4_rt4"), ("prss_prmask", 0.4, "s_0.4_prss_prmask")]
+)
+def test_the_rows_of_an_entry_are_where_its_run_writes_them(name, strength, file, tmp_path):
+    """Names of files count the words of methods that add some, as inference_mem.py does."""
+    entry = Entry(name, strength)
+    args = inference_mem.make_parser().parse_args(
+        [*entry.options, "--run_name", entry.run_name("s"), "--output_dir", str(tmp_path)]
+    )
+    files = MitigationSettings.from_args(args).files
+    assert entry.rows(tmp_path, "s") == files.rows == tmp_path / "det_outputs" / f"{file}_mitigation.jsonl"
 
 
 @pytest.mark.parametrize("text", ["pee:1", "pe", "pe:a"])
