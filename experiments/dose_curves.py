@@ -67,7 +67,7 @@ def copy_entries(run: Run, records: Mapping[int, PromptRecord], groups: Mapping[
         if own:
             flags = np.concatenate([copied[index] for index in own])
             prompts = np.concatenate([np.full(len(copied[index]), index) for index in own])
-            between = sum(0 < copied[index].mean() < 1 for index in own)
+            between = sum(bool(0 < copied[index].mean() < 1) for index in own)
             head: Entry = {"kind": group.kind, "dose": group.dose, "prompts": len(own), "prompts_between": between}
             entries.append(head | {"copied": share_measure(flags, prompts)})
     return entries

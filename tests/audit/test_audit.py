@@ -236,7 +236,7 @@ def test_controls_are_made_of_two_captions_and_were_never_trained_on():
 @pytest.mark.parametrize(
     ("more", "told"),
     [
-        (["--training_data", str(PLANTED / "planted_prompts.jsonl")], "have no picture"),
+        (["--training_data", str(PLANTED / "planted_prompts.jsonl")], "lacks a picture for 80 of 80"),
         (["--training_data", "nowhere"], "nowhere"),
         (["--controls", str(GROUND_TRUTH), "--training_data", str(GROUND_TRUTH)], "alone; give some"),
         (["--model_id", "some/model"], "give SSCD's weights by --sscd"),

@@ -56,6 +56,7 @@ def test_copies_are_counted_by_kind_and_dose_with_prompts_that_sometimes_copy(wo
     root, run = world
     records = {r.index: r for r in load_prompts(str(root))}
     entries = copy_entries(run, records, groups_of(root))
+    json.dumps(entries)  # as the results are kept
     found = {(e["kind"], e["dose"]): (e["copied"]["count"], e["copied"]["of"], e["prompts_between"]) for e in entries}
     assert found == {
         ("verbatim", 1): (0, 2, 0),

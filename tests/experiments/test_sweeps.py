@@ -41,8 +41,6 @@ def test_every_entry_of_a_sweep_is_read_back_and_asks_for_its_method(bundled):
 @pytest.mark.parametrize(
     ("name", "strength", "file"), [("rt", 4, "s_4_rt4"), ("prss_prmask", 0.4, "s_0.4_prss_prmask")]
 )
-    ("name", "strength", "file"), [("rt", 4, "s_4_rt4"), ("prss_prmask", 0.4, "s_0.4_prss_prmask")]
-)
 def test_the_rows_of_an_entry_are_where_its_run_writes_them(name, strength, file, tmp_path):
     """Names of files count the words of methods that add some, as inference_mem.py does."""
     entry = Entry(name, strength)
