@@ -81,7 +81,7 @@ class DenoisingPipeline(LatentImages, DiffusionPipeline):
         lacks: what some methods need and the family does not have (memorization/needs.py), each with the reason.
         num_unet_evals: evaluations of single samples since loading (a guided step on one image is two).
         num_unet_gradients: backward passes and tangents of single samples, counted by who takes them.
-        grad_batch_size: images that a gradient is taken of at a time; None takes as many as fit, see `gradients`.
+        grad_batch_size: images that a gradient is taken of at a time; None takes as many as fit, see gradients.py.
         loaded_from: where `load_pipeline` found it; None of a pipeline that was put together in memory.
         base: the model before it was tuned, if given, for what compares with it.
     """

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from attn_utils import fit_mask
-from gradients import chunk_size, loss_scale
+from memorization.gradients import chunk_size, loss_scale
 from noise_norms import noise_diff_norm
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def descend(
 ) -> tuple[torch.Tensor, list[list[float]]]:
     """Lower each image's loss; one at or below the target leaves the batch and is left alone from then on.
 
-    An iteration goes through the images in chunks that fit into memory, `gradients.chunk_size`.
+    An iteration goes through the images in chunks that fit into memory, `memorization.gradients.chunk_size`.
 
     Args:
         pipe: its `num_unet_gradients` counts what is spent.

@@ -46,14 +46,17 @@ class Entry:
     @property
     def searches_paraphrases(self) -> bool:
         """Whether it needs paraphrases of the prompt, which an embedding that is given instead of it does not tell."""
-        method = MITIGATIONS.get(self.method)
-        return method is not None and method.flags is not None and "l_target_ss" in method.flags(1)
+        return self.sets("l_target_ss")
 
     @property
     def counts_words(self) -> bool:
         """Whether its strength is a number of words, which stands in the names of its files."""
+        return self.sets("prompt_aug_style")
+
+    def sets(self, flag: str) -> bool:
+        """Whether it is one of the methods that are switched on by flags, and this flag among them."""
         method = MITIGATIONS.get(self.method)
-        return method is not None and method.flags is not None and "prompt_aug_style" in method.flags(1)
+        return method is not None and method.flags is not None and flag in method.flags(1)
 
     @property
     def options(self) -> list[str]:

@@ -6,13 +6,19 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-import gradients
-from gradients import available_memory, chunk_size, container_memory, free_bytes, kept_bytes, open_attention
 from helpers.pipelines import make_pipeline
-from memorization import detect, mitigate
+from memorization import detect, gradients, mitigate
 from memorization.detectors.base import DETECTORS
 from memorization.detectors.sharpness import sharpness
 from memorization.errors import InputError
+from memorization.gradients import (
+    available_memory,
+    chunk_size,
+    container_memory,
+    free_bytes,
+    kept_bytes,
+    open_attention,
+)
 from memorization.observation import Recorded, make_inputs, observe_batches
 from memorization.trace import Trace
 from optim_utils import descend

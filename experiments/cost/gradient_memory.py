@@ -21,12 +21,12 @@ import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPTokenizer
 
-from gradients import MARGIN, kept_bytes
 from local_sd_pipeline import DenoiseStep, LocalStableDiffusionPipeline, NoisePrediction
 from memorization.bundled import MODEL, ROOT
 from memorization.detectors.base import DETECTORS
 from memorization.detectors.hessian_map import hessian_map
 from memorization.files.whole import write_text
+from memorization.gradients import MARGIN, kept_bytes
 from memorization.runs.arguments import HelpFormatter
 from memorization.tables import Table, format_table
 from memorization.trace import Trace

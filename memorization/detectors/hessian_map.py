@@ -2,8 +2,8 @@
 
 import torch
 
-from gradients import in_chunks
 from memorization.detectors.base import detector
+from memorization.gradients import in_chunks
 from memorization.needs import NOISE
 from memorization.released import SD1, SD2
 from memorization.seeds import derived_seed

@@ -2,8 +2,8 @@
 
 import torch
 
-from gradients import in_chunks, open_attention
 from memorization.detectors.base import detector
+from memorization.gradients import in_chunks, open_attention
 from memorization.needs import NOISE
 from memorization.trace import Trace
 

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from gradients import in_chunks, loss_scale
 from memorization.detectors.base import detector
+from memorization.gradients import in_chunks, loss_scale
 from memorization.needs import TOKENS
 from memorization.trace import FIRST_STEPS, Trace, token_groups
 from noise_norms import noise_diff_map

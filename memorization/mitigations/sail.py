@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from gradients import chunk_size, loss_scale
 from memorization.errors import InputError, warn
+from memorization.gradients import chunk_size, loss_scale
 from memorization.mitigations.base import mitigation
 from memorization.mitigations.batch import ImageBatch, Mitigated, MitigationOptions, always_acting
 from memorization.mitigations.first_step import Embeds, norms, unit
