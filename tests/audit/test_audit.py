@@ -8,11 +8,10 @@ from io import StringIO
 
 import numpy as np
 import pytest
-import torch
 
 import audit_mem
 from helpers.other_pipelines import make_flux
-from helpers.scale_runs import run_ranks
+from helpers.scale_runs import one_thread, run_ranks
 from memorization.audit.attacks import judge_attack
 from memorization.audit.captions import read_training_set, recombined_captions
 from memorization.audit.verdict import missed_bound, still_copied, warnings_of
@@ -111,13 +110,11 @@ def test_nothing_comes_back_of_what_was_never_trained_on(pictures, tmp_path):
 @pytest.fixture(scope="module")
 def attacked(pictures, model_folder, tmp_path_factory):
     """An audit with both attacks, of a tiny model with random weights."""
-    output, threads = tmp_path_factory.mktemp("attacked") / "one", torch.get_num_threads()
-    torch.set_num_threads(1)  # as of two processes
+    output = tmp_path_factory.mktemp("attacked") / "one"
     argv = ["--training_data", pictures, "--model_id", model_folder, "--sscd", COPY_DESCRIPTOR, *ATTACKED]
     argv = [str(word) for word in argv]
-    with redirect_stdout(StringIO()) as told:
+    with redirect_stdout(StringIO()) as told, one_thread():
         audit_mem.main([*argv, "--output", str(output)])
-    torch.set_num_threads(threads)
     return argv, output, told.getvalue()
 
 
@@ -186,12 +183,13 @@ def test_an_audit_goes_on_after_an_interruption_of_any_kind_of_stage(attacked, t
     monkeypatch.setattr(Found, "write", lambda self, path, kept: (write(self, path, kept), stop(path, 2)))
     monkeypatch.setattr(stored, "write_text", lambda path, text: (save(path, text), stop(path, 1)))
     while stages:
-        with pytest.raises(SystemExit) as ended:
+        with pytest.raises(SystemExit) as ended, one_thread():
             audit_mem.main([*argv, "--output", str(tmp_path)])
         assert ended.value.code == 130, stages[0]
         del stages[0]
     monkeypatch.undo()
-    audit_mem.main([*argv, "--output", str(tmp_path)])
+    with one_thread():
+        audit_mem.main([*argv, "--output", str(tmp_path)])
     text = (tmp_path / "audit.json").read_text().replace(str(tmp_path), str(output))
     assert text == (output / "audit.json").read_text()
 

@@ -1,11 +1,14 @@
 """Runs of both scripts for the tests of resume, batches and processes, and how their outputs are compared."""
 
+import contextlib
 import json
 import os
 import socket
 import subprocess
 import sys
 from pathlib import Path
+
+import torch
 
 from memorization.bundled import PLANTED, ROOT
 
@@ -21,6 +24,17 @@ ROWS = {"detect_mem": "test_ours.jsonl", "inference_mem": "test_prss_be_mitigati
 def files(folder):
     """Contents of all files below a folder, by their relative path."""
     return {str(p.relative_to(folder)): p.read_bytes() for p in Path(folder).rglob("*") if p.is_file()}
+
+
+@contextlib.contextmanager
+def one_thread():
+    """Calls within run on one thread, as every process of several does: their number changes rounding."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def launcher(processes):

@@ -15,7 +15,7 @@ import detect_mem
 import inference_mem
 from attn_utils import cross_attention_layers, down_cross_layers
 from helpers.pipelines import make_pipeline
-from helpers.scale_runs import OPTIONS, ROWS, files, finished, run
+from helpers.scale_runs import OPTIONS, ROWS, files, finished, one_thread, run
 from memorization.errors import InputError
 from memorization.evaluation.detection import summary
 from memorization.files import json_lines
@@ -154,12 +154,8 @@ def test_two_processes_leave_the_files_of_one(script, tmp_path, model_folder):
         "--model_id",
         str(model_folder),
     ]
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as `run` does; their number changes rounding
-    try:
+    with one_thread():
         SCRIPTS[script](options)  # loaded from its files, as theirs
-    finally:
-        torch.set_num_threads(threads)
     told = run(script, 2, tmp_path / "2", model_folder)
     assert told.count("UNet evaluations" if script == "inference_mem" else "higher = memorized") == 1
     assert files(tmp_path / "1") == files(tmp_path / "2")
