@@ -18,7 +18,8 @@ from typing import Any
 
 from experiments.audit_simulation import CASES, simulate
 from experiments.audit_tables import DOSES, RESULTS, TABLES
-from experiments.dose_curves import groups_of, is_copied
+from experiments.dose_copies import by_pixels
+from experiments.dose_curves import groups_of
 from experiments.protocol import THREADS
 from experiments.runs import Command, Runner, script
 from memorization.audit.screening import FLAGGED
@@ -92,7 +93,7 @@ def measure_bundled(folder: Path, seed: int) -> Cell:
     rows = {row["index"]: row for row in run.rows}
     chosen = [k for k, group in groups.items() if records[k].kind == "verbatim" and group.dose in DOSES]
     pictures = [
-        {"index": k, "dose": groups[k].dose, "copied": bool(is_copied(run, rows[k], records[k]).any())}
+        {"index": k, "dose": groups[k].dose, "copied": bool(by_pixels(run, rows[k], records[k]).any())}
         | {"flagged": k in flagged, "returned": k in back}
         | {"right": is_right(run, rows, back[k], records[k]) if k in back else None}
         for k in chosen

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from experiments.dose_copies import Ruler, by_pixels
 from memorization.data.prompts import PromptRecord
 from memorization.data.tables import raw_rows
 from memorization.evaluation.classes import View, classes_of, gather
@@ -22,9 +23,7 @@ from memorization.evaluation.statistics import Measure, interval_text
 from memorization.finished_runs import Run, method_of, strength_of
 from memorization.report.theme import COLORS, MARKERS, legend_below, panels, theme
 from memorization.scores import HORIZONS, horizons_of, score_label
-from memorization.similarity.pixels import similarity_to_references
 from memorization.tables import format_table
-from planted.making.model_measures import COPY_RMSE
 
 SEVERAL = "verbatim, several captions"
 
@@ -50,17 +49,14 @@ def groups_of(ground_truth: Path) -> dict[int, Group]:
     return dict(sorted(found.items(), key=lambda pair: (pair[1].kind, pair[1].dose)))
 
 
-def is_copied(run: Run, row: Mapping, record: PromptRecord) -> np.ndarray:
-    """Whether each image of a row repeats the fixed region of its training picture, bool (images,)."""
-    return np.array(similarity_to_references(run.images(row), record)) > 1 - COPY_RMSE
-
-
-def copy_entries(run: Run, records: Mapping[int, PromptRecord], groups: Mapping[int, Group]) -> list[Entry]:
+def copy_entries(
+    run: Run, records: Mapping[int, PromptRecord], groups: Mapping[int, Group], ruler: Ruler = by_pixels
+) -> list[Entry]:
     """Share of copied images by dose, with its interval over prompts.
 
     `prompts_between` counts the prompts of which some images are copies and others are not.
     """
-    copied = {row["index"]: is_copied(run, row, records[row["index"]]) for row in run.rows}
+    copied = {row["index"]: ruler(run, row, records[row["index"]]) for row in run.rows}
     entries = []
     for group in dict.fromkeys(groups.values()):
         own = [index for index in copied if groups[index] == group]
@@ -111,13 +107,13 @@ def map_entries(run: Run, groups: Mapping[int, Group]) -> list[Entry]:
 
 
 def mitigation_entries(
-    runs: Iterable[Run], records: Mapping[int, PromptRecord], groups: Mapping[int, Group]
+    runs: Iterable[Run], records: Mapping[int, PromptRecord], groups: Mapping[int, Group], ruler: Ruler = by_pixels
 ) -> list[Entry]:
     """Share of copied images by dose under each mitigation."""
     return [
         {"method": method_of(run), "strength": strength_of(run)} | entry
         for run in runs
-        for entry in copy_entries(run, records, groups)
+        for entry in copy_entries(run, records, groups, ruler)
     ]
 
 

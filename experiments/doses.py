@@ -1,10 +1,11 @@
 """Copies, detection and mitigation as functions of the dose: how often a picture was in the training set.
 
     python -m experiments.doses                              the bundled model
-    python -m experiments.doses --world FOLDER --model_id PATH      another planted world
+    python -m experiments.doses --world FOLDER --model_id PATH --sscd immaculate      a world of real pictures
 
 One detection run over all planted prompts and one over each set of others, one mitigation run for each method. A run
-that was cut off goes on where it was. Options that are not listed here go to every run.
+that was cut off goes on where it was. Copies are told by pixels; with a copy descriptor also by its similarity at the
+field's cut, under mitigations by that alone. Options that are not listed here go to every run.
 """
 
 import argparse
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
+from experiments.dose_copies import PIXELS, ByDescriptor, Ruler, by_pixels
 from experiments.dose_curves import (
     copy_entries,
     dose_figure,
@@ -28,11 +30,13 @@ from experiments.protocol import THREADS
 from experiments.runs import Command, Entry, Runner, parse_entries, script
 from memorization.bundled import PLANTED
 from memorization.data.prompts import load_prompts
-from memorization.errors import exit_on_input_error
+from memorization.errors import exit_on_input_error, input_errors
 from memorization.files.layout import RunFiles
 from memorization.files.whole import make_folder, write_text
 from memorization.finished_runs import read_run
 from memorization.runs.arguments import HelpFormatter, positive_int, seed_int
+from memorization.similarity.descriptors import CopyDescriptor
+from memorization.similarity.pixels import COPY_SIMILARITY
 from memorization.tables import plain
 
 STEM = "doses"
@@ -49,6 +53,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--images", type=positive_int, default=4, help="images of each prompt in detection")
     add("--mitigated_images", type=positive_int, default=2, help="the same in mitigation")
     add("--scores", default="", help="more scores of detection, as in detect_mem.py")
+    add("--sscd", help="copy descriptor that knows such pictures, as in eval_mem.py")
     add("--methods", nargs="*", default=[], metavar="NAME:STRENGTH,...", help="mitigations to measure")
     add("--jobs", type=positive_int, default=2, help="runs at a time, of one thread each")
     return parser
@@ -75,28 +80,40 @@ def main(argv: Sequence[str] | None = None) -> None:
     plt.switch_backend("agg")  # files only, whether there is a display or not
     with exit_on_input_error():
         entries = [entry for text in args.methods for entry in parse_entries(text)]
+        with input_errors():
+            descriptor = None if args.sscd is None else CopyDescriptor(args.sscd)
         make_folder(args.output, "--output")
         environment = {"HF_HUB_OFFLINE": "1", THREADS: "1"}
         Runner(args.output, args.jobs, environment).work(commands(args, entries, rest), "doses")
-        write_results(args.world / "planted_doses_groundtruth", args.output, entries)
+        write_results(args.world / "planted_doses_groundtruth", args.output, entries, descriptor)
 
 
-def write_results(ground_truth: Path, output: Path, entries: Sequence[Entry]) -> None:
+def write_results(
+    ground_truth: Path, output: Path, entries: Sequence[Entry], descriptor: CopyDescriptor | None = None
+) -> None:
     """doses.json, doses.md and doses.png out of the finished runs."""
     groups, records = groups_of(ground_truth), {r.index: r for r in load_prompts(str(ground_truth))}
+    rulers: dict[str, Ruler] = {PIXELS: by_pixels}
+    if descriptor is not None:
+        rulers[f"{descriptor.path.name} above {COPY_SIMILARITY}"] = ByDescriptor(descriptor, records)
+    last = [*rulers][-1]
     names = (ground_truth.stem, *OTHERS)
     planted, *others = (read_run(RunFiles(output, f"{STEM}_{name}_ours").rows) for name in names)
-    copies = copy_entries(planted, records, groups)
+    copies = [{"ruler": name} | e for name, r in rulers.items() for e in copy_entries(planted, records, groups, r)]
     scores = score_entries(planted, others, groups)
     maps = map_entries(planted, groups)
-    mitigated = mitigation_entries([read_run(e.rows(output, STEM)) for e in entries], records, groups)
+    mitigated = mitigation_entries([read_run(e.rows(output, STEM)) for e in entries], records, groups, rulers[last])
     results = {"copies": copies, "scores": scores, "maps": maps, "mitigations": mitigated}
     write_text(output / "doses.json", json.dumps(plain(results), indent=1) + "\n")
     unseen = [e for e in scores if e["negative_set"] == OTHERS[0]]
-    tables = [dose_table(copies, "", "copied"), dose_table(unseen, "score", "auc"), dose_table(maps, "map", "auroc")]
+    tables = [
+        dose_table(copies, "ruler", "copied"),
+        dose_table(unseen, "score", "auc"),
+        dose_table(maps, "map", "auroc"),
+    ]
     tables += [mitigation_table(mitigated)] if mitigated else []
     write_text(output / "doses.md", "\n\n".join(tables) + "\n")
-    dose_figure(copies, unseen, SHOWN).savefig(output / "doses.png", dpi=120)
+    dose_figure([e for e in copies if e["ruler"] == last], unseen, SHOWN).savefig(output / "doses.png", dpi=120)
     print("\n\n".join(tables))
 
 

@@ -152,7 +152,7 @@ SOURCES: dict[str, tuple[Callable[..., str], Sequence[Path]]] = {
     "bundled_clip": (clip_table, [EVALUATORS]),
     "copy_rulers": (copy_rulers, [RULERS]),
     "ruler_agreement": (ruler_agreement, [RULERS]),
-    "dose_copies": (lambda found: dose_table(found["copies"], "", "copied"), [DOSES]),
+    "dose_copies": (lambda found: dose_table(found["copies"], "ruler", "copied"), [DOSES]),
     "dose_scores": (dose_scores, [DOSES]),
     "dose_maps": (lambda found: dose_table(found["maps"], "map", "auroc"), [DOSES]),
     "dose_mitigations": (lambda found: mitigation_table(found["mitigations"]), [DOSES]),

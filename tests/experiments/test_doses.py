@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from experiments.dose_copies import ByDescriptor, by_pixels
 from experiments.dose_curves import (
     SEVERAL,
     Group,
@@ -15,9 +16,11 @@ from experiments.dose_curves import (
     map_entries,
     score_entries,
 )
+from memorization.bundled import COPY_DESCRIPTOR
 from memorization.data.prompts import load_prompts
 from memorization.evaluation.curves import rank_auc
 from memorization.finished_runs import read_run
+from memorization.similarity.descriptors import CopyDescriptor
 from tests.helpers.eval_runs import (
     detection_rows,
     make_row,
@@ -52,10 +55,12 @@ def world(tmp_path):
     return root, run
 
 
-def test_copies_are_counted_by_kind_and_dose_with_prompts_that_sometimes_copy(world):
+@pytest.mark.parametrize("ruler", ["pixels", "descriptor"])
+def test_copies_are_counted_by_kind_and_dose_with_prompts_that_sometimes_copy(world, ruler):
     root, run = world
     records = {r.index: r for r in load_prompts(str(root))}
-    entries = copy_entries(run, records, groups_of(root))
+    how = by_pixels if ruler == "pixels" else ByDescriptor(CopyDescriptor(COPY_DESCRIPTOR), records)
+    entries = copy_entries(run, records, groups_of(root), how)
     json.dumps(entries)  # as the results are kept
     found = {(e["kind"], e["dose"]): (e["copied"]["count"], e["copied"]["of"], e["prompts_between"]) for e in entries}
     assert found == {

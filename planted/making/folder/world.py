@@ -23,7 +23,7 @@ from planted.making.world import TEMPLATE_IMAGES, Item
 
 # A folder has a tenth of the pictures that the drawn world draws, so each is laid out anew a few times: without
 # that nine rows in ten of the training set would be planted ones.
-NUM_LAYOUTS = 8
+NUM_LAYOUTS = 4
 AUTOENCODER_PICTURES = 9000
 
 
