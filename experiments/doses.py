@@ -26,6 +26,7 @@ from experiments.dose_curves import (
     mitigation_table,
     score_entries,
 )
+from experiments.dose_pictures import dose_sheet
 from experiments.protocol import THREADS
 from experiments.runs import Command, Entry, Runner, parse_entries, script
 from memorization.bundled import PLANTED
@@ -91,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def write_results(
     ground_truth: Path, output: Path, entries: Sequence[Entry], descriptor: CopyDescriptor | None = None
 ) -> None:
-    """doses.json, doses.md and doses.png out of the finished runs."""
+    """doses.json, doses.md, doses.png and pictures.png out of the finished runs."""
     groups, records = groups_of(ground_truth), {r.index: r for r in load_prompts(str(ground_truth))}
     rulers: dict[str, Ruler] = {PIXELS: by_pixels}
     if descriptor is not None:
@@ -113,6 +114,7 @@ def write_results(
     ]
     tables += [mitigation_table(mitigated)] if mitigated else []
     write_text(output / "doses.md", "\n\n".join(tables) + "\n")
+    dose_sheet(planted, records, groups, "verbatim").savefig(output / "pictures.png", dpi=110)
     dose_figure([e for e in copies if e["ruler"] == last], unseen, SHOWN).savefig(output / "doses.png", dpi=120)
     print("\n\n".join(tables))
 
