@@ -8,6 +8,7 @@ planted/planted_evaluators/report.json          planted/making/evaluators/measur
 experiments/results/planted/rulers.json         python -m experiments.rulers
 experiments/results/planted/doses.json          python -m experiments.doses
 experiments/results/planted_parts/              the parts of the world, measured alone
+experiments/results/pictures/                   the same files of a world of real pictures
 experiments/results/finetuning.json             python -m experiments.finetuning
 """
 
@@ -22,6 +23,7 @@ from experiments.finetuning_table import RESULTS as FINETUNING
 from experiments.finetuning_table import finetuning_table
 from experiments.published import KINDS, RESULTS
 from experiments.rulers import agreement_table, rulers_table
+from experiments.worlds import worlds_table
 from memorization.bundled import PLANTED
 from memorization.evaluation.statistics import interval_text
 from memorization.scores import MAGNITUDE, score_label
@@ -31,7 +33,7 @@ from planted.making.model_tables import detection_table, facts_table, localisati
 NOT_MEASURED = "not measured yet"
 REPORT, EVALUATORS = PLANTED / "planted_report.json", PLANTED / "planted_evaluators" / "report.json"
 RULERS, DOSES = (RESULTS / "planted" / f"{name}.json" for name in ("rulers", "doses"))
-PARTS = RESULTS / "planted_parts"
+PARTS, PICTURES = RESULTS / "planted_parts", RESULTS / "pictures"
 
 Record = Mapping[str, Any]
 
@@ -144,7 +146,21 @@ def autoencoder(found: Record) -> str:
     return format_table([f"{found['pictures']} verbatim pictures, {found['descriptor']}", "value"], rows)
 
 
-SOURCES: dict[str, tuple[Callable[..., str], Sequence[Path]]] = {
+def dose_copies(found: Record) -> str:
+    return dose_table(found["copies"], "ruler", "copied")
+
+
+def dose_maps(found: Record) -> str:
+    return dose_table(found["maps"], "map", "auroc")
+
+
+def dose_mitigations(found: Record) -> str:
+    return mitigation_table(found["mitigations"])
+
+
+Source = tuple[Callable[..., str], Sequence[Path]]
+OF_PICTURES = PICTURES / "doses.json"
+SOURCES: dict[str, Source] = {
     "bundled_model": (facts_table, [REPORT]),
     "bundled_detection": (detection_table, [REPORT]),
     "bundled_localisation": (localisation_table, [REPORT]),
@@ -152,12 +168,19 @@ SOURCES: dict[str, tuple[Callable[..., str], Sequence[Path]]] = {
     "bundled_clip": (clip_table, [EVALUATORS]),
     "copy_rulers": (copy_rulers, [RULERS]),
     "ruler_agreement": (ruler_agreement, [RULERS]),
-    "dose_copies": (lambda found: dose_table(found["copies"], "ruler", "copied"), [DOSES]),
+    "dose_copies": (dose_copies, [DOSES]),
     "dose_scores": (dose_scores, [DOSES]),
-    "dose_maps": (lambda found: dose_table(found["maps"], "map", "auroc"), [DOSES]),
-    "dose_mitigations": (lambda found: mitigation_table(found["mitigations"]), [DOSES]),
+    "dose_maps": (dose_maps, [DOSES]),
+    "dose_mitigations": (dose_mitigations, [DOSES]),
     "context_of_words": (context_of_words, [PARTS / f"context_{name}.json" for name in ("held", "free")]),
     "autoencoder": (autoencoder, [PARTS / "autoencoder.json"]),
     "finetuning": (finetuning_table, [FINETUNING]),
+    "pictures_autoencoder": (autoencoder, [PICTURES / "autoencoder.json"]),
+    "pictures_rulers": (copy_rulers, [PICTURES / "rulers.json"]),
+    "pictures_copies": (dose_copies, [OF_PICTURES]),
+    "pictures_scores": (dose_scores, [OF_PICTURES]),
+    "pictures_maps": (dose_maps, [OF_PICTURES]),
+    "pictures_mitigations": (dose_mitigations, [OF_PICTURES]),
+    "worlds": (worlds_table, [DOSES, OF_PICTURES]),
 }
 TABLES: dict[str, Callable[[], str]] = {name: partial(table, make, *paths) for name, (make, paths) in SOURCES.items()}
