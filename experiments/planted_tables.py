@@ -126,6 +126,12 @@ def dose_scores(found: Record) -> str:
     return dose_table(unseen, "score", "auc")
 
 
+def dose_near_misses(found: Record) -> str:
+    """AUC per image of templates against near misses, of the global and the local score and its control."""
+    shown = [e for e in found["scores"] if e["negative_set"] == OTHERS[1] and e["kind"] == KINDS[1]]
+    return dose_table([e for e in shown if e["score"].startswith(("D,", "LD,", "LD shuffled"))], "score", "auc")
+
+
 # The parts of the world
 
 
@@ -170,6 +176,7 @@ SOURCES: dict[str, Source] = {
     "ruler_agreement": (ruler_agreement, [RULERS]),
     "dose_copies": (dose_copies, [DOSES]),
     "dose_scores": (dose_scores, [DOSES]),
+    "dose_near_misses": (dose_near_misses, [DOSES]),
     "dose_maps": (dose_maps, [DOSES]),
     "dose_mitigations": (dose_mitigations, [DOSES]),
     "context_of_words": (context_of_words, [PARTS / f"context_{name}.json" for name in ("held", "free")]),
@@ -179,6 +186,7 @@ SOURCES: dict[str, Source] = {
     "pictures_rulers": (copy_rulers, [PICTURES / "rulers.json"]),
     "pictures_copies": (dose_copies, [OF_PICTURES]),
     "pictures_scores": (dose_scores, [OF_PICTURES]),
+    "pictures_near_misses": (dose_near_misses, [OF_PICTURES]),
     "pictures_maps": (dose_maps, [OF_PICTURES]),
     "pictures_mitigations": (dose_mitigations, [OF_PICTURES]),
     "worlds": (worlds_table, [DOSES, OF_PICTURES]),
