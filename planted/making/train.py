@@ -1,10 +1,11 @@
 """Train a model with planted memorization from nothing, on a CPU.
 
     python planted/making/train.py --threads 2
-    python planted/making/train.py --pictures FOLDER --start_from planted_work/vae   # on captioned pictures of yours
+    python planted/making/train.py --pictures PAIRS --start_from planted/planted_sd --start_unet_from planted/planted_sd
     python planted/making/train.py --finished planted/planted_sd --start_unet_from planted/planted_sd   # train it on
 
-Stages, each kept in --work_dir as it finishes: an autoencoder, then its decoder alone, a text encoder trained
+The second is on captioned pictures of yours, from the bundled model's autoencoder and UNet, which saves most of the
+steps. Stages, each kept in --work_dir as it finishes: an autoencoder, then its decoder alone, a text encoder trained
 contrastively (as CLIP is) and then frozen, and the UNet. Every draw is seeded by (seed, stage, step) and the state
 is saved every few hundred steps, so the same command after a kill goes on to the same weights. The finished model
 is written to --output: autoencoder and UNet in half precision, which diffusers widens as it loads them; the text
