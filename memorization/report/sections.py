@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from memorization.errors import InputError
 from memorization.evaluation.audit import audit_tables, evaluate_audit, hiding_strengths
 from memorization.evaluation.classes import Classes, classes_of
@@ -86,16 +88,17 @@ def decisions_section(runs: Sequence[Run], decisions: Decisions) -> Section:
     """
     for run in runs:
         decisions.refuse_other_run(settings_of(run), decisions.controls.source)
-    rows = [row for run in runs for row in run.rows]
-    lines = decisions.of_rows(rows)
-    known = [row.get("is_memorized") for row, line in zip(rows, lines, strict=True) if line["memorized"]]
+    # The rows of one run as they are, which may be columns.
+    rows = runs[0].rows if len(runs) == 1 else [row for run in runs for row in run.rows]
+    decided = decisions.of_rows(rows)
+    known = [rows[place].get("is_memorized") for place in np.flatnonzero(decided.memorized)]
     told = f"Of {len(known)} found, {known.count(False)} are labelled not memorized" if are_labelled(runs) else ""
     return Section(
         topic="decisions",
         title="Decisions",
         text=f"{EXCHANGEABLE}.",
-        tables=[decisions.table(lines)],
-        results=lines,
+        tables=[decisions.table(decided)],
+        results=decided,
         notes=[told, made_from(runs)],
     )
 
@@ -103,14 +106,16 @@ def decisions_section(runs: Sequence[Run], decisions: Decisions) -> Section:
 def figures_of_detection(runs: Sequence[Run], classes: Classes, results: Sequence[Result]) -> list[Figure]:
     """Scores, ROC curves, AUC against T and, where there are scores that cost something, AUC beside cost."""
     keys = shared_scores(runs)
-    horizons, stepped = default_horizons(runs, keys), [k for k in keys if isinstance(runs[0].rows[0][k][0], list)]
+    first, horizons = runs[0].rows[0], default_horizons(runs, keys)
     scores = partial(distribution_figure, classes, keys, horizons)
-    by_steps = partial(horizon_figure, classes, stepped)
+    stepped = [k for k in keys if isinstance(first[k][0], list) and len(first[k][0]) > 1]
     figures = [
         Figure("scores", scores, "Every image's score; the bar is the median."),
         Figure("roc", partial(roc_figure, classes, keys, horizons), "ROC curves per image."),
-        Figure("auc_by_steps", by_steps, "AUC against the number of first steps averaged."),
     ]
+    if stepped:
+        by_steps = partial(horizon_figure, classes, stepped)
+        figures.append(Figure("auc_by_steps", by_steps, "AUC against the number of first steps averaged."))
     if any(map(is_chosen, keys)):
         figures.append(Figure("cost", partial(cost_figure, results, runs[0].settings["num_inference_steps"])))
     return figures
