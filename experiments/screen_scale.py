@@ -253,10 +253,19 @@ TABLES: dict[str, Callable[[], str]] = {
 }
 
 
+def kept_results(path: Path) -> Record:
+    return parse_results(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
 def add_result(path: Path, part: str, found: object) -> None:
     """Keep what was measured of one part beside what is there of the others."""
-    kept = parse_results(path.read_text(encoding="utf-8")) if path.exists() else {}
-    write_text(path, json.dumps(plain(kept | {part: found}), indent=1) + "\n")
+    write_text(path, json.dumps(plain(kept_results(path) | {part: found}), indent=1) + "\n")
+
+
+def add_scale(path: Path, record: Record) -> None:
+    """Keep what was measured of one number of prompts beside what is there of others."""
+    others = [r for r in kept_results(path).get("scale", []) if r["prompts"] != record["prompts"]]
+    add_result(path, "scale", sorted([*others, record], key=lambda r: r["prompts"]))
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -276,14 +285,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = make_parser().parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        if "scale" in args.parts:
-            found = [measure_scale(count, work) for count in tqdm(args.counts, desc="scale", unit="count")]
-            add_result(args.output, "scale", found)
+        for count in tqdm(args.counts, desc="scale", unit="count") if "scale" in args.parts else ():
+            add_scale(args.output, measure_scale(count, work))
         if "speed" in args.parts:
             add_result(args.output, "speed", measure_speed(args.rounds, args.end, work))
         if "noise" in args.parts:
             add_result(args.output, "noise", measure_noise(args.images, work, args.gen_seed, args.end))
-    results = parse_results(args.output.read_text(encoding="utf-8"))
+    results = kept_results(args.output)
     print("\n\n".join(filter(None, (make(results) for make in (scale_table, speed_table, noise_table)))))
 
 

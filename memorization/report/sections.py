@@ -28,6 +28,7 @@ from memorization.evaluation.localisation import (
     true_masks,
 )
 from memorization.evaluation.mitigation import evaluate_mitigation, load_references, mitigation_tables
+from memorization.evaluation.score_columns import Row, score_columns
 from memorization.evaluation.statistics import INTERVALS, USUAL, BootstrapSettings, Result
 from memorization.finished_runs import Run, stored_masks, strongest_runs
 from memorization.mitigations.base import PLAIN
@@ -146,14 +147,22 @@ def prompts_section(runs: Sequence[Run]) -> Section:
 
 def prompt_table(runs: Sequence[Run], horizons: Mapping[str, int | None], sort_key: str) -> Table:
     """The prompts with the highest score of a key, each with the means of all scores."""
-    rows = []
-    for row in (row for run in runs for row in run.rows):
-        means = {key: float(image_scores(row, key, t).mean()) for key, t in horizons.items()}
-        rows.append((means[sort_key], [row["prompt"], row.get("kind") or "", *(f"{v:.3f}" for v in means.values())]))
-    rows.sort(key=lambda item: -item[0])
+    highest: list[tuple[float, Row]] = []
+    for run in runs:
+        means = score_columns(run.rows, sort_key, horizons[sort_key]).means
+        order = np.argsort(-means, kind="stable")[:MAX_PROMPTS]
+        highest += [(means[place], run.rows[place]) for place in order.tolist()]
+    highest.sort(key=lambda item: -item[0])
+    rows = [
+        [
+            row["prompt"],
+            row.get("kind") or "",
+            *(f"{image_scores(row, key, t).mean():.3f}" for key, t in horizons.items()),
+        ]
+        for _, row in highest[:MAX_PROMPTS]
+    ]
     headers = ["prompt", "kind", *(score_label(key, t) for key, t in horizons.items())]
-    caption = f"The {min(MAX_PROMPTS, len(rows))} highest of {len(rows)} prompts"
-    return Table(caption, headers, [cells for _, cells in rows[:MAX_PROMPTS]])
+    return Table(f"The {len(rows)} highest of {sum(len(run.rows) for run in runs)} prompts", headers, rows)
 
 
 def localisation_section(
