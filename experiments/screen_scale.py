@@ -98,30 +98,39 @@ class ScreenProcess:
         self.started, self.before = time.perf_counter(), len(self.parts())
         quiet = subprocess.DEVNULL
         self.process = subprocess.Popen(command, stdout=quiet, stderr=quiet, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+        self.status, self.peak = 0, 0  # of the end, the latter in bytes of resident memory
 
     def parts(self) -> list[Path]:
         return list(self.files.column_parts.glob("*.parquet"))
 
     def wait_for_parts(self, count: int) -> float:
         """Seconds from the start until there are so many more parts, or it has ended."""
-        while len(self.parts()) < self.before + count and self.process.poll() is None:
+        while len(self.parts()) < self.before + count and not self.has_ended(os.WNOHANG):
             time.sleep(0.01)
         return time.perf_counter() - self.started
 
-    def finish(self) -> tuple[bytes, float]:
-        """The file of all prompts, and the peak of resident memory in bytes.
+    def has_ended(self, how: int = 0) -> bool:
+        """Whether it has, by default waiting for that; its end can be asked for once, so it is kept."""
+        if not self.peak:
+            ended, self.status, usage = os.wait4(self.process.pid, how)
+            self.peak = 1024 * usage.ru_maxrss if ended else 0
+        return bool(self.peak)
+
+    def finish(self) -> bytes:
+        """The file of all prompts.
 
         Raises:
             RuntimeError: if the screen failed.
         """
-        _, status, usage = os.wait4(self.process.pid, 0)
-        if status:
-            raise RuntimeError(f"a screen of {self.count} prompts ended with {status}")
-        return self.files.columns.read_bytes(), 1024 * usage.ru_maxrss
+        self.has_ended()
+        if self.status:
+            raise RuntimeError(f"a screen of {self.count} prompts ended with {self.status}")
+        return self.files.columns.read_bytes()
 
     def kill(self) -> None:
-        os.kill(self.process.pid, signal.SIGKILL)
-        self.process.wait()
+        if not self.has_ended(os.WNOHANG):
+            os.kill(self.process.pid, signal.SIGKILL)
+            self.has_ended()
 
 
 def measure_scale(count: int, work: Path) -> Record:
@@ -132,16 +141,16 @@ def measure_scale(count: int, work: Path) -> Record:
     write_captions(captions, count)
     whole = ScreenProcess(work / f"whole_{count}", model, captions, count)
     first_part = whole.wait_for_parts(1)
-    wanted, peak = whole.finish()
+    wanted = whole.finish()
     killed = ScreenProcess(work / f"killed_{count}", model, captions, count)
     killed.wait_for_parts(max(1, len(whole.parts()) // 2))
     killed.kill()
     resumed = ScreenProcess(work / f"killed_{count}", model, captions, count)
     finished, after_kill = resumed.before, resumed.wait_for_parts(1)
-    found, peak_resumed = resumed.finish()
+    found = resumed.finish()
     return {
         "prompts": count,
-        "peak": max(peak, peak_resumed),
+        "peak": max(whole.peak, resumed.peak),
         "first_part": first_part,
         "first_part_after_kill": after_kill,
         "parts": len(whole.parts()),
