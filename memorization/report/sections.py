@@ -92,7 +92,7 @@ def decisions_section(runs: Sequence[Run], decisions: Decisions) -> Section:
     # The rows of one run as they are, which may be columns.
     rows = runs[0].rows if len(runs) == 1 else [row for run in runs for row in run.rows]
     decided = decisions.of_rows(rows)
-    known = [rows[place].get("is_memorized") for place in np.flatnonzero(decided.memorized)]
+    known = [rows[place].get("is_memorized") for place in np.flatnonzero(decided.memorized).tolist()]
     told = f"Of {len(known)} found, {known.count(False)} are labelled not memorized" if are_labelled(runs) else ""
     return Section(
         topic="decisions",
