@@ -219,7 +219,7 @@ def detection(args: argparse.Namespace) -> None:
     threshold = None
     if args.calibrate is not None:
         with input_errors():
-            others = [pair for pairs in classes_of(mem, nonmem).sets.values() for pair in pairs]
+            others = [part for parts in classes_of(mem, nonmem).sets.values() for part in parts]
             threshold = calibrate(others, key_of(args.score), args.horizon, args.calibrate)
     if args.kinds is not None:
         kinds = read_kinds(args.kinds)

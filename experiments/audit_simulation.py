@@ -121,7 +121,7 @@ def repetition(case: Case, seed: int) -> dict[str, float]:
     screened, lines, verdict = world.audit(rng, seed)
     copying = set(np.flatnonzero(world.is_copy.any(1)).tolist())
     flagged, back = set(screened.flagged), {one.place for one in verdict.returned}
-    decided = {line["index"] for line in screened.lines if line["memorized"]}
+    decided = set(screened.decided.indices(screened.decided.memorized))
     said = {line["index"] for line in lines if line["is_copy"]}
     missed = len(copying - flagged) / case.captions
     return {

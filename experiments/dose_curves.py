@@ -85,7 +85,8 @@ def score_entries(run: Run, others: Sequence[Run], groups: Mapping[int, Group]) 
         for view in views if pair.kind in labels else ():
             items = gather(pair, view)
             head = {"kind": labels[pair.kind].kind, "dose": labels[pair.kind].dose, "negative_set": pair.negative_set}
-            head |= {"score": score_label(view.key, view.horizon), "prompts": len(pair.memorized)}
+            prompts = sum(len(part.rows) for part in pair.memorized)
+            head |= {"score": score_label(view.key, view.horizon), "prompts": prompts}
             mean = float(items.scores[items.labels].mean())
             entries.append(head | {"auc": auc_measure(items.scores, items.labels, items.prompts), "mean": mean})
     return entries

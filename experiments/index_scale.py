@@ -1,12 +1,12 @@
 """Time and memory of an index of a training set, measured on made-up descriptors, and what larger sets come to.
 
     python -m experiments.index_scale                          100,000 descriptors, a minute
-    python -m experiments.index_scale --pictures 1000000       2 GB of disk for the time of the measurement
+    python -m experiments.index_scale --pictures 1000000       1 GB of disk for the time of the measurement
 
 An index of random unit descriptors is written, and the ten most similar of 1,000 queries are searched in a process of
 its own, whose peak memory is measured. Pictures of noise are described by a network of SSCD's shape (ResNet-50, 512
 numbers) with random weights. Times are of CPU cores, which other work on the machine does not change much. Numbers go
-to experiments/results/index_scale.json, a line per number of pictures; docs/scale.md has the table.
+to experiments/results/index_scale.json, a line per number of pictures; `python -m tools.write_docs` pastes them.
 """
 
 import argparse
@@ -40,15 +40,16 @@ SETS = ((100_000, 1), (1_000_000, 1), (10_000_000, 8), (400_000_000, 64))  # pic
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument("--pictures", type=positive_int, default=100_000, help="descriptors that are made up")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="JSON file")
     parser.add_argument("--search", type=Path, help="of the script itself: search this index")
     args = parser.parse_args(argv)
     if args.search is not None:
         print(json.dumps(measure_search(read_header(args.search))))
         return
     line = measure(args.pictures)
-    kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+    kept = json.loads(args.output.read_text()) if args.output.exists() else []
     others = [other for other in kept if other["pictures"] != args.pictures]
-    write_text(RESULTS, json.dumps(sorted([*others, line], key=lambda r: r["pictures"]), indent=1) + "\n")
+    write_text(args.output, json.dumps(sorted([*others, line], key=lambda r: r["pictures"]), indent=1) + "\n")
     print(json.dumps(line, indent=1))
 
 

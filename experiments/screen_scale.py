@@ -98,30 +98,39 @@ class ScreenProcess:
         self.started, self.before = time.perf_counter(), len(self.parts())
         quiet = subprocess.DEVNULL
         self.process = subprocess.Popen(command, stdout=quiet, stderr=quiet, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+        self.status, self.peak = 0, 0  # of the end, the latter in bytes of resident memory
 
     def parts(self) -> list[Path]:
         return list(self.files.column_parts.glob("*.parquet"))
 
     def wait_for_parts(self, count: int) -> float:
         """Seconds from the start until there are so many more parts, or it has ended."""
-        while len(self.parts()) < self.before + count and self.process.poll() is None:
+        while len(self.parts()) < self.before + count and not self.has_ended(os.WNOHANG):
             time.sleep(0.01)
         return time.perf_counter() - self.started
 
-    def finish(self) -> tuple[bytes, float]:
-        """The file of all prompts, and the peak of resident memory in bytes.
+    def has_ended(self, how: int = 0) -> bool:
+        """Whether it has, by default waiting for that; its end can be asked for once, so it is kept."""
+        if not self.peak:
+            ended, self.status, usage = os.wait4(self.process.pid, how)
+            self.peak = 1024 * usage.ru_maxrss if ended else 0
+        return bool(self.peak)
+
+    def finish(self) -> bytes:
+        """The file of all prompts.
 
         Raises:
             RuntimeError: if the screen failed.
         """
-        _, status, usage = os.wait4(self.process.pid, 0)
-        if status:
-            raise RuntimeError(f"a screen of {self.count} prompts ended with {status}")
-        return self.files.columns.read_bytes(), 1024 * usage.ru_maxrss
+        self.has_ended()
+        if self.status:
+            raise RuntimeError(f"a screen of {self.count} prompts ended with {self.status}")
+        return self.files.columns.read_bytes()
 
     def kill(self) -> None:
-        os.kill(self.process.pid, signal.SIGKILL)
-        self.process.wait()
+        if not self.has_ended(os.WNOHANG):
+            os.kill(self.process.pid, signal.SIGKILL)
+            self.has_ended()
 
 
 def measure_scale(count: int, work: Path) -> Record:
@@ -132,16 +141,16 @@ def measure_scale(count: int, work: Path) -> Record:
     write_captions(captions, count)
     whole = ScreenProcess(work / f"whole_{count}", model, captions, count)
     first_part = whole.wait_for_parts(1)
-    wanted, peak = whole.finish()
+    wanted = whole.finish()
     killed = ScreenProcess(work / f"killed_{count}", model, captions, count)
     killed.wait_for_parts(max(1, len(whole.parts()) // 2))
     killed.kill()
     resumed = ScreenProcess(work / f"killed_{count}", model, captions, count)
     finished, after_kill = resumed.before, resumed.wait_for_parts(1)
-    found, peak_resumed = resumed.finish()
+    found = resumed.finish()
     return {
         "prompts": count,
-        "peak": max(peak, peak_resumed),
+        "peak": max(whole.peak, resumed.peak),
         "first_part": first_part,
         "first_part_after_kill": after_kill,
         "parts": len(whole.parts()),
@@ -253,10 +262,19 @@ TABLES: dict[str, Callable[[], str]] = {
 }
 
 
+def kept_results(path: Path) -> Record:
+    return parse_results(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
 def add_result(path: Path, part: str, found: object) -> None:
     """Keep what was measured of one part beside what is there of the others."""
-    kept = parse_results(path.read_text(encoding="utf-8")) if path.exists() else {}
-    write_text(path, json.dumps(plain(kept | {part: found}), indent=1) + "\n")
+    write_text(path, json.dumps(plain(kept_results(path) | {part: found}), indent=1) + "\n")
+
+
+def add_scale(path: Path, record: Record) -> None:
+    """Keep what was measured of one number of prompts beside what is there of others."""
+    others = [r for r in kept_results(path).get("scale", []) if r["prompts"] != record["prompts"]]
+    add_result(path, "scale", sorted([*others, record], key=lambda r: r["prompts"]))
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -276,14 +294,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = make_parser().parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        if "scale" in args.parts:
-            found = [measure_scale(count, work) for count in tqdm(args.counts, desc="scale", unit="count")]
-            add_result(args.output, "scale", found)
+        for count in tqdm(args.counts, desc="scale", unit="count") if "scale" in args.parts else ():
+            add_scale(args.output, measure_scale(count, work))
         if "speed" in args.parts:
             add_result(args.output, "speed", measure_speed(args.rounds, args.end, work))
         if "noise" in args.parts:
             add_result(args.output, "noise", measure_noise(args.images, work, args.gen_seed, args.end))
-    results = parse_results(args.output.read_text(encoding="utf-8"))
+    results = kept_results(args.output)
     print("\n\n".join(filter(None, (make(results) for make in (scale_table, speed_table, noise_table)))))
 
 

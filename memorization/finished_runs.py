@@ -114,10 +114,10 @@ def screened_rows(path: Path, settings: Mapping) -> Sequence[Mapping]:
     Raises:
         InputError: if the file is damaged or has no rows.
     """
-    from memorization.files.columns import ColumnRows
+    from memorization.files.columns import read_rows
 
     count: Any = settings.get("num_images_per_prompt")
-    rows = ColumnRows(path, image_seeds(settings["gen_seed"], 0, count if is_whole(count) else 0))
+    rows = read_rows(path, image_seeds(settings["gen_seed"], 0, count if is_whole(count) else 0))
     if not len(rows):
         raise InputError(f"{path} has no finished rows")
     return rows

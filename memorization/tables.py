@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,12 +10,27 @@ MEASURE = {"value", "low", "high"}  # what a number with its interval consists o
 
 
 def plain(value: object) -> object:
-    """The same value, dicts and lists gone through, with NaN and infinity as None: JSON has neither."""
+    """The same value, dicts and sequences gone through, with NaN and infinity as None: JSON has neither."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
     if isinstance(value, dict):
         return {k: plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
+    if isinstance(value, Sequence) and not isinstance(value, str):
         return [plain(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return value
+
+
+def json_pieces(value: object) -> Iterator[str]:
+    """`plain` as JSON text with its last line end: of a sequence item by item, so that a long one is never held."""
+    encoder = json.JSONEncoder(indent=1)
+    if not isinstance(value, Sequence) or isinstance(value, str) or not value:
+        yield encoder.encode(plain(value)) + "\n"
+        return
+    before = "[\n "
+    for item in value:
+        yield before + encoder.encode(plain(item)).replace("\n", "\n ")
+        before = ",\n "
+    yield "\n]\n"
 
 
 def parse_results(text: str) -> Any:

@@ -13,7 +13,7 @@ SCRIPTS = ("detect_mem", "inference_mem", "eval_mem", "audit_mem", "explore")
 ROOT_CORE = ("local_sd_pipeline", "attn_utils", "noise_norms", "optim_utils")
 CORE = (*ROOT_CORE, "memorization.gradients")
 # What each room of memorization/ may import, besides itself. The core is one room, the scripts another.
-GROUND = {"errors", "seeds", "bundled", "identity", "tables", "registry", "released", "needs"}
+GROUND = {"errors", "seeds", "bundled", "identity", "tables", "registry", "released", "needs", "sequences"}
 MAY_IMPORT = {
     "core": {"decoding"},
     "decoding": set(),
@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "bundled": set(),
     "identity": {"bundled"},
     "tables": set(),
+    "sequences": set(),
     "registry": {"errors"},
     "released": set(),
     "needs": {"errors"},

@@ -1,11 +1,13 @@
 """Which captions a screen flags, and which of the others are generated all the same."""
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+
+import numpy as np
 
 from memorization.evaluation.controls import controls_of_run, settings_of
+from memorization.evaluation.decided import Decided
 from memorization.evaluation.decisions import Decisions
 from memorization.finished_runs import Run
 
@@ -19,25 +21,33 @@ class Screened:
     Attributes:
         run, controls: of the captions, and of what was not trained on.
         decisions: what they were compared with, and at which rate.
-        lines: of `Decisions.of_rows`, one per caption.
+        decided: what came of it, in the order of the run's rows.
         sampled: indices of captions that were not flagged, drawn at random.
     """
 
     run: Run
     controls: Run
     decisions: Decisions
-    lines: Sequence[Mapping[str, Any]]
+    decided: Decided
     sampled: Sequence[int]
 
     @property
-    def flagged(self) -> list[int]:
-        """What is memorized at the rate, or scores above every control: few are found at a rate among many others."""
+    def is_flagged(self) -> np.ndarray:
+        """What is memorized at the rate, or scores above every control: few are found at a rate among many others.
+
+        Bool (captions,).
+        """
         lowest = 1 / (len(self.decisions.controls.scores) + 1)
-        return [line["index"] for line in self.lines if line["memorized"] or line["p"] <= lowest]
+        return self.decided.memorized | (self.decided.numbers["p"] <= lowest)
+
+    @property
+    def flagged(self) -> list[int]:
+        """Indices of the captions that are flagged."""
+        return self.decided.indices(self.is_flagged)
 
     @property
     def num_unflagged(self) -> int:
-        return len(self.lines) - len(self.flagged)
+        return int((~self.is_flagged).sum())
 
     @property
     def kinds(self) -> dict[int, str]:
@@ -57,9 +67,7 @@ def decide_captions(screen: Run, controls: Run, key: str, fdr: float, num_unflag
     """
     decisions = Decisions(controls_of_run(controls, key, 1), fdr)
     decisions.refuse_other_run(settings_of(screen), controls.path)
-    lines = decisions.of_rows(screen.rows)
-    screened = Screened(screen, controls, decisions, lines, ())
-    flagged = set(screened.flagged)
-    others = [line["index"] for line in lines if line["index"] not in flagged]
+    screened = Screened(screen, controls, decisions, decisions.of_rows(screen.rows), ())
+    others = screened.decided.indices(~screened.is_flagged)
     sampled = random.Random(seed).sample(others, min(num_unflagged, len(others)))
     return replace(screened, sampled=sorted(sampled))

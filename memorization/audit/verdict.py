@@ -97,7 +97,7 @@ def judge(training: TrainingSet, screened: Screened, found: Copies, mitigated: C
         returned=returned_pictures(training, found.lines, kinds),
         copied_flagged=share_of(of_kind(copied, FLAGGED, kinds)) if screened.flagged else None,
         copied_unflagged=share,
-        missed_at_most=missed_bound(share, screened.num_unflagged, len(screened.lines)),
+        missed_at_most=missed_bound(share, screened.num_unflagged, len(screened.decided)),
         copied_mitigated=None if mitigated is None else still_copied(found, mitigated, kinds),
         warnings=warnings_of(found),
     )

@@ -1,6 +1,6 @@
 """What detection tells apart: rows by class, and the items of a score that are ranked."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,13 +9,18 @@ import numpy as np
 
 from memorization.data.prompts import clean_prompt
 from memorization.errors import InputError
+from memorization.evaluation.score_columns import Row, fingerprints, score_columns
 from memorization.finished_runs import Run
-from memorization.scores import image_scores
-
-Row = Mapping[str, Any]
-Pair = tuple[Run, Row]
 
 ALL_KINDS = "all memorized"
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows of one run that are of one class."""
+
+    run: Run
+    rows: Sequence[Row]
 
 
 @dataclass(frozen=True)
@@ -24,8 +29,8 @@ class ClassPair:
 
     kind: str
     negative_set: str
-    memorized: list[Pair]
-    others: list[Pair]
+    memorized: list[Part]
+    others: list[Part]
 
 
 @dataclass(frozen=True)
@@ -37,8 +42,8 @@ class Classes:
         sets: rows of other prompts by the name of their prompt set.
     """
 
-    kinds: dict[str, list[Pair]]
-    sets: dict[str, list[Pair]]
+    kinds: dict[str, list[Part]]
+    sets: dict[str, list[Part]]
 
     def pairs(self) -> list[ClassPair]:
         """Every kind against every set."""
@@ -68,11 +73,11 @@ class Items:
 
     scores: np.ndarray
     labels: np.ndarray  # True for memorized
-    prompts: np.ndarray  # what is resampled; the same prompt at another seed is the same prompt
+    prompts: np.ndarray  # a number for each; the same prompt at another seed is the same prompt, in the other class not
     runs: np.ndarray  # gen_seed of the run it came from
 
     def count_prompts(self, memorized: bool) -> int:
-        return len(set(self.prompts[self.labels == memorized].tolist()))
+        return len(np.unique(self.prompts[self.labels == memorized]))
 
     def of_runs(self) -> list[np.ndarray]:
         """For every seed with memorized and other items, which items are its: bool arrays (items,)."""
@@ -82,17 +87,16 @@ class Items:
 
 def gather(pair: ClassPair, view: View) -> Items:
     """Items of one score."""
-    scores: list[float] = []
-    labels, prompts, runs = [], [], []
-    for memorized, rows in ((True, pair.memorized), (False, pair.others)):
-        for run, row in rows:
-            values = image_scores(row, view.key, view.horizon, view.num_images)
-            values = values.mean(keepdims=True) if view.level == "prompt" else values
-            scores += list(values)
-            labels += [memorized] * len(values)
-            prompts += [f"{memorized} {row['prompt']}"] * len(values)
-            runs += [run.settings.get("gen_seed")] * len(values)
-    return Items(np.array(scores), np.array(labels), np.array(prompts), np.array(runs))
+    parts = [*pair.memorized, *pair.others]
+    columns = [score_columns(part.rows, view.key, view.horizon, view.num_images) for part in parts]
+    scores = [c.means[:, None] if view.level == "prompt" else c.scores for c in columns]
+    rows = [len(s) for s in scores]
+    images = np.repeat([s.shape[1] for s in scores], rows)
+    labels = np.repeat([True] * len(pair.memorized) + [False] * len(pair.others), rows)
+    words = np.unique(np.concatenate([fingerprints(c.prompts) for c in columns]), return_inverse=True)[1]
+    seeds = np.repeat([part.run.settings.get("gen_seed") for part in parts], rows)
+    per_row = (labels, 2 * words + labels, seeds)
+    return Items(np.concatenate([s.ravel() for s in scores]), *(np.repeat(values, images) for values in per_row))
 
 
 def classes_of(mem_runs: Sequence[Run], nonmem_runs: Sequence[Run]) -> Classes:
@@ -104,29 +108,40 @@ def classes_of(mem_runs: Sequence[Run], nonmem_runs: Sequence[Run]) -> Classes:
     Raises:
         InputError: if either class is empty, or a label contradicts its side.
     """
-    mem = [(run, row) for run in mem_runs for row in run.rows]
+    mem, others = ([Part(run, run.rows) for run in runs] for runs in (mem_runs, nonmem_runs))
     if nonmem_runs:
-        others = [(run, row) for run in nonmem_runs for row in run.rows]
         refuse_contradictions(mem, False, "--mem")
         refuse_contradictions(others, True, "--nonmem")
     else:
-        others = [pair for pair in mem if pair[1].get("is_memorized") is False]
-        mem = [pair for pair in mem if pair[1].get("is_memorized") is True]
+        labelled = [(run, rows_by(run.rows, lambda row: row.get("is_memorized"))) for run in mem_runs]
+        mem, others = ([Part(run, found[side]) for run, found in labelled if side in found] for side in (True, False))
         if not mem or not others:
             raise InputError("the rows' is_memorized does not give both classes: name the others by --nonmem")
-    kinds: dict[str, list[Pair]] = {}
-    sets: dict[str, list[Pair]] = {}
-    for run, row in mem:
-        kinds.setdefault(row.get("kind") or "memorized", []).append((run, row))
-    for run, row in others:
-        sets.setdefault(run.dataset, []).append((run, row))
+    kinds: dict[str, list[Part]] = {}
+    sets: dict[str, list[Part]] = {}
+    for part in mem:
+        for kind, rows in rows_by(part.rows, lambda row: row.get("kind") or "memorized").items():
+            kinds.setdefault(kind, []).append(Part(part.run, rows))
+    for part in others:
+        sets.setdefault(part.run.dataset, []).append(part)
     return Classes({**kinds, ALL_KINDS: mem} if len(kinds) > 1 else kinds, sets)
 
 
-def refuse_contradictions(pairs: Iterable[Pair], is_memorized: bool, option: str) -> None:
-    for run, row in pairs:
-        if row.get("is_memorized") is is_memorized:
-            raise InputError(f"{run.path} is given by {option}, but its prompt {row['index']} is labelled otherwise")
+def rows_by(rows: Sequence[Row], label_of: Callable[[Row], Any]) -> dict[Any, Sequence[Row]]:
+    """Rows by their labels, in the order of the first of each; of one label all, as they are, which may be columns."""
+    labels = [label_of(row) for row in rows]
+    names = dict.fromkeys(labels)
+    if len(names) == 1:
+        return dict.fromkeys(names, rows)
+    return {name: [row for row, label in zip(rows, labels, strict=True) if label == name] for name in names}
+
+
+def refuse_contradictions(parts: Iterable[Part], is_memorized: bool, option: str) -> None:
+    for part in parts:
+        wrong = next((row for row in part.rows if row.get("is_memorized") is is_memorized), None)
+        if wrong is not None:
+            told = f"{part.run.path} is given by {option}, but its prompt {wrong['index']} is labelled otherwise"
+            raise InputError(told)
 
 
 def relabel(run: Run, kinds: Mapping[str, str], path: Path) -> Run:

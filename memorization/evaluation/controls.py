@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from memorization.errors import InputError
-from memorization.evaluation.classes import Pair
+from memorization.evaluation.classes import Part, rows_by
+from memorization.evaluation.score_columns import fingerprints, score_columns
 from memorization.finished_runs import MODEL_SETTINGS, Run, differing_setting
 from memorization.identity import pair_text
 from memorization.rows import score_names
-from memorization.scores import image_scores, label
+from memorization.scores import label
 
 # What a prompt's score depends on besides its words and seed; a mean over more images, for one, varies less.
 CALIBRATED = (*MODEL_SETTINGS, "num_images_per_prompt", "dtype", "seed_mode", "clean_prompts", "early_exit")
@@ -41,7 +42,7 @@ class Controls:
     settings: dict[str, Any]
 
 
-def controls_of(pairs: Sequence[Pair], key: str, horizon: int | None) -> Controls:
+def controls_of(parts: Sequence[Part], key: str, horizon: int | None) -> Controls:
     """Controls out of rows of prompts that are not memorized: the first row of every prompt.
 
     The same prompt at another seed is no further evidence, and a mean over seeds varies less than what it is compared
@@ -50,28 +51,30 @@ def controls_of(pairs: Sequence[Pair], key: str, horizon: int | None) -> Control
     Raises:
         InputError: if there are no rows, they do not have the score or steps, or they were not made in one way.
     """
-    if not pairs:
+    parts = [part for part in parts if len(part.rows)]
+    if not parts:
         raise InputError("there are no control prompts: give a run of prompts that are not memorized")
-    run = pairs[0][0]
-    names = score_names(run.rows[0])
+    run, row = parts[0].run, parts[0].run.rows[0]
+    names = score_names(row)
     if key not in names:
         raise InputError(f"{run.path} has no score {label(key)}; its scores are {', '.join(names)}")
-    first: dict[str, float] = {}
-    for other, row in pairs:
-        refuse_other_settings(settings_of(run), settings_of(other), f"{other.path} differs from {run.path}")
-        first.setdefault(row["prompt"], float(image_scores(row, key, horizon).mean()))
-    stepped = isinstance(run.rows[0][key][0], list)
-    steps = len(run.rows[0][key][0]) if stepped else None
+    for part in parts:
+        told = f"{part.run.path} differs from {run.path}"
+        refuse_other_settings(settings_of(run), settings_of(part.run), told)
+    columns = [score_columns(part.rows, key, horizon) for part in parts]
+    steps = len(row[key][0]) if isinstance(row[key][0], list) else None
     if steps is not None and horizon is not None and horizon > steps:
         raise InputError(f"{run.path} has {steps} steps, T={horizon} is more: choose another --horizon")
-    source = ", ".join(dict.fromkeys(str(other.path) for other, _ in pairs))
-    scores = np.array(list(first.values()))
-    return Controls(key, horizon if stepped else None, scores, source, settings_of(run))
+    source = ", ".join(dict.fromkeys(str(part.run.path) for part in parts))
+    first = np.unique(np.concatenate([fingerprints(c.prompts) for c in columns]), return_index=True)[1]
+    scores = np.concatenate([c.means for c in columns])[np.sort(first)]
+    return Controls(key, None if steps is None else horizon, scores, source, settings_of(run))
 
 
 def controls_of_run(run: Run, key: str, horizon: int | None) -> Controls:
     """Controls out of a finished run, without its prompts that are labelled memorized; see `controls_of`."""
-    return controls_of([(run, row) for row in run.rows if row.get("is_memorized") is not True], key, horizon)
+    others = rows_by(run.rows, lambda row: row.get("is_memorized") is True).get(False, ())
+    return controls_of([Part(run, others)], key, horizon)
 
 
 def settings_of(run: Run) -> dict[str, Any]:

@@ -7,7 +7,7 @@ and Sesia, Annals of Statistics 2023).
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from memorization.errors import InputError
-from memorization.evaluation.classes import Row
 from memorization.evaluation.controls import EXCHANGEABLE, Controls, refuse_other_settings, refuse_other_steps
+from memorization.evaluation.decided import Decided
+from memorization.evaluation.score_columns import Row, score_columns
 from memorization.evaluation.thresholds import yes_or_no
-from memorization.scores import image_scores, score_label
+from memorization.scores import score_label
 from memorization.tables import Table
 
 
@@ -96,43 +97,37 @@ class Decisions:
         """Why little or nothing can be found with so few controls; None where one prompt alone can be."""
         return too_few_controls(len(self.controls.scores), self.fdr, num_prompts)
 
-    def of_rows(self, rows: Iterable[Row]) -> list[dict[str, Any]]:
+    def of_rows(self, rows: Iterable[Row]) -> Decided:
         """For each row its index, prompt, score, p-value, q-value, and whether it is called memorized.
 
         Raises:
             InputError: if a row does not have the score.
         """
-        rows = list(rows)
-        if any(self.key not in row for row in rows):
-            raise InputError(f"{self.controls.source} decides by {self.name}, which this run does not give")
-        scores = [float(image_scores(row, self.key, self.controls.T).mean()) for row in rows]
+        try:
+            columns = score_columns(rows, self.key, self.controls.T)
+        except KeyError as error:
+            told = f"{self.controls.source} decides by {self.name}, which this run does not give"
+            raise InputError(told) from error
+        scores = columns.means
         p_values = conformal_p_values(scores, self.controls.scores)
-        columns = zip(rows, scores, p_values.tolist(), benjamini_hochberg(p_values).tolist(), strict=True)
-        return [
-            {"index": row["index"], "prompt": row["prompt"], "score": s, "p": p, "q": q, "memorized": q <= self.fdr}
-            for row, s, p, q in columns
-        ]
+        q_values = benjamini_hochberg(p_values)
+        return Decided(columns, {"score": scores, "p": p_values, "q": q_values}, q_values <= self.fdr)
 
     @property
     def name(self) -> str:
         return score_label(self.controls.key, self.controls.T)
 
-    def table(self, lines: Sequence[Mapping[str, Any]]) -> Table:
-        """Prompts' decisions, the highest score first: of all prompts, or of those found where there are very many.
-
-        Args:
-            lines: of `of_rows`.
-        """
-        shown = sorted(lines, key=lambda line: -line["score"])[: max(MOST_SHOWN, sum(x["memorized"] for x in lines))]
+    def table(self, decided: Decided) -> Table:
+        """Prompts' decisions, the highest score first: of all prompts, or of those found where there are very many."""
+        found, images = decided.num_memorized, self.controls.settings["num_images_per_prompt"]
+        shown = decided.highest(max(MOST_SHOWN, found))
         rows = [
             [line["index"], yes_or_no(line), line["score"], line["p"], line["q"], line["prompt"][:60]] for line in shown
         ]
-        found, images = sum(line["memorized"] for line in lines), self.controls.settings["num_images_per_prompt"]
-        told = (
-            f"{found} of {len(lines)} prompts are memorized by {self.name} at a false discovery rate of {self.fdr:g}, "
-        )
-        told += f"against {len(self.controls.scores)} controls of {images} images each ({self.controls.source}); "
-        told += f"the {len(shown)} highest are shown; " if len(shown) < len(lines) else ""
+        told = f"{found} of {len(decided)} prompts are memorized by {self.name} at a false discovery rate of "
+        told += f"{self.fdr:g}, against {len(self.controls.scores)} controls of {images} images each "
+        told += f"({self.controls.source}); "
+        told += f"the {len(shown)} highest are shown; " if len(shown) < len(decided) else ""
         headers = ["index", "memorized", self.name, "p", "q", "prompt"]
-        warning = self.warning(len(lines))
+        warning = self.warning(len(decided))
         return Table("Decisions", headers, rows, told + EXCHANGEABLE + (f"\n{warning}" if warning else ""))

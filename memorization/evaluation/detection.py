@@ -6,9 +6,10 @@ import numpy as np
 from tqdm import tqdm
 
 from memorization.errors import InputError
-from memorization.evaluation.classes import Classes, ClassPair, Items, Row, View, classes_of, gather
+from memorization.evaluation.classes import Classes, ClassPair, Items, View, classes_of, gather
 from memorization.evaluation.curves import rank_auc
 from memorization.evaluation.detection_metrics import DETECTION_METRICS, auc_difference_measure
+from memorization.evaluation.score_columns import Row
 from memorization.evaluation.statistics import Measure, Result
 from memorization.finished_runs import Run, check_same_model
 from memorization.rows import score_names

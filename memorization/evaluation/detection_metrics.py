@@ -85,7 +85,7 @@ def ranked(scores: npt.ArrayLike, labels: npt.ArrayLike, groups: npt.ArrayLike) 
         below = sum(np.searchsorted(other, scores[own], end) for end in ("left", "right")) / (2 * len(other))
         placed = below if side else 1 - below
         residuals += np.bincount(member[own], (placed - value) / len(own), len(names))
-        counts.append(len(set(member[own].tolist())))
+        counts.append(len(np.unique(member[own])))
     return Ranked(value, residuals, (counts[0], counts[1]))
 
 

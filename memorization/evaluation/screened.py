@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from memorization.errors import InputError
-from memorization.files.columns import SCORE, row_groups
+from memorization.files.column_rows import SCORE
+from memorization.files.columns import row_groups
 from memorization.scores import score_label
 from memorization.tables import Table
 

@@ -11,10 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from memorization.errors import InputError
-from memorization.evaluation.classes import Pair, Row
+from memorization.evaluation.classes import Part
 from memorization.evaluation.controls import CALIBRATED, controls_of, refuse_other_settings, refuse_other_steps
+from memorization.evaluation.decided import Decided
+from memorization.evaluation.score_columns import Row, score_columns
 from memorization.rows import is_number, is_whole
-from memorization.scores import image_scores, label
+from memorization.scores import label
 from memorization.tables import Table
 
 ROUNDING = 1e-9  # of a false positive rate times a number of prompts
@@ -126,42 +128,29 @@ class Threshold:
     def warning(self, num_prompts: int) -> None:
         """None: a threshold decides every prompt alone, however many there are."""
 
-    def decide(self, row: Row) -> tuple[float, bool]:
-        """(score, whether it is above the threshold) of one row.
+    def of_rows(self, rows: Iterable[Row]) -> Decided:
+        """For each row its index, prompt and score, the threshold, and whether it is called memorized.
 
         Raises:
-            InputError: if the row does not have the score.
+            InputError: if a row does not have the score.
         """
-        if self.key not in row:
-            raise InputError(f"the threshold is for {label(self.key)}, which this run does not give")
-        score = float(image_scores(row, self.key, self.T).mean())
-        return score, score > self.threshold
+        try:
+            columns = score_columns(rows, self.key, self.T)
+        except KeyError as error:
+            raise InputError(f"the threshold is for {label(self.key)}, which this run does not give") from error
+        scores = columns.means
+        thresholds = np.broadcast_to(self.threshold, scores.shape)
+        return Decided(columns, {"score": scores, "threshold": thresholds}, scores > self.threshold)
 
-    def of_rows(self, rows: Iterable[Row]) -> list[dict[str, Any]]:
-        """For each row its index, prompt and score, the threshold, and whether it is called memorized."""
-        found = []
-        for row in rows:
-            score, above = self.decide(row)
-            head = {"index": row["index"], "prompt": row["prompt"]}
-            found.append(head | {"score": score, "threshold": self.threshold, "memorized": above})
-        return found
-
-    def table(self, lines: Sequence[Mapping[str, Any]]) -> Table:
-        """All prompts' decisions, the highest score first.
-
-        Args:
-            lines: of `of_rows`.
-        """
-        rows = [
-            [line["index"], yes_or_no(line), line["score"], line["prompt"][:60]]
-            for line in sorted(lines, key=lambda line: -line["score"])
-        ]
-        flagged = sum(line["memorized"] for line in lines)
-        told = f"{flagged} of {len(lines)} prompts above the threshold {self.threshold:.3f} on {label(self.key)} of "
+    def table(self, decided: Decided) -> Table:
+        """All prompts' decisions, the highest score first."""
+        rows = [[line["index"], yes_or_no(line), line["score"], line["prompt"][:60]] for line in decided.highest()]
+        told = f"{decided.num_memorized} of {len(decided)} prompts above the threshold {self.threshold:.3f} on "
+        told += f"{label(self.key)} of T={self.T or 'all'}, calibrated for {self.fpr:.1%} false positives on "
         told += (
-            f"T={self.T or 'all'}, calibrated for {self.fpr:.1%} false positives on {self.num_negatives} prompts of "
+            f"{self.num_negatives} prompts of {self.num_images} images each; valid where they are exchangeable with "
         )
-        told += f"{self.num_images} images each; valid where they are exchangeable with what is not memorized"
+        told += "what is not memorized"
         return Table("Decisions", ["index", "memorized", "score", "prompt"], rows, told)
 
 
@@ -169,7 +158,7 @@ def yes_or_no(line: Mapping[str, Any]) -> str:
     return "yes" if line["memorized"] else "no"
 
 
-def calibrate(nonmem: Sequence[Pair], key: str, horizon: int | None, fpr: float) -> Threshold:
+def calibrate(nonmem: Sequence[Part], key: str, horizon: int | None, fpr: float) -> Threshold:
     """Threshold on prompts' mean scores that keeps a false positive rate.
 
     Raises:

@@ -4,19 +4,18 @@ A row is a prompt: its index, its words and a score of each of its images, (imag
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, overload
 
 import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
 from memorization.errors import InputError, first_line
+from memorization.files.column_rows import COLUMNS, SCORE, ColumnRows
 from memorization.files.whole import make_folder, replacing
+from memorization.sequences import MadeSequence
 
-SCORE = "text_noise_norm"  # D of the first step
-COLUMNS = ("index", "prompt", SCORE)
 PART_NAME = re.compile(r"(\d{12})-(\d{12})\.parquet")
 GROUP_ROWS = 2**16  # of a row group of the whole; what merging holds at a time
 
@@ -102,65 +101,32 @@ def row_groups(path: Path) -> Iterator[pa.Table]:
             yield file.read_row_group(group)
 
 
-class ColumnRow(Mapping[str, Any]):
-    """A row of a screen as a row of JSON lines has it, made as it is asked for."""
+class Words(MadeSequence[str]):
+    """The strings of a column, which stay in it."""
 
-    __slots__ = ("rows", "position")
-
-    def __init__(self, rows: "ColumnRows", position: int):
-        self.rows, self.position = rows, position
-
-    def __getitem__(self, key: str) -> Any:
-        return self.rows.value(key, self.position)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter((*COLUMNS, "seeds"))
+    def __init__(self, column: pa.ChunkedArray):
+        self.column = column
 
     def __len__(self) -> int:
-        return len(COLUMNS) + 1
+        return len(self.column)
+
+    def item(self, place: int) -> str:
+        return self.column[place].as_py()
 
 
-class ColumnRows(Sequence[ColumnRow]):
-    """The rows of a file, held as columns: about as many bytes as their words have, and four for each image."""
+def read_rows(path: Path, seeds: Sequence[int]) -> ColumnRows:
+    """The rows of a file, which stay columns.
 
-    def __init__(self, path: Path, seeds: Sequence[int]):
-        """
-        Args:
-            seeds: of the images of every row.
+    Args:
+        seeds: of the images of every row.
 
-        Raises:
-            InputError: if the file does not hold what a screen writes, of so many images.
-        """
-        table = read_table(path)
-        self.prompts, self.seeds = table["prompt"], list(seeds)
-        self.indices = table["index"].to_numpy()
-        flat = [np.asarray(chunk.flatten()) for chunk in table[SCORE].chunks]
-        self.scores = np.concatenate(flat) if flat else np.empty(0, np.float32)
-        if len(self.scores) != len(table) * len(self.seeds) or not np.isfinite(self.scores).all():
-            raise InputError(f"{path}: {SCORE} is not {len(self.seeds)} finite numbers a row; screen again")
-        self.scores = self.scores.reshape(len(table), len(self.seeds))
-
-    def __len__(self) -> int:
-        return len(self.scores)
-
-    @overload
-    def __getitem__(self, place: int) -> ColumnRow: ...
-
-    @overload
-    def __getitem__(self, place: slice) -> list[ColumnRow]: ...
-
-    def __getitem__(self, place: int | slice) -> ColumnRow | list[ColumnRow]:
-        if isinstance(place, slice):
-            return [ColumnRow(self, k) for k in range(*place.indices(len(self)))]
-        return ColumnRow(self, range(len(self))[place])
-
-    def value(self, key: str, position: int) -> Any:
-        if key == SCORE:
-            return self.scores[position, :, None].tolist()  # a list of steps, which is one, for each image
-        if key == "prompt":
-            return self.prompts[position].as_py()
-        if key == "index":
-            return int(self.indices[position])
-        if key == "seeds":
-            return self.seeds
-        raise KeyError(key)
+    Raises:
+        InputError: if the file does not hold what a screen writes, of so many images.
+    """
+    table = read_table(path)
+    flat = [np.asarray(chunk.flatten()) for chunk in table[SCORE].chunks]
+    scores = np.concatenate(flat) if flat else np.empty(0, np.float32)
+    if len(scores) != len(table) * len(seeds) or not np.isfinite(scores).all():
+        raise InputError(f"{path}: {SCORE} is not {len(seeds)} finite numbers a row; screen again")
+    scores = scores.reshape(len(table), len(seeds))
+    return ColumnRows(table["index"].to_numpy(), Words(table["prompt"]), scores, list(seeds))

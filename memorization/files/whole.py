@@ -3,7 +3,7 @@
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, TextIO, cast
 
@@ -89,8 +89,13 @@ def replacing(path: Path | str) -> Iterator[Path]:
 
 def write_text(path: Path | str, text: str) -> None:
     """Write text through a temporary file."""
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_pieces(path, [text])
+
+
+def write_pieces(path: Path | str, pieces: Iterable[str]) -> None:
+    """Write text that comes in pieces through a temporary file."""
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        file.writelines(pieces)
 
 
 @contextlib.contextmanager

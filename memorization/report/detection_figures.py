@@ -11,10 +11,11 @@ from matplotlib.figure import Figure
 
 from memorization.evaluation.classes import ALL_KINDS, Classes, ClassPair, View, gather
 from memorization.evaluation.curves import cumulative_curve, rank_auc
+from memorization.evaluation.score_columns import score_columns
 from memorization.evaluation.statistics import Measure, Result
 from memorization.finished_runs import Run
 from memorization.report.theme import COLORS, grid, legend_below, line_style, panels
-from memorization.scores import HORIZONS, MAGNITUDE, horizons_of, image_scores, label, score_cost, score_label
+from memorization.scores import HORIZONS, MAGNITUDE, horizons_of, label, score_cost, score_label
 
 LOWEST_FPR = 1e-3
 Horizons = Mapping[str, int | None]
@@ -57,11 +58,11 @@ def draw_roc(axis: Axes, pair: ClassPair, key: str, horizon: int | None, **style
 def distribution_figure(classes: Classes, keys: Sequence[str], horizons: Horizons) -> Figure:
     """Every image's score as a dot, by kind; the bar is the median."""
     figure, axes = panels(len(keys), 3.1, 3.3)
-    groups = {**{k: rows for k, rows in classes.kinds.items() if k != ALL_KINDS}, **classes.sets}
+    groups = {**{k: parts for k, parts in classes.kinds.items() if k != ALL_KINDS}, **classes.sets}
     names = [name.removeprefix("planted_").replace("_", " ") for name in groups]
     for axis, key in zip(axes, keys, strict=True):
-        for place, (color, pairs) in enumerate(zip(COLORS, groups.values(), strict=False)):
-            values = np.concatenate([image_scores(row, key, horizons[key]) for _, row in pairs])
+        for place, (color, parts) in enumerate(zip(COLORS, groups.values(), strict=False)):
+            values = np.concatenate([score_columns(p.rows, key, horizons[key]).scores.ravel() for p in parts])
             jitter = np.random.default_rng(0).uniform(-0.28, 0.28, len(values))
             axis.scatter(place + jitter, values, s=9, color=color, alpha=0.5, linewidths=0)
             axis.hlines(np.median(values), place - 0.35, place + 0.35, color=color, linewidth=2)
@@ -134,8 +135,8 @@ def horizon_figure(classes: Classes, keys: Sequence[str]) -> Figure:
 def auc_by_horizon(pair: ClassPair, key: str) -> tuple[np.ndarray, list[float]]:
     """Every T, and the AUC of the mean over the first T steps."""
     running = []
-    for rows in (pair.memorized, pair.others):
-        values = np.concatenate([np.asarray(row[key], float) for _, row in rows])
+    for parts in (pair.memorized, pair.others):
+        values = np.concatenate([np.asarray(row[key], float) for part in parts for row in part.rows])
         running.append(np.cumsum(values, 1) / np.arange(1, values.shape[1] + 1))
     steps = np.arange(1, running[0].shape[1] + 1)
     return steps, [rank_auc(running[0][:, t - 1], running[1][:, t - 1]) for t in steps]

@@ -1,8 +1,7 @@
 """What is reported on one topic, apart from where it goes: a folder of files or a page."""
 
 import io
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,14 @@ from typing import Any
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure as Drawing
 from PIL import Image
+from tqdm import tqdm
 
-from memorization.files.whole import make_folder, write_text
+from memorization.files.whole import make_folder, write_pieces
 from memorization.report.theme import theme
-from memorization.tables import Table, plain
+from memorization.tables import Table, json_pieces
 
 DPI = 110
+LONG = 2.0  # seconds of writing from which on progress is shown
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Section:
         topic: names the files.
         title, text: heading on a page, and what stands under it.
         tables, figures: in their order.
-        results: the same numbers for programs, as JSON has them: lists and dicts of measures with intervals.
+        results: the same numbers for programs, as JSON has them: sequences and dicts of measures with intervals.
         notes: what has to stand beside the numbers: intervals, preprocessing, which runs they are of.
         files: further text files, content by name.
     """
@@ -105,11 +106,11 @@ class Section:
         """
         folder = Path(folder)
         make_folder(folder, "--output")
-        texts = {f"{self.topic}.md": self.markdown() + "\n"}
-        texts[f"{self.topic}.json"] = json.dumps(plain(self.results), indent=1) + "\n"
-        texts |= self.files
-        for name, text in texts.items():
-            write_text(folder / name, text)
+        numbers = tqdm(json_pieces(self.results), desc=f"{self.topic}.json", unit=" lines", delay=LONG)
+        texts: dict[str, Iterable[str]] = {f"{self.topic}.md": [self.markdown(), "\n"], f"{self.topic}.json": numbers}
+        texts |= {name: [text] for name, text in self.files.items()}
+        for name, pieces in texts.items():
+            write_pieces(folder / name, pieces)
         for figure in self.figures:
             (folder / f"{figure.name}.png").write_bytes(figure.render()[0])
         return [*(folder / name for name in texts), *(folder / f"{figure.name}.png" for figure in self.figures)]

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from memorization.errors import InputError
 from memorization.evaluation.audit import audit_tables, evaluate_audit, hiding_strengths
 from memorization.evaluation.classes import Classes, classes_of
@@ -26,6 +28,7 @@ from memorization.evaluation.localisation import (
     true_masks,
 )
 from memorization.evaluation.mitigation import evaluate_mitigation, load_references, mitigation_tables
+from memorization.evaluation.score_columns import Row, score_columns
 from memorization.evaluation.statistics import INTERVALS, USUAL, BootstrapSettings, Result
 from memorization.finished_runs import Run, stored_masks, strongest_runs
 from memorization.mitigations.base import PLAIN
@@ -86,16 +89,17 @@ def decisions_section(runs: Sequence[Run], decisions: Decisions) -> Section:
     """
     for run in runs:
         decisions.refuse_other_run(settings_of(run), decisions.controls.source)
-    rows = [row for run in runs for row in run.rows]
-    lines = decisions.of_rows(rows)
-    known = [row.get("is_memorized") for row, line in zip(rows, lines, strict=True) if line["memorized"]]
+    # The rows of one run as they are, which may be columns.
+    rows = runs[0].rows if len(runs) == 1 else [row for run in runs for row in run.rows]
+    decided = decisions.of_rows(rows)
+    known = [rows[place].get("is_memorized") for place in np.flatnonzero(decided.memorized).tolist()]
     told = f"Of {len(known)} found, {known.count(False)} are labelled not memorized" if are_labelled(runs) else ""
     return Section(
         topic="decisions",
         title="Decisions",
         text=f"{EXCHANGEABLE}.",
-        tables=[decisions.table(lines)],
-        results=lines,
+        tables=[decisions.table(decided)],
+        results=decided,
         notes=[told, made_from(runs)],
     )
 
@@ -103,14 +107,16 @@ def decisions_section(runs: Sequence[Run], decisions: Decisions) -> Section:
 def figures_of_detection(runs: Sequence[Run], classes: Classes, results: Sequence[Result]) -> list[Figure]:
     """Scores, ROC curves, AUC against T and, where there are scores that cost something, AUC beside cost."""
     keys = shared_scores(runs)
-    horizons, stepped = default_horizons(runs, keys), [k for k in keys if isinstance(runs[0].rows[0][k][0], list)]
+    first, horizons = runs[0].rows[0], default_horizons(runs, keys)
     scores = partial(distribution_figure, classes, keys, horizons)
-    by_steps = partial(horizon_figure, classes, stepped)
+    stepped = [k for k in keys if isinstance(first[k][0], list) and len(first[k][0]) > 1]
     figures = [
         Figure("scores", scores, "Every image's score; the bar is the median."),
         Figure("roc", partial(roc_figure, classes, keys, horizons), "ROC curves per image."),
-        Figure("auc_by_steps", by_steps, "AUC against the number of first steps averaged."),
     ]
+    if stepped:
+        by_steps = partial(horizon_figure, classes, stepped)
+        figures.append(Figure("auc_by_steps", by_steps, "AUC against the number of first steps averaged."))
     if any(map(is_chosen, keys)):
         figures.append(Figure("cost", partial(cost_figure, results, runs[0].settings["num_inference_steps"])))
     return figures
@@ -141,14 +147,22 @@ def prompts_section(runs: Sequence[Run]) -> Section:
 
 def prompt_table(runs: Sequence[Run], horizons: Mapping[str, int | None], sort_key: str) -> Table:
     """The prompts with the highest score of a key, each with the means of all scores."""
-    rows = []
-    for row in (row for run in runs for row in run.rows):
-        means = {key: float(image_scores(row, key, t).mean()) for key, t in horizons.items()}
-        rows.append((means[sort_key], [row["prompt"], row.get("kind") or "", *(f"{v:.3f}" for v in means.values())]))
-    rows.sort(key=lambda item: -item[0])
+    highest: list[tuple[float, Row]] = []
+    for run in runs:
+        means = score_columns(run.rows, sort_key, horizons[sort_key]).means
+        order = np.argsort(-means, kind="stable")[:MAX_PROMPTS]
+        highest += [(means[place], run.rows[place]) for place in order.tolist()]
+    highest.sort(key=lambda item: -item[0])
+    rows = [
+        [
+            row["prompt"],
+            row.get("kind") or "",
+            *(f"{image_scores(row, key, t).mean():.3f}" for key, t in horizons.items()),
+        ]
+        for _, row in highest[:MAX_PROMPTS]
+    ]
     headers = ["prompt", "kind", *(score_label(key, t) for key, t in horizons.items())]
-    caption = f"The {min(MAX_PROMPTS, len(rows))} highest of {len(rows)} prompts"
-    return Table(caption, headers, [cells for _, cells in rows[:MAX_PROMPTS]])
+    return Table(f"The {len(rows)} highest of {sum(len(run.rows) for run in runs)} prompts", headers, rows)
 
 
 def localisation_section(

@@ -8,6 +8,7 @@ import pytest
 
 from helpers.eval_runs import write_detection_runs
 from memorization.errors import InputError
+from memorization.evaluation.classes import Part
 from memorization.evaluation.decisions import conformal_p_values
 from memorization.evaluation.thresholds import Threshold, calibrate, calibrate_threshold, controls_needed
 from memorization.finished_runs import read_run
@@ -49,22 +50,22 @@ def test_too_few_controls_are_refused_with_how_many_it_takes():
 def test_a_prompt_at_several_seeds_is_one_control(tmp_path):
     _, others = write_detection_runs(tmp_path)
     runs = [read_run(path) for path in others if path.stem.startswith("near")]
-    pairs = [(run, row) for run in runs for row in run.rows]
-    threshold = calibrate(pairs, "text_noise_norm", 1, 0.1)
+    parts = [Part(run, run.rows) for run in runs]
+    threshold = calibrate(parts, "text_noise_norm", 1, 0.1)
     assert threshold.num_negatives == 12
     means = [np.mean([norms[0] for norms in row["text_noise_norm"]]) for row in runs[0].rows]
     assert threshold.threshold == pytest.approx(max(means))
-    assert calibrate(pairs, "end_token_attention", 1, 0.1).T is None  # a score without steps
+    assert calibrate(parts, "end_token_attention", 1, 0.1).T is None  # a score without steps
 
 
 def test_a_threshold_is_for_runs_of_the_same_model_wherever_the_bundled_one_lies(tmp_path):
     _, others = write_detection_runs(tmp_path)
-    pairs = [(run, row) for run in map(read_run, others) for row in run.rows]
-    threshold = calibrate(pairs, "text_noise_norm", 1, 0.1)
+    parts = [Part(run, run.rows) for run in map(read_run, others)]
+    threshold = calibrate(parts, "text_noise_norm", 1, 0.1)
     path = tmp_path / "t.json"
     path.write_text(threshold.save_text())
     assert Threshold.load(path) == threshold
-    settings = {**pairs[0][0].settings, "num_images_per_prompt": 2}
+    settings = {**parts[0].run.settings, "num_images_per_prompt": 2}
     threshold.refuse_other_run(settings, path)
     for name, other in {"guidance_scale": 3, "num_images_per_prompt": 16, "dtype": "torch.float16"}.items():
         with pytest.raises(InputError, match=f"calibrated with {name} .*, this run's is {other!r}"):

@@ -19,8 +19,11 @@ def test_tables_hold_what_was_measured_and_say_what_was_not(tmp_path, monkeypatc
     path = tmp_path / "screen.json"
     monkeypatch.setattr(screen_scale, "RESULTS", path)
     assert {make() for make in screen_scale.TABLES.values()} == {NOT_MEASURED}
-    for part, found in (("scale", [SCALE]), ("speed", SPEED), ("noise", [NOISE])):
+    for part, found in (("speed", SPEED), ("noise", [NOISE])):
         screen_scale.add_result(path, part, found)
+    for count in (10_000, 200, 10_000):  # measured again
+        screen_scale.add_scale(path, SCALE | {"prompts": count})
+    assert [r["prompts"] for r in screen_scale.kept_results(path)["scale"]] == [200, 10_000]
     scale, speed, noise = (make() for make in screen_scale.TABLES.values())
     assert "| 10000   | 512 MiB     | 20.0                | 21.5, of 5 of 10 | yes        |" in scale
     assert "0.50 times the time" in speed and "1.167" in speed
