@@ -105,7 +105,7 @@ def load_pipeline(
             if part_id is not None
         }
         if is_single_file(model_id) and family.denoiser == TRANSFORMER:
-            held = transformer_parts(model_id, family, str(config), torch_dtype)
+            held = transformer_parts(model_id, files, str(config), torch_dtype)
             pipe = load_parts(str(config), files, torch_dtype, held | others)
         elif is_single_file(model_id):
             pipe = load_single_file(model_id, family, config, torch_dtype, others)
