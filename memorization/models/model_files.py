@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusers import DiffusionPipeline
+from diffusers.loaders.single_file_utils import SingleFileComponentError
 from safetensors import SafetensorError, safe_open
 
 from memorization.errors import first_line
@@ -29,7 +30,8 @@ from memorization.models.folders import (
     refuse_missing_parts,
 )
 
-FAULTS = (OSError, ValueError, TypeError, KeyError, AttributeError)  # what a folder that is no model raises
+# What a folder or file that is no model raises.
+FAULTS = (OSError, ValueError, TypeError, KeyError, AttributeError, SingleFileComponentError)
 
 
 def look_at_files(model_id: str, config: str | Path | None, own_denoiser: bool) -> ModelFiles:

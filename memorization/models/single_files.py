@@ -39,15 +39,32 @@ def transformer_parts(path: str, files: ModelFiles, config: str, dtype: torch.dt
         refuse_other_shape(path, keys, values, config)
         pipe = cls.from_single_file(path, config=config, torch_dtype=dtype, **absent)
     except (*FAULTS, RuntimeError) as error:
-        raise ValueError(f"cannot load {path} with --config {config}: {first_line(error)}") from error
+        raise ValueError(f"cannot load {path} with --config {config}: {told_fault(error)}") from error
     found = {part: getattr(pipe, part) for part in files.in_file}
-    for part, module in found.items():
+    refuse_missing_weights(path, found)
+    return found
+
+
+def told_fault(error: Exception) -> str:
+    """What diffusers' error says in one line; of weights that are not in a file it says how to move such a model."""
+    is_of_meta = isinstance(error, NotImplementedError) and "meta tensor" in str(error)
+    return "it lacks weights that the configs ask for" if is_of_meta else first_line(error)
+
+
+def refuse_missing_weights(path: str, parts: Mapping[str, torch.nn.Module]) -> None:
+    """
+    Args:
+        parts: as diffusers read them from the file, by their folders' names; tied weights are tied.
+
+    Raises:
+        ValueError: if a weight of one was not in the file, which diffusers leaves without values and says nothing.
+    """
+    for part, module in parts.items():
         if hasattr(module, "tie_weights"):
             module.tie_weights()
         lacking = next((name for name, weight in module.named_parameters() if weight.is_meta), None)
         if lacking is not None:
-            raise ValueError(f"{path} has no {lacking}, which the {part} of --config {config} has")
-    return found
+            raise ValueError(f"cannot load {path}: it has no {lacking} of the {part}")
 
 
 def unread_encoders(keys: Iterable[str], files: ModelFiles) -> list[str]:

@@ -114,7 +114,7 @@ def test_what_does_not_fit_is_refused_in_one_line(sd3, tmp_path):
         (alone, tmp_path / "flux", "is Flux.1, and .* is Stable Diffusion 3"),
         (alone, tmp_path / "deeper", "it has 2 joint_blocks, the config 3"),
         (tmp_path / "torn.safetensors", whole, "context_embedder.bias"),
-        (tmp_path / "unprojected.safetensors", whole, "has no text_projection.weight, which the text_encoder_2 of"),
+        (tmp_path / "unprojected.safetensors", whole, "has no text_projection.weight of the text_encoder_2"),
         (tmp_path / "pickle.ckpt", whole, "holds no transformer"),
     ):
         with pytest.raises(ValueError, match=message) as refused:
