@@ -60,8 +60,9 @@ def refuse_missing_weights(path: str, parts: Mapping[str, torch.nn.Module]) -> N
         ValueError: if a weight of one was not in the file, which diffusers leaves without values and says nothing.
     """
     for part, module in parts.items():
-        if hasattr(module, "tie_weights"):
-            module.tie_weights()
+        tie: Any = getattr(module, "tie_weights", None)  # of transformers' modules
+        if tie is not None:
+            tie()
         lacking = next((name for name, weight in module.named_parameters() if weight.is_meta), None)
         if lacking is not None:
             raise ValueError(f"cannot load {path}: it has no {lacking} of the {part}")
