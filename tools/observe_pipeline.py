@@ -99,7 +99,6 @@ def observe_prompts(
     size: dict[str, int],
 ) -> None:
     """Every prompt that has no row yet: its images, then its row."""
-    results.begin()
     for record in tqdm([r for r in records if r.index not in results.done], desc="observe", unit="prompt"):
         seeds = image_seeds(settings.gen_seed, record.index, settings.num_images_per_prompt)
         found = observe_pipeline(
@@ -111,6 +110,7 @@ def observe_prompts(
             stop_after=settings.early_exit,
             **size,
         )
+        results.begin()  # not before: a pipeline that is refused leaves nothing
         for seed, image in zip(seeds, () if found.images is None else found.images, strict=False):
             make_folder(files.images)
             save_png(files.image(record.index, seed), image)

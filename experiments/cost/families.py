@@ -10,6 +10,7 @@ docs/models.md by `python -m tools.write_docs`.
 
 import argparse
 import json
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -35,8 +36,9 @@ GIB = 2**30
 
 def tiny_models() -> Mapping[str, Callable[[], DiffusionPipeline]]:
     """By name, what makes a tiny model with random weights."""
-    from tests.helpers.other_pipelines import make_flux, make_sd3, make_sdxl  # the tables are written without the tests
-    from tests.helpers.pipelines import make_pipeline
+    sys.path.insert(0, str(ROOT / "tests"))  # `tests` itself may be a package that another one left in site-packages
+    from helpers.other_pipelines import make_flux, make_sd3, make_sdxl  # the tables are written without the tests
+    from helpers.pipelines import make_pipeline
 
     return {
         "Stable Diffusion 1, 2, tiny": make_pipeline,

@@ -13,7 +13,7 @@ from huggingface_hub import try_to_load_from_cache
 from memorization.bundled import find_bundled
 from memorization.identity import content_of_files, content_of_tensors, names_of
 from memorization.models.adapters import split_scale, split_token, weights_file
-from memorization.models.families import TRANSFORMER, parts_with_weights
+from memorization.models.families import TRANSFORMER, UNET, parts_with_weights
 from memorization.models.folders import (
     check_model_folder,
     files_of_model,
@@ -22,7 +22,7 @@ from memorization.models.folders import (
     is_single_file,
     part_folder,
 )
-from memorization.models.model_files import family_of_file
+from memorization.models.model_files import family_of_file, look_at_single_file
 
 if TYPE_CHECKING:
     from local_sd_pipeline import DenoisingPipeline
@@ -88,22 +88,23 @@ def model_content(folder: Path | None, own_denoiser: bool) -> str | None:
     """Content of a model folder; without its denoiser where another takes its place."""
     if folder is None:
         return None
-    variant = check_model_folder(str(folder), own_denoiser).variant
-    return content_of_files(files_of_model(folder, variant, own_denoiser), folder)
+    without = () if own_denoiser else (UNET, TRANSFORMER)
+    variant = check_model_folder(str(folder), without).variant
+    return content_of_files(files_of_model(folder, variant, without), folder)
 
 
 def single_file_content(path: Path, config: str | None) -> str | None:
     """Content of a checkpoint in one file, with the configs and the tokenizer that it is read by.
 
-    Of a transformer in one file the weights beside it decide the numbers as well.
+    Of a transformer in one file the weights of parts that are not in it decide the numbers as well.
     """
     folder = None if config is None else folder_of(config, "model_index.json")
     if folder is None:
         return content_of_files([path])
     if family_of_file(path).denoiser == TRANSFORMER:
-        variant = check_model_folder(str(folder), own_denoiser=False).variant
-        transformer = folder / TRANSFORMER / "config.json"
-        return content_of_files([path, transformer, *files_of_model(folder, variant, own_denoiser=False)])
+        files = look_at_single_file(path, str(folder))
+        configs = [folder / part / "config.json" for part in sorted(files.in_file)]
+        return content_of_files([path, *configs, *files_of_model(folder, files.variant, files.in_file)])
     return content_of_files([path, *(f for f in files_of_model(folder, None) if f.suffix in (".json", ".txt"))])
 
 

@@ -9,6 +9,7 @@ SDXL_KEY = "conditioner.embedders."  # begins the text encoders' weights in one 
 SD3_KEYS = {"joint_blocks.0.context_block.adaLN_modulation.1.bias"}
 FLUX_KEYS = {"double_blocks.0.img_attn.norm.key_norm.scale", "vector_in.in_layer.weight"}
 IN_FILE = "model.diffusion_model."
+VAE_IN_FILE = ("first_stage_model.", "vae.")
 UNET, TRANSFORMER = "unet", "transformer"
 
 
@@ -25,6 +26,8 @@ class Family:
         packing: latent channels that a channel of its transformer's input is of.
         pooled: config values that are the widths of its encoders' pooled features.
         half: dtype that it computes in on a GPU.
+        key_of_encoder: of text encoders that one file may hold beside a transformer, a weight by which diffusers knows
+            them, by their folders.
     """
 
     name: str
@@ -37,6 +40,7 @@ class Family:
     packing: int = 1
     pooled: tuple[str, ...] = ()
     half: str = "float16"
+    key_of_encoder: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -55,13 +59,17 @@ class ModelFiles:
     Attributes:
         index: its model_index.json; empty of a single file that goes with no folder's configs.
         variant: of its weights, that has to be asked for, as fp16; None of ordinary ones, and of a hub id.
+        in_file: parts that a transformer's single file holds, so that a folder's are not read.
     """
 
     family: Family
     index: Mapping[str, Any] = field(default_factory=dict)
     variant: str | None = None
+    in_file: frozenset[str] = frozenset()
 
 
+CLIP_L, CLIP_G = (f"text_encoders.clip_{k}.transformer.text_model.embeddings.position_embedding.weight" for k in "lg")
+T5XXL = "text_encoders.t5xxl.transformer.shared.weight"
 SD = Family("Stable Diffusion 1 and 2")
 SDXL = Family("SDXL", ("text_encoder", "text_encoder_2"), ("tokenizer", "tokenizer_2"), added_conditions="text_time")
 SD3 = Family(
@@ -73,6 +81,7 @@ SD3 = Family(
     denoiser_class="SD3Transformer2DModel",
     pooled=("projection_dim", "projection_dim"),
     half="bfloat16",
+    key_of_encoder={"text_encoder": CLIP_L, "text_encoder_2": CLIP_G, "text_encoder_3": T5XXL},
 )
 FLUX = Family(
     "Flux.1",
@@ -83,6 +92,7 @@ FLUX = Family(
     packing=4,
     pooled=("hidden_size",),
     half="bfloat16",
+    key_of_encoder={"text_encoder": CLIP_L, "text_encoder_2": T5XXL},
 )
 FAMILIES = (SD, SDXL, SD3, FLUX)
 PIPELINES = {

@@ -1,7 +1,7 @@
 """Model folders in diffusers' layout, looked at before anything is loaded: what they lack, and what they hold."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,11 @@ def looks_local(model_id: str) -> bool:
     return Path(model_id).exists() or model_id.startswith((".", "/", "~")) or model_id.count("/") != 1
 
 
-def check_model_folder(model_id: str, own_denoiser: bool = True) -> ModelFiles:
+def check_model_folder(model_id: str, without: Collection[str] = ()) -> ModelFiles:
     """What a model folder holds; early, and in one line, why a local path cannot be one.
 
     Args:
-        own_denoiser: whether the folder's own UNet or transformer is used.
+        without: parts of it that are not used, whose weights may be absent.
 
     Raises:
         ValueError: if it cannot.
@@ -49,8 +49,8 @@ def check_model_folder(model_id: str, own_denoiser: bool = True) -> ModelFiles:
     if family is None:
         raise ValueError(f"{model_id} is no folder of {KNOWN_FAMILIES}: see its model_index.json")
     refuse_missing_parts(values, model_id, family)
-    parts = [part for part in family.parts_of(values) if own_denoiser or part != family.denoiser]
-    if own_denoiser:
+    parts = [part for part in family.parts_of(values) if part not in without]
+    if family.denoiser not in without:
         check_denoiser({part: read_json(path / part / "config.json") for part in parts}, model_id, family)
     return ModelFiles(family, values, find_variant([path / part for part in parts]))
 
@@ -278,10 +278,14 @@ def files_of_part(folder: Path, variant: str | None) -> list[Path]:
     return [folder / "config.json", *find_weights(folder, variant)]
 
 
-def files_of_model(folder: Path, variant: str | None, own_denoiser: bool = True) -> list[Path]:
-    """What decides the numbers of a model folder, but for its scheduler, whose values are kept by name."""
+def files_of_model(folder: Path, variant: str | None, without: Collection[str] = ()) -> list[Path]:
+    """What decides the numbers of a model folder, but for its scheduler, whose values are kept by name.
+
+    Args:
+        without: parts of it that are not used.
+    """
     family = family_of_index(read_json(folder / "model_index.json")) or SD
-    parts = [part for part in family.parts if own_denoiser or part != family.denoiser]
+    parts = [part for part in family.parts if part not in without]
     tokenizers = [folder / tokenizer / name for tokenizer in family.tokenizers for name in TOKENIZER_FILES]
     files = [path for part in parts for path in files_of_part(folder / part, variant)] + tokenizers
     return [path for path in files if path.is_file()]

@@ -1,49 +1,80 @@
-"""A transformer of Stable Diffusion 3 or Flux.1 in one file, whose other parts are in a folder of the same model."""
+"""Stable Diffusion 3 or Flux.1 in one file: the transformer and what is beside it; the rest is in a folder."""
 
+import inspect
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import torch
-from diffusers import AutoencoderKL
 
 from memorization.errors import first_line, warn
-from memorization.models.families import IN_FILE, TRANSFORMER, Family
+from memorization.models.families import IN_FILE, PIPELINES, TRANSFORMER, ModelFiles
 from memorization.models.model_files import FAULTS, keys_of_file
 
-VAE_BEGINS = "first_stage_model."
 TEXT_BEGINS = ("text_encoders.", "conditioner.embedders.", "text_encoder.")
 # Blocks that a file numbers, and what a config calls their number.
 BLOCKS = {"joint_blocks": "num_layers", "double_blocks": "num_layers", "single_blocks": "num_single_layers"}
 GUIDANCE = "guidance_in.in_layer.weight"
 
 
-def transformer_parts(path: str, family: Family, config: str, dtype: torch.dtype) -> dict[str, torch.nn.Module]:
-    """The transformer of a file and, where it is there, its VAE, by their folders' names.
+def transformer_parts(path: str, files: ModelFiles, config: str, dtype: torch.dtype) -> dict[str, torch.nn.Module]:
+    """The parts that a file holds, by their folders' names: the transformer, and maybe a VAE and text encoders.
 
     Args:
+        files: what was found in it.
         config: folder or hub id of a whole model of the same shape.
 
     Raises:
         ValueError: one line, if they cannot be read, or are of another shape.
     """
-    keys, cls = keys_of_file(Path(path)), getattr(diffusers, family.denoiser_class)
-    if any(key.startswith(TEXT_BEGINS) for key in keys):
-        warn(f"{path} has text encoders of its own, which are not read: those of --config {config} are used")
+    family, keys = files.family, keys_of_file(Path(path))
+    unread = unread_encoders(keys, files)
+    if unread:
+        warn(f"{path} has {' and '.join(unread)}, not read: the text encoders are those of --config {config}")
+    cls = getattr(diffusers, PIPELINES[family])
+    absent = dict.fromkeys(set(inspect.signature(cls.__init__).parameters) - files.in_file - {"self"})
     try:
-        refuse_other_shape(path, keys, cls.load_config(config, subfolder=TRANSFORMER), config)
-        how = {"config": config, "torch_dtype": dtype}
-        found = {TRANSFORMER: cls.from_single_file(path, subfolder=TRANSFORMER, **how)}
-        if any(key.startswith(VAE_BEGINS) for key in keys):
-            found["vae"] = AutoencoderKL.from_single_file(path, subfolder="vae", **how)
+        values = getattr(diffusers, family.denoiser_class).load_config(config, subfolder=TRANSFORMER)
+        refuse_other_shape(path, keys, values, config)
+        pipe = cls.from_single_file(path, config=config, torch_dtype=dtype, **absent)
     except (*FAULTS, RuntimeError) as error:
-        raise ValueError(f"cannot load {path} with --config {config}: {first_line(error)}") from error
-    for part, module in found.items():
+        raise ValueError(f"cannot load {path} with --config {config}: {told_fault(error)}") from error
+    found = {part: getattr(pipe, part) for part in files.in_file}
+    refuse_missing_weights(path, found)
+    return found
+
+
+def told_fault(error: Exception) -> str:
+    """What diffusers' error says in one line; of weights that are not in a file it says how to move such a model."""
+    is_of_meta = isinstance(error, NotImplementedError) and "meta tensor" in str(error)
+    return "it lacks weights that the configs ask for" if is_of_meta else first_line(error)
+
+
+def refuse_missing_weights(path: str, parts: Mapping[str, torch.nn.Module]) -> None:
+    """
+    Args:
+        parts: as diffusers read them from the file, by their folders' names; tied weights are tied.
+
+    Raises:
+        ValueError: if a weight of one was not in the file, which diffusers leaves without values and says nothing.
+    """
+    for part, module in parts.items():
+        tie: Any = getattr(module, "tie_weights", None)  # of transformers' modules
+        if tie is not None:
+            tie()
         lacking = next((name for name, weight in module.named_parameters() if weight.is_meta), None)
         if lacking is not None:
-            raise ValueError(f"{path} has no {lacking}, which the {part} of --config {config} has")
-    return found
+            raise ValueError(f"cannot load {path}: it has no {lacking} of the {part}")
+
+
+def unread_encoders(keys: Iterable[str], files: ModelFiles) -> list[str]:
+    """Text encoders of a file that are not among its parts, by the beginnings of their weights' names."""
+    read = {
+        files.family.key_of_encoder[p].rsplit(".transformer.")[0]
+        for p in files.in_file & set(files.family.text_encoders)
+    }
+    return sorted({".".join(key.split(".")[:2]) for key in keys if key.startswith(TEXT_BEGINS)} - read)
 
 
 def refuse_other_shape(path: str, keys: Iterable[str], values: Mapping[str, Any], config: str) -> None:

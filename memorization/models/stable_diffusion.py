@@ -40,7 +40,7 @@ from memorization.models.folders import (
 )
 from memorization.models.model_files import FAULTS, look_at_files
 from memorization.models.schedulers import ddim_of, flow_of, has_former_values
-from memorization.models.single_files import transformer_parts
+from memorization.models.single_files import refuse_missing_weights, told_fault, transformer_parts
 from memorization.models.stable_diffusion_3 import LocalStableDiffusion3Pipeline
 from memorization.models.stable_diffusion_xl import LocalStableDiffusionXLPipeline
 
@@ -105,7 +105,7 @@ def load_pipeline(
             if part_id is not None
         }
         if is_single_file(model_id) and family.denoiser == TRANSFORMER:
-            held = transformer_parts(model_id, family, str(config), torch_dtype)
+            held = transformer_parts(model_id, files, str(config), torch_dtype)
             pipe = load_parts(str(config), files, torch_dtype, held | others)
         elif is_single_file(model_id):
             pipe = load_single_file(model_id, family, config, torch_dtype, others)
@@ -232,9 +232,11 @@ def load_single_file(
     given = None if config is None else str(config)
     cls, options = CLASSES[family]
     try:
-        return cls.from_single_file(path, config=given, torch_dtype=dtype, **options, **others)
-    except FAULTS as error:
-        raise ValueError(f"cannot load {path} as a Stable Diffusion pipeline: {first_line(error)}") from error
+        pipe = cls.from_single_file(path, config=given, torch_dtype=dtype, **options, **others)
+    except (*FAULTS, RuntimeError) as error:
+        raise ValueError(f"cannot load {path} as a Stable Diffusion pipeline: {told_fault(error)}") from error
+    refuse_missing_weights(path, parts_with_weights(pipe))
+    return pipe
 
 
 def load_part(name: str, part_id: str, dtype: torch.dtype, family: Family) -> torch.nn.Module:
@@ -251,8 +253,11 @@ def load_part(name: str, part_id: str, dtype: torch.dtype, family: Family) -> to
     what = {UNET: "UNet", "vae": "VAE"}.get(name, name)
     subfolder, variant = check_part_folder(part_id, name, what)
     try:
-        if name == TRANSFORMER:  # which diffusers makes out of another class's config, without its weights
-            check_transformer(cls.load_config(part_id, subfolder=subfolder), None, None, None, part_id, family)
+        config = cls.load_config(part_id, subfolder=subfolder)  # diffusers makes a part out of another class's as well
+        if name == TRANSFORMER:
+            check_transformer(config, None, None, None, part_id, family)
+        if config.get("_class_name", cls.__name__) != cls.__name__:
+            raise ValueError(f"it is a {config['_class_name']}, no {cls.__name__}")
         return cls.from_pretrained(part_id, subfolder=subfolder, variant=variant, dtype=dtype)
     except FAULTS as error:
         if variant is None and not looks_local(part_id):

@@ -119,6 +119,29 @@ def write_single_file(folder, pipe, path):
     save_file({k: v.contiguous() for k, v in state.items()}, path)
 
 
+def encoders_beside(pipe, names):
+    """Text encoders of a pipeline under their names in one file with a transformer.
+
+    Args:
+        names: `clip_l`, `clip_g` or `t5xxl` of each, by their folders.
+    """
+    state = {}
+    for part, name in names.items():
+        for key, value in getattr(pipe, part).state_dict().items():
+            is_inner = name == "t5xxl" or key.startswith(("text_model.", "text_projection."))
+            state[f"text_encoders.{name}.transformer.{key if is_inner else f'text_model.{key}'}"] = value
+    return state
+
+
+def vae_beside(vae, begins="first_stage_model."):
+    """A VAE of one resolution under its names in one file with a transformer."""
+    state = {}
+    for key, value in vae.state_dict().items():
+        is_projection = ".attentions." in key and key.endswith("weight") and value.ndim == 2
+        state[begins + vae_key(key, 1)] = value[..., None, None] if is_projection else value
+    return state
+
+
 # Transformers
 
 SD3_ENDS = {

@@ -111,16 +111,21 @@ def make_flux(guidance_embeds=True, scheduler=None):
     )  # fmt: skip
 
 
-def make_sd3(has_t5=False, scheduler=None, **changes):
+def make_sd3(has_t5=False, scheduler=None, second_width=16, **changes):
+    """
+    Args:
+        second_width: of the second text encoder, as of `make_sdxl`.
+    """
     torch.manual_seed(0)
+    width = 16 + second_width
     config = {
         "sample_size": 8, "patch_size": 1, "in_channels": 4, "num_layers": 1, "attention_head_dim": 8,
-        "num_attention_heads": 4, "caption_projection_dim": 32, "joint_attention_dim": 32, "pooled_projection_dim": 32,
-        "out_channels": 4,
+        "num_attention_heads": 4, "caption_projection_dim": 32, "joint_attention_dim": width,
+        "pooled_projection_dim": width, "out_channels": 4,
     }  # fmt: skip
     transformer = diffusers.SD3Transformer2DModel(**config | changes)
-    encoders = [make_clip(CLIPTextModelWithProjection, 16) for _ in range(2)]
-    t5 = (make_t5(32), make_tokenizer(512)) if has_t5 else (None, None)
+    encoders = [make_clip(CLIPTextModelWithProjection, k) for k in (16, second_width)]
+    t5 = (make_t5(width), make_tokenizer(512)) if has_t5 else (None, None)
     return diffusers.StableDiffusion3Pipeline(
         transformer.eval(), diffusers.FlowMatchEulerDiscreteScheduler(**scheduler or {}), make_vae(shift_factor=0.0609),
         encoders[0], make_tokenizer(77, begins=True), encoders[1], make_tokenizer(77, begins=True), *t5,

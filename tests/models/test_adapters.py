@@ -229,5 +229,6 @@ def test_another_vae_decodes_and_is_part_of_the_run(model_folder, tmp_path):
         loaded = load_pipeline(model_folder, vae_id=vae_id)
         assert torch.equal(loaded.vae.decoder.conv_in.weight, other.decoder.conv_in.weight)
     assert pipeline_contents(loaded)["vae_id"] != pipeline_contents(pipe)["model_id"]
-    with pytest.raises(ValueError, match="cannot load a VAE from .*nowhere: it does not exist"):
-        load_pipeline(model_folder, vae_id=tmp_path / "nowhere")
+    for vae_id, message in ((tmp_path / "nowhere", "it does not exist"), (model_folder / "unet", "it is a UNet2D")):
+        with pytest.raises(ValueError, match=f"cannot load a VAE from .*: {message}"):
+            load_pipeline(model_folder, vae_id=vae_id)

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import detect_mem
 from helpers.original_layout import write_single_file
@@ -89,3 +90,20 @@ def test_what_cannot_be_is_refused_in_one_line(bundled, model, config, message):
     with pytest.raises(ValueError, match=message) as refused:
         load_pipeline(bundled if model == "single" else model, config=config)
     assert "\n" not in str(refused.value)
+
+
+def test_a_file_that_lacks_weights_is_refused_in_one_line(bundled, tmp_path):
+    state = load_file(bundled)
+    for name, word in (("unet", "time_embed.0.bias"), ("text", "final_layer_norm.bias")):
+        save_file({k: v for k, v in state.items() if word not in k}, tmp_path / f"{name}.safetensors")
+    torch.save({"state_dict": {"a": torch.ones(1)}}, tmp_path / "other.ckpt")
+    (tmp_path / "junk.ckpt").write_bytes(b"no checkpoint")
+    for name, message in (
+        ("unet.safetensors", "it lacks weights that the configs ask for"),
+        ("text.safetensors", "it has no .*final_layer_norm.bias of the text_encoder"),
+        ("other.ckpt", "Failed to load CLIPTextModel"),
+        ("junk.ckpt", "Unable to load weights"),
+    ):
+        with pytest.raises(ValueError, match=f"cannot load .*{name}.*: {message}") as refused:
+            load_pipeline(tmp_path / name, config=MODEL)
+        assert "\n" not in str(refused.value)

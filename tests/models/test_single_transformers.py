@@ -1,4 +1,4 @@
-"""A transformer of Stable Diffusion 3 or Flux.1 in one file, with a folder's other parts, gives its numbers."""
+"""Stable Diffusion 3 or Flux.1 in one file, what it lacks being a folder's, gives the folder's numbers."""
 
 import json
 import shutil
@@ -9,7 +9,7 @@ from diffusers import FluxTransformer2DModel
 from safetensors.torch import load_file, save_file
 
 from helpers.models import write_json
-from helpers.original_layout import flux_state, sd3_state, vae_key
+from helpers.original_layout import encoders_beside, flux_state, sd3_state, vae_beside
 from helpers.other_pipelines import make_flux, make_sd3
 from memorization.models.contents import source_contents
 from memorization.models.families import FLUX, SD3
@@ -17,6 +17,9 @@ from memorization.models.model_files import family_of_file
 from memorization.models.stable_diffusion import load_pipeline
 
 CONFIG = {"num_layers": 2, "patch_size": 2, "qk_norm": "rms_norm", "dual_attention_layers": (0,)}
+ENCODERS = {"text_encoder": "clip_l", "text_encoder_2": "clip_g", "text_encoder_3": "t5xxl"}
+# What each file of the fixture holds beside the transformer.
+HELD = {"alone": [], "both": ["vae"], "clips": ["vae", *list(ENCODERS)[:2]], "all": ["vae", *ENCODERS]}
 PROMPT = "the wild owl poster"
 
 
@@ -35,18 +38,22 @@ def shaken(model, seed=1):
 
 @pytest.fixture(scope="module")
 def sd3(tmp_path_factory):
-    """A folder, and files of its transformer alone and with its VAE."""
+    """A folder, and files of its transformer alone, with its VAE, and with text encoders as well."""
     folder = tmp_path_factory.mktemp("sd3")
-    pipe = make_sd3(has_t5=True, scheduler={"shift": 3.0}, **CONFIG)
-    shaken(pipe.transformer), shaken(pipe.vae)
+    pipe = make_sd3(has_t5=True, scheduler={"shift": 3.0}, second_width=24, **CONFIG)
+    for part in ("transformer", "vae", *ENCODERS):
+        shaken(getattr(pipe, part))
+    pipe.text_encoder.text_projection.weight.data = torch.eye(16)  # the authors' code has none
     pipe.save_pretrained(folder / "whole")
     weights = sd3_state(pipe.transformer.state_dict())
     save_file({k: v.contiguous() for k, v in weights.items()}, folder / "alone.safetensors")
-    both = {f"model.diffusion_model.{k}": v for k, v in weights.items()}
-    for key, value in pipe.vae.state_dict().items():
-        is_projection = ".attentions." in key and key.endswith("weight") and value.ndim == 2
-        both[f"first_stage_model.{vae_key(key, 1)}"] = value[..., None, None] if is_projection else value
-    save_file({k: v.contiguous() for k, v in both.items()}, folder / "both.safetensors")
+    beside = {f"model.diffusion_model.{k}": v for k, v in weights.items()} | vae_beside(pipe.vae)
+    for name in ("both", "clips", "all"):
+        encoders = {part: ENCODERS[part] for part in HELD[name] if part in ENCODERS}
+        state = beside | encoders_beside(pipe, encoders)
+        state.pop("text_encoders.clip_l.transformer.text_projection.weight", None)
+        state.pop("text_encoders.t5xxl.transformer.encoder.embed_tokens.weight", None)  # tied: the same once more
+        save_file({k: v.clone() for k, v in state.items()}, folder / f"{name}.safetensors")
     return folder
 
 
@@ -56,16 +63,13 @@ def final(pipe):
     return latents, torch.from_numpy(pipe.decode(latents))
 
 
-@pytest.mark.parametrize("name", ["alone", "both"])
+@pytest.mark.parametrize("name", HELD)
 def test_it_gives_the_folders_latents_and_images(sd3, name, tmp_path):
     path, config = sd3 / f"{name}.safetensors", tmp_path / "config"
     shutil.copytree(sd3 / "whole", config)
-    shutil.rmtree(config / "transformer")  # its config is all that is read of it
-    (config / "transformer").mkdir()
-    shutil.copy(sd3 / "whole" / "transformer" / "config.json", config / "transformer")
-    if name == "both":
-        state = load_file(config / "vae" / "diffusion_pytorch_model.safetensors")
-        save_file({k: v * 0 for k, v in state.items()}, config / "vae" / "diffusion_pytorch_model.safetensors")
+    for part in ("transformer", *HELD[name]):  # their configs are all that is read of them
+        for weights in (config / part).glob("*.safetensors"):
+            weights.unlink()
     assert family_of_file(path) is SD3
     expected, found = final(load_pipeline(sd3 / "whole")), final(load_pipeline(path, config=config))
     assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True)) and found[0].isfinite().all()
@@ -79,13 +83,17 @@ def test_what_lies_beside_it_is_part_of_its_identity(sd3, tmp_path):
     weights = config / "text_encoder" / "model.safetensors"
     save_file({k: v + 1 for k, v in load_file(weights).items()}, weights, metadata={"format": "pt"})
     assert source_contents(path, config=str(config)) != before
+    alike = [source_contents(str(sd3 / "clips.safetensors"), config=str(folder)) for folder in (config, sd3 / "whole")]
+    assert alike[0] == alike[1]  # the file has that encoder itself
 
 
 def test_text_encoders_of_the_file_are_not_read_and_that_is_said(sd3, tmp_path, capsys):
-    state = load_file(sd3 / "alone.safetensors") | {"text_encoders.clip_l.transformer.x": torch.ones(1)}
-    save_file(state, tmp_path / "more.safetensors")
-    load_pipeline(tmp_path / "more.safetensors", config=sd3 / "whole")
-    assert "has text encoders of its own, which are not read" in capsys.readouterr().err
+    config = tmp_path / "config"
+    shutil.copytree(sd3 / "whole", config)
+    index = json.loads((config / "model_index.json").read_text())
+    write_json(config / "model_index.json", index | {"text_encoder_3": [None, None], "tokenizer_3": [None, None]})
+    assert load_pipeline(sd3 / "all.safetensors", config=config).text_encoder_3 is None
+    assert "has text_encoders.t5xxl, not read: the text encoders are those of" in capsys.readouterr().err
 
 
 def test_what_does_not_fit_is_refused_in_one_line(sd3, tmp_path):
@@ -97,12 +105,16 @@ def test_what_does_not_fit_is_refused_in_one_line(sd3, tmp_path):
     state = load_file(alone)
     del state["context_embedder.bias"]
     save_file(state, tmp_path / "torn.safetensors")
+    state = load_file(sd3 / "clips.safetensors")
+    del state["text_encoders.clip_g.transformer.text_projection.weight"]
+    save_file(state, tmp_path / "unprojected.safetensors")
     torch.save(load_file(alone), tmp_path / "pickle.ckpt")
     for path, config, message in (
-        (alone, None, "is Stable Diffusion 3 in one file: .* give by --config the folder"),
+        (alone, None, "is Stable Diffusion 3 in one file: not all .* give by --config the folder"),
         (alone, tmp_path / "flux", "is Flux.1, and .* is Stable Diffusion 3"),
         (alone, tmp_path / "deeper", "it has 2 joint_blocks, the config 3"),
         (tmp_path / "torn.safetensors", whole, "context_embedder.bias"),
+        (tmp_path / "unprojected.safetensors", whole, "has no text_projection.weight of the text_encoder_2"),
         (tmp_path / "pickle.ckpt", whole, "holds no transformer"),
     ):
         with pytest.raises(ValueError, match=message) as refused:
@@ -128,8 +140,14 @@ def test_one_file_of_flux_has_the_folders_weights(tmp_path):
     wide["axes_dims_rope"] = (16, 56, 56)
     pipe.transformer = FluxTransformer2DModel.from_config(wide).to(torch.bfloat16)
     pipe.save_pretrained(tmp_path / "flux")
-    state = flux_state(pipe.transformer.state_dict())
-    save_file({k: v.contiguous() for k, v in state.items()}, tmp_path / "flux.safetensors")
+    state = {f"model.diffusion_model.{k}": v for k, v in flux_state(pipe.transformer.state_dict()).items()}
+    state |= encoders_beside(pipe, {"text_encoder": "clip_l", "text_encoder_2": "t5xxl"})
+    state |= vae_beside(pipe.vae, "vae.")
+    save_file({k: v.clone() for k, v in state.items()}, tmp_path / "flux.safetensors")
+    for part in ("transformer", "vae", "text_encoder", "text_encoder_2"):
+        for weights in (tmp_path / "flux" / part).glob("*.safetensors"):
+            weights.unlink()
     found = load_pipeline(tmp_path / "flux.safetensors", config=tmp_path / "flux", device="cpu", dtype="bfloat16")
-    expected, read = pipe.transformer.state_dict(), found.transformer.state_dict()
-    assert expected.keys() == read.keys() and all(torch.equal(expected[k], read[k]) for k in expected)
+    for part in ("transformer", "vae", "text_encoder", "text_encoder_2"):
+        expected, read = (getattr(p, part).state_dict() for p in (pipe.to(torch.bfloat16), found))
+        assert expected.keys() == read.keys() and all(torch.equal(expected[k], read[k]) for k in expected)

@@ -64,3 +64,4 @@ def test_what_is_no_pipeline_or_has_no_guidance_is_refused_in_one_line(observe, 
             observe("new", *options)
         error = capsys.readouterr().err.strip().splitlines()[-1]
         assert stopped.value.code == 2 and error.startswith("error: ") and message in error
+        assert not list(tmp_path.glob("det_outputs/new*"))
