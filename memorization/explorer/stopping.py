@@ -64,7 +64,7 @@ def watched(
     """
     denoise = pipe.denoise
 
-    def passing(latents: Any, embeds: Any, *args: Any, around_step: Any = None, **kwargs: Any) -> Iterator[Any]:
+    def passing(latents: Any, embeds: Any, *, around_step: Any = None, **kwargs: Any) -> Iterator[Any]:
         def around(index: int, is_last: bool) -> ExitStack:
             stack = ExitStack()
             if around_step is not None:
@@ -73,7 +73,7 @@ def watched(
                 stack.enter_context(pipe.recording(stores[index], len(embeds)))
             return stack
 
-        for step in denoise(latents, embeds, *args, around_step=around, **kwargs):
+        for step in denoise(latents, embeds, around_step=around, **kwargs):
             look(step, kwargs.get("num_inference_steps", 50))
             yield step
 
