@@ -77,7 +77,7 @@ def watched(
             look(step, kwargs.get("num_inference_steps", 50))
             yield step
 
-    pipe.denoise = passing  # type: ignore[method-assign]
+    pipe.denoise = passing  # type: ignore[assignment, method-assign]
     try:
         yield
     finally:
