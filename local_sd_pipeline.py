@@ -233,14 +233,18 @@ class DenoisingPipeline(LatentImages, DiffusionPipeline):
             stack = ExitStack()
             for some in (store if is_last else None, (step_stores or {}).get(index)):
                 if some is not None:
-                    some.num_branches = len(embeds) if self.joins_branches else 1
-                    stack.enter_context(record_cross_attention(self.denoiser, some))
+                    stack.enter_context(self.recording(some, len(embeds)))
             return stack
 
         for step in self.denoise(latents, embeds, around_step=around_step, **denoise_kwargs):
             if callback is not None:
                 callback(step)
         return step.next_latents
+
+    def recording(self, store: CrossAttentionStore, num_branches: int) -> AbstractContextManager[CrossAttentionStore]:
+        """The context of a step whose attention the store records; `num_branches` are all that the step has."""
+        store.num_branches = num_branches if self.joins_branches else 1
+        return record_cross_attention(self.denoiser, store)
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -3,17 +3,19 @@
     python -m experiments.explorer_load
     python -m experiments.explorer_load --requests 8 --steps 2
 
-Over the page's own address, by default on the bundled model. The first part presses Look once (after one that loads the
-model) and compares with `memorization.detect` in the same process; the second counts results that are not those of
-their prompt, and the memory of the process after each half. Linux alone tells its memory.
+Over the page's own address, by default on the bundled model, by clients in a process of their own. The first part
+presses Look once (after one that loads the model) and compares with `memorization.detect` in the server's process; the
+second counts results that are not those of their prompt, and the memory of the server's process after each half. Linux
+alone tells its memory.
 """
 
 import argparse
+import multiprocessing
 import os
 import re
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -64,8 +66,9 @@ def score_of(job) -> float | None:
     return float(found[-1][1]) if found else None
 
 
-def time_first_answers(client) -> dict[str, float]:
-    """Seconds from the wish to the first point of the curve and to the finished picture, at 50 steps."""
+def time_first_answers(address: str, model: str) -> dict[str, float]:
+    """Seconds from the wish to the first point of the curve, to the finished picture and to its tiles, at 50 steps."""
+    client = make_client(address, model)
     started, found = time.perf_counter(), {}
     for parts in submit(client, PROMPTS[0], 50):
         now = time.perf_counter() - started
@@ -73,7 +76,23 @@ def time_first_answers(client) -> dict[str, float]:
             found.setdefault("first point", now)
         if 'id="picture">' in str(parts[1]):
             found.setdefault("picture", now)
+        if any('id="tiles"' in str(part) for part in parts):
+            found.setdefault("tiles", now)
     return found
+
+
+def scores_of(address: str, model: str, steps: int) -> dict[str, float | None]:
+    """D over all steps of each prompt, looked at one after another."""
+    client = make_client(address, model)
+    return {prompt: score_of(submit(client, prompt, steps)) for prompt in PROMPTS}
+
+
+def many_requests(address: str, model: str, numbers: Sequence[int], steps: int) -> list[tuple[str, float | None]]:
+    """Prompt and score of each request that was not cancelled."""
+    clients = [make_client(address, model) for _ in range(AT_A_TIME)]
+    with ThreadPoolExecutor(AT_A_TIME) as pool:
+        jobs = [pool.submit(one_request, clients[k % AT_A_TIME], k, steps) for k in numbers]
+        return [pair for job in jobs if (pair := job.result()) is not None]
 
 
 def one_request(client, number: int, steps: int) -> tuple[str, float | None] | None:
@@ -93,22 +112,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = make_parser().parse_args(argv)
     pipe = memorization.load_pipeline(args.model_id)
     explorer = opened("--num_controls", "0", "--model_id", args.model_id)
-    with served(explorer) as address:
-        clients = [make_client(address, explorer.world.models.own) for _ in range(AT_A_TIME)]
-        submit(clients[0], PROMPTS[0], args.steps).result()
+    own_process = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+    with served(explorer) as address, own_process as process:
+        page = (address, explorer.world.models.own)
+        process.submit(scores_of, *page, args.steps).result()  # loads the model
         started = time.perf_counter()
         memorization.detect(pipe, PROMPTS[0])
-        alone, first = time.perf_counter() - started, time_first_answers(clients[0])
-        print(
-            f"load {os.getloadavg()[0]:.1f}; detect alone {alone:.2f} s; "
-            + ", ".join(f"{n} {s:.2f} s" for n, s in first.items())
-        )
-        expected = {p: score_of(submit(clients[0], p, args.steps)) for p in PROMPTS}
+        alone, first = time.perf_counter() - started, process.submit(time_first_answers, *page).result()
+        told = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in first.items())
+        print(f"load {os.getloadavg()[0]:.1f}; detect alone {alone:.2f} s; {told}")
+        expected = process.submit(scores_of, *page, args.steps).result()
         before, wrong, answered = memory(), 0, 0
         for half in (range(args.requests // 2), range(args.requests // 2, args.requests)):
-            with ThreadPoolExecutor(AT_A_TIME) as pool:
-                jobs = [pool.submit(one_request, clients[k % AT_A_TIME], k, args.steps) for k in half]
-                found = [pair for job in jobs if (pair := job.result()) is not None]
+            found = process.submit(many_requests, *page, half, args.steps).result()
             answered += len(found)
             wrong += sum(score is None or score != expected[prompt] for prompt, score in found)
             print(f"{half.stop} requests, {answered} answered, {wrong} wrong, memory {memory() - before:+.1f} MiB")

@@ -140,27 +140,71 @@ def attention_tiles(
         return components(maps, self_components) if is_self else attention.token_maps(joined_maps(maps))
 
     stores = {k: attention.store(names, is_self) for k in choose_steps(steps, num_inference_steps)}
-    how = (seed, num_inference_steps, guidance_scale)
-    (tiles,) = collect_tiles(pipe, prompt, labels, {"": names}, join, stores, *how).values()
+    recorder = TileRecorder(labels, {"": names}, join, stores)
+    text, uncond = pipe.encode([prompt])
+    final = pipe.generate(
+        pipe.initial_latents([seed]),
+        (uncond, text),
+        step_stores=recorder.stores,
+        callback=recorder.see,
+        num_inference_steps=num_inference_steps,
+        guidance_scale=guidance_scale,
+    )
+    (tiles,) = recorder.tiles(pipe.decode(final)[0]).values()
     return tiles
 
 
-def layer_tiles(
-    pipe: "DenoisingPipeline",
-    prompt: str,
-    *,
-    seed: int = 0,
-    num_inference_steps: int = 50,
-    guidance_scale: float | None = None,
-    most_values: int = 50_000_000,
-) -> dict[str, AttentionTiles]:
-    """Tiles of every layer by its name, and first of all of them together, out of one generation.
+class TileRecorder:
+    """Looks on while an image of a prompt is generated, by whomever, and keeps where the prompt's tokens look.
+
+    Attributes:
+        stores: what records the layers, by the step: `step_stores` of `pipe.generate`, whose callback is `see`.
+    """
+
+    def __init__(
+        self,
+        labels: Sequence[str],
+        groups: Mapping[str, Sequence[str]],
+        join: Callable[[Sequence[torch.Tensor]], torch.Tensor],
+        stores: Mapping[int, CrossAttentionStore],
+    ):
+        """
+        Args:
+            labels: what the joined maps are of.
+            groups: names of layers, by the group's name.
+            join: from the maps of a group's layers to (labels, height, width).
+        """
+        self.labels, self.groups, self.join, self.stores = tuple(labels), groups, join, stores
+        self.found: dict[str, list[torch.Tensor]] = {group: [] for group in groups}
+
+    def see(self, step: "DenoiseStep") -> None:
+        """Keep the joined maps of a step that is over."""
+        if step.index in self.stores:
+            kept = self.stores[step.index].maps
+            for group, names in self.groups.items():
+                self.found[group].append(self.join([kept[name] for name in names]).cpu())
+            kept.clear()  # a step's maps of every layer are large
+
+    def tiles(self, image: np.ndarray) -> dict[str, AttentionTiles]:
+        """What was seen, by group; the image, uint8 (height, width, 3), is the finished one."""
+        stacked = {group: torch.stack(maps).float().numpy() for group, maps in self.found.items()}
+        steps, groups = tuple(self.stores), self.groups
+        return {g: AttentionTiles(self.labels, stacked[g], steps, tuple(groups[g]), image) for g in groups}
+
+
+def layer_recorder(
+    pipe: "DenoisingPipeline", prompt: str, num_inference_steps: int, most_values: int = 50_000_000
+) -> TileRecorder:
+    """What records the tiles of every layer by its name, and first of all of them together, in one generation.
+
+    They are those that `attention_tiles` gives one after another.
 
     Args:
-        pipe, prompt, seed, num_inference_steps, guidance_scale: as of `attention_tiles`, which gives the same maps one
-            after another.
         most_values: that are kept; of a model with more and larger maps there are fewer steps, evenly spaced, the
             last among them.
+
+    Raises:
+        InputError: if the model has no such attention.
     """
     attention, size = token_attention(pipe, prompt), latent_height(pipe)
     names = choose_layers(attention, (), (), (), False, size)
@@ -173,51 +217,8 @@ def layer_tiles(
     def join(maps: Sequence[torch.Tensor]) -> torch.Tensor:
         return attention.token_maps(joined_maps(maps))
 
-    how = (seed, num_inference_steps, guidance_scale)
-    return collect_tiles(pipe, prompt, attention.labels, groups, join, stores, *how)
+    return TileRecorder(attention.labels, groups, join, stores)
 
 
 def latent_height(pipe: "DenoisingPipeline") -> int:
     return pipe.initial_latents([0]).shape[-1]
-
-
-def collect_tiles(
-    pipe: "DenoisingPipeline",
-    prompt: str,
-    labels: Sequence[str],
-    groups: Mapping[str, Sequence[str]],
-    join: Callable[[Sequence[torch.Tensor]], torch.Tensor],
-    stores: Mapping[int, CrossAttentionStore],
-    seed: int,
-    num_inference_steps: int,
-    guidance_scale: float | None,
-) -> dict[str, AttentionTiles]:
-    """Generate once and keep the joined maps of each group of layers.
-
-    Args:
-        labels: what the joined maps are of.
-        groups: names of layers, by the group's name.
-        join: from the maps of a group's layers to (labels, height, width).
-        stores: what records the layers, by the step.
-    """
-    text, uncond = pipe.encode([prompt])
-    found: dict[str, list[torch.Tensor]] = {group: [] for group in groups}
-
-    def collect(step: "DenoiseStep") -> None:
-        if step.index in stores:
-            kept = stores[step.index].maps
-            for group, names in groups.items():
-                found[group].append(join([kept[name] for name in names]).cpu())
-            kept.clear()  # a step's maps of every layer are large
-
-    final = pipe.generate(
-        pipe.initial_latents([seed]),
-        (uncond, text),
-        step_stores=stores,
-        callback=collect,
-        num_inference_steps=num_inference_steps,
-        guidance_scale=guidance_scale,
-    )
-    image, steps = pipe.decode(final)[0], tuple(stores)
-    stacked = {group: torch.stack(maps).float().numpy() for group, maps in found.items()}
-    return {g: AttentionTiles(tuple(labels), stacked[g], steps, tuple(groups[g]), image) for g in groups}

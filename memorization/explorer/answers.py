@@ -4,6 +4,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -19,8 +20,53 @@ from memorization.explorer.stopping import Stopped
 from memorization.explorer.view import View
 from memorization.mitigations.base import MITIGATIONS
 
-PARTS = 11  # of a view, without its mitigations
 NOTHING_YET = "there is no picture yet: press Look"
+
+
+class Drawn:
+    """The parts of a view in the order of the page, but the status: drawn again where it has changed.
+
+    A part that stays as it is is given again as the text that it was, and Gradio sends it no second time. It is never
+    `gr.skip()`: for that Gradio makes the component anew, and after a text keeps it, text and all, as long as it runs.
+    """
+
+    def __init__(self, slots: int):
+        slot_parts = [(partial(fragments.mitigated, slot=k), ("mitigated",)) for k in range(slots)]
+        self.drawings: list[tuple[Callable[[View], str], tuple[str, ...]]] = [
+            (fragments.pictures, ("preview", "image", "mask")),
+            (fragments.curve, ("curve", "controls")),
+            (fragments.scores, ("curve", "scores", "controls")),
+            (fragments.measures, ("measures",)),
+            (fragments.neighbours, ("neighbours",)),
+            *slot_parts,
+        ]
+        self.view: View | None = None
+        self.place = (0, 0)
+        self.texts = [""] * len(self.drawings)
+        self.tiles = ""
+
+    def blank(self) -> list[Any]:
+        return [*self.texts, self.tiles, gr.skip(), gr.skip()]
+
+    def parts(self, view: View, place: tuple[int, int]) -> list[Any]:
+        """
+        Args:
+            place: of the tiles that are looked at, step and layer.
+        """
+        before, self.view = self.view, view
+        for k, (draw, names) in enumerate(self.drawings):
+            if before is None or any(getattr(before, n) is not getattr(view, n) for n in names):
+                self.texts[k] = draw(view)
+        has_new = bool(view.tiles) and (before is None or before.tiles is not view.tiles)
+        if has_new or place != self.place:
+            self.place, self.tiles = place, fragments.tiles(view, *place)
+        return [*self.texts, self.tiles, *(self.sliders(view) if has_new else (gr.skip(), gr.skip()))]
+
+    def sliders(self, view: View) -> list[Any]:
+        """The range of steps and layers that there are tiles of."""
+        assert view.tiles
+        mosts = len(next(iter(view.tiles.values())).steps), len(view.tiles) - 1
+        return [gr.update(maximum=most, value=min(at, most)) for most, at in zip(mosts, self.place, strict=True)]
 
 
 class Answers:
@@ -29,8 +75,9 @@ class Answers:
     def __init__(self, explorer: Explorer, slots: int = 3):
         self.explorer, self.slots = explorer, slots
 
-    def wish(self, request: gr.Request) -> int:
-        return self.explorer.wish(name_of(request))
+    def wish(self, request: gr.Request) -> tuple[int, str, str]:
+        """The number of a new wish; what was saved of the older one goes."""
+        return self.explorer.wish(name_of(request)), "", ""
 
     def stop(self, request: gr.Request) -> str:
         self.explorer.stop(name_of(request))
@@ -51,27 +98,24 @@ class Answers:
         wish: float | None,
         request: gr.Request,
     ) -> Iterator[list[Any]]:
-        """The parts of a view as they come about; those that did not change are not sent again."""
+        """The parts of a view as they come about, and in the end, where something cannot be done, why."""
         name, models = name_of(request), self.explorer.world.models
+        session, drawn = self.explorer.session(name), Drawn(self.slots)
         faults: list[str] = []
         with told_in(faults):
             stop = self.explorer.claim(name, LOOK, wish)
             asked = make_asked(prompt, seed, steps, guidance, models.choose(model, lora, lora_scale))
-            yield [fragments.render("status", "waiting for the model ...", "busy"), *self.blank()]
-            before: View | None = None
+            yield [fragments.render("status", "waiting for the model ...", "busy"), *drawn.blank()]
             for view in self.explorer.look(name, asked, stop):
-                yield [*changed_parts(before, view), *[gr.skip()] * self.slots]
-                before = view
+                yield [fragments.status(view), *drawn.parts(view, session.place)]
         if faults:
-            yield [faults[0], *[gr.skip()] * (PARTS - 1 + self.slots)]
-
-    def blank(self) -> list[Any]:
-        """All parts but the status, of a picture that is not there yet."""
-        return ["", "", "", "", "", "", gr.skip(), gr.skip(), "", "", *[""] * self.slots]
+            known = drawn.blank() if session.view is None else drawn.parts(session.view, session.place)
+            yield [faults[0], *known]
 
     def tiles(self, step: float, layer: float, request: gr.Request) -> str:
-        view = self.explorer.session(name_of(request)).view
-        return "" if view is None else fragments.tiles(view, int(step), int(layer))
+        session = self.explorer.session(name_of(request))
+        session.place = int(step), int(layer)
+        return "" if session.view is None else fragments.tiles(session.view, *session.place)
 
     def save(self, request: gr.Request) -> str:
         return self.finished(request, lambda view: save_link(self.explorer.world, view))
@@ -134,30 +178,3 @@ def told_in(faults: list[str]) -> Iterator[None]:
     except Exception as error:
         traceback.print_exc(file=sys.stderr)
         faults.append(fragments.status(fault=f"error: {type(error).__name__}: {first_line(error)}"))
-
-
-def changed_parts(before: View | None, view: View) -> list[Any]:
-    """The parts of a view in the order of the page; `gr.skip()` for what is as it was."""
-
-    def part(show: Callable[[View], Any], *names: str) -> Any:
-        is_same = before is not None and all(getattr(before, n) is getattr(view, n) for n in names)
-        return gr.skip() if is_same else show(view)
-
-    has_new_tiles = bool(view.tiles) and (before is None or before.tiles is not view.tiles)
-    step, layer = gr.skip(), gr.skip()
-    if has_new_tiles and view.tiles is not None:
-        step = gr.update(maximum=len(next(iter(view.tiles.values())).steps), value=0)
-        layer = gr.update(maximum=len(view.tiles) - 1, value=0)
-    return [
-        fragments.status(view),
-        part(fragments.pictures, "preview", "image", "mask"),
-        part(fragments.curve, "curve", "controls"),
-        part(fragments.scores, "curve", "scores", "controls"),
-        part(fragments.measures, "measures"),
-        part(fragments.neighbours, "neighbours"),
-        part(fragments.tiles, "tiles"),
-        step,
-        layer,
-        gr.skip(),
-        gr.skip(),
-    ]

@@ -12,6 +12,7 @@ from memorization.evaluation.quality import PLAIN_NUMBERS
 from memorization.explorer.curve import draw_curve
 from memorization.explorer.pictures import grey, heat, uri
 from memorization.explorer.view import Mitigated, View
+from memorization.report import page
 from memorization.scores import MAGNITUDE, image_scores, score_label
 from memorization.similarity.measure import MEASURES
 from memorization.tiles import EVERY_LAYER
@@ -26,13 +27,7 @@ BLANK = np.full((64, 64, 3), 128, np.uint8)
 
 @cache
 def environment() -> jinja2.Environment:
-    found = jinja2.Environment(
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-        loader=jinja2.FileSystemLoader(FOLDER),
-    )
+    found = page.environment(FOLDER)
     found.filters["shown"] = shown_number
     return found
 

@@ -64,13 +64,16 @@ def build_page(explorer: Explorer) -> gr.Blocks:
             command = gr.Button("This view as a command", elem_id="command")
         saved, commands = gr.HTML(), gr.HTML()
 
-        shown = [status, pictures, curve, scores, numbers, neighbours, tiles, step, layer, saved, commands]
+        shown = [status, pictures, curve, scores, numbers, neighbours, *(s.found for s in slots), tiles, step, layer]
         answers = Answers(explorer)
-        looked = gr.on([press.click, asked[0].submit], answers.wish, None, wish, queue=False, api_visibility="private")
+        wished = [wish, saved, commands]
+        looked = gr.on(
+            [press.click, asked[0].submit], answers.wish, None, wished, queue=False, api_visibility="private"
+        )
         looked = looked.then(
             answers.look,
             [*asked, wish],
-            [*shown, *(s.found for s in slots)],
+            shown,
             concurrency_id=MODEL_QUEUE,
             api_name="look",
             show_progress="hidden",

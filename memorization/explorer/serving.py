@@ -8,7 +8,7 @@ from starlette.middleware import Middleware
 
 from memorization.explorer import fragments
 from memorization.explorer.layout import build_page, theme
-from memorization.explorer.sessions import Explorer
+from memorization.explorer.sessions import MOST_SESSIONS, Explorer
 
 # The browser is told to load nothing from anywhere else, whatever the library's page names.
 POLICY = (
@@ -62,6 +62,7 @@ def serve(explorer: Explorer, host: str, port: int | None, in_browser: bool = Fa
         run_history=False,
         allowed_paths=[],
         max_file_size=LARGEST_UPLOAD,
+        state_session_capacity=MOST_SESSIONS,  # of each the library keeps what is shown, however long it is closed
         footer_links=[],
         theme=theme(),
         css=fragments.STYLE,

@@ -24,11 +24,13 @@ class Session:
     Attributes:
         wishes: by slot, the number of the newest wish and what stops it.
         view: what is known so far; None before the first picture.
+        place: of the tiles that are looked at: step and layer, each counted from 1, 0 being the mean over all.
     """
 
     wishes: dict[int, tuple[int, Stop]] = field(default_factory=dict)
     count: int = 0
     view: View | None = None
+    place: tuple[int, int] = (0, 0)
 
     def wish(self, slot: int) -> int:
         """A new wish, by its number: it ends the slot's older one, and a new picture ends all."""

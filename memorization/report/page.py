@@ -26,7 +26,7 @@ from memorization.similarity.measure import Evaluators
 # Parts that take the place of a model's own, or are added to it.
 ADDED = {"unet_id": "UNet", "transformer_id": "transformer", "vae_id": "VAE", "lora": "LoRA", "embedding": "embedding"}
 OWN_BASE = "own"  # of --base_model_id
-TEMPLATE = Path(__file__).with_name("template.html")
+FOLDER = Path(__file__).parent
 
 
 @dataclass(frozen=True)
@@ -82,14 +82,28 @@ def render_page(
     Args:
         lead: stands above the title and all else; without one the title is the heading.
     """
-    page = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    return page.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-        title=title,
-        facts=facts,
-        lead=lead,
-        model=model_text(runs[0].settings),
-        sections=[{"section": s, "pictures": [picture(f) for f in s.figures if f.caption]} for s in sections],
-        runs=runs,
+    return (
+        environment()
+        .get_template("template.html")
+        .render(
+            title=title,
+            facts=facts,
+            lead=lead,
+            model=model_text(runs[0].settings),
+            sections=[{"section": s, "pictures": [picture(f) for f in s.figures if f.caption]} for s in sections],
+            runs=runs,
+        )
+    )
+
+
+def environment(*folders: Path) -> jinja2.Environment:
+    """What draws HTML, all text escaped: templates out of the folders, and what pages share (head.html)."""
+    return jinja2.Environment(
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+        loader=jinja2.FileSystemLoader([*folders, FOLDER]),
     )
 
 

@@ -1,5 +1,6 @@
 """The page as people use it, in a headless Chromium, and as programs ask it; skipped where a part is not installed."""
 
+import gc
 import shutil
 import time
 import urllib.error
@@ -115,3 +116,19 @@ def test_a_program_gets_one_line_for_what_cannot_be_done(address, model_folder):
         assert message in told[0] and told[0].count("<p ") == 1
     with pytest.raises(Exception, match="not in the list of choices"):
         client.predict("owl", 0, 3, "", "/etc/passwd", "", 1, None, api_name="/look")
+
+
+def test_the_server_keeps_no_component_of_a_look_that_is_over(address, model_folder):
+    import gradio
+    from gradio_client import Client
+
+    client = Client(address, verbose=False)
+
+    def components_after(*prompts):
+        for prompt in prompts:
+            client.predict(prompt, 0, 2, "", str(model_folder), "", 1, None, api_name="/look")
+        gc.collect()
+        return sum(type(found) is gradio.HTML for found in gc.get_objects())
+
+    before = components_after("an owl", " ")
+    assert components_after("a boat", " ", "an owl") <= before

@@ -1,5 +1,6 @@
 """What the explorer shows is what the scripts write, and a wish that is over ends."""
 
+import math
 import re
 import shlex
 import subprocess
@@ -12,17 +13,23 @@ import torch
 import detect_mem
 import explore
 import inference_mem
-from memorization.bundled import PLANTED
+import memorization
+from memorization.bundled import COPY_DESCRIPTOR, GROUND_TRUTH, PLANTED
+from memorization.data.pictures import read_image
 from memorization.errors import InputError
 from memorization.evaluation.controls import controls_of_run
 from memorization.evaluation.decisions import Decisions
 from memorization.explorer import fragments
 from memorization.explorer.asked import LONGEST_PROMPT, make_asked
 from memorization.explorer.commands import command_lines
+from memorization.explorer.looking import paced
 from memorization.explorer.saving import page_of
 from memorization.explorer.sessions import LOOK, Explorer
 from memorization.explorer.stopping import Stop, Stopped, stoppable, watched
 from memorization.explorer.world import World
+from memorization.models.stable_diffusion import load_pipeline
+from memorization.tiles import EVERY_LAYER
+from tools import index_training_set
 
 HOSTILE = "<img src=x onerror=alert(1)>${alert(2)}{{7*7}}'\"</script><i>owl"
 
@@ -67,6 +74,44 @@ def test_numbers_and_pictures_are_those_of_the_scripts(explorer, loaded, tmp_pat
     assert [one.magnitude_before] == row["magnitude_before"] and [one.magnitude_after] == row["magnitude_after"]
     assert f'<data value="{one.magnitude_after}">' in fragments.mitigated(view, 0)
     assert f'<data value="{decided["p"]}">' in fragments.scores(view) and len(view.neighbours) == 1
+
+
+def test_one_pass_gives_what_a_detection_and_tiles_of_their_own_give(explorer, loaded):
+    view, how = finished(explorer, "a large red heart on the left"), {"num_inference_steps": 3}
+    (alone,) = memorization.detect(loaded, view.record, gen_seed=5, **how)
+    assert np.array_equal(view.image, alone.images[0]) and np.array_equal(view.mask, alone.mask[0])
+    assert view.scores.keys() == alone.scores.keys()
+    assert all(np.array_equal(view.scores[key], alone.scores[key]) for key in alone.scores)
+    assert list(view.tiles) == [EVERY_LAYER, *loaded.map_layers]
+    for name, tiles in view.tiles.items():
+        layers = [] if name == EVERY_LAYER else [name]
+        own = memorization.attention_tiles(loaded, view.record.prompt, layers=layers, seed=alone.seeds[0], **how)
+        assert (tiles.tokens, tiles.steps, tiles.layers) == (own.tokens, own.steps, own.layers)
+        assert np.array_equal(tiles.maps, own.maps) and np.array_equal(tiles.image, own.image)
+
+
+def test_a_lora_and_an_index_are_those_of_the_command_line(model_folder, tmp_path):
+    pytest.importorskip("peft")
+    from helpers.loras import make_loras
+
+    files, _ = make_loras(load_pipeline(model_folder), tmp_path / "loras")
+    index, descriptor = tmp_path / "index", str(COPY_DESCRIPTOR)
+    index_training_set.main(["--training_data", str(GROUND_TRUTH), "--sscd", descriptor, "--output", str(index)])
+    words = ("--loras", str(tmp_path / "loras"), "--index", str(index), "--sscd", descriptor)
+    explorer = make_explorer(model_folder, *words)
+    models, lora = explorer.world.models, files["diffusers"]
+    asked = make_asked("a blue boat", 5, 3, None, models.choose(models.own, lora.name, 0.5))
+    *_, view = explorer.look("me", asked, explorer.claim("me", LOOK, None))
+    tuned = load_pipeline(model_folder, lora=[f"{lora}:0.5"])
+    (alone,) = memorization.detect(tuned, "a blue boat", gen_seed=5, num_inference_steps=3)
+    assert not view.told and np.array_equal(view.image, alone.images[0])
+    assert not np.array_equal(view.image, finished(explorer, "a blue boat").image)
+    assert shlex.split(command_lines(explorer.world, view)[1]).count(f"{lora}:0.5") == 1
+    near, describe = view.neighbours, explorer.world.measures.evaluators.descriptor
+    pictures = [picture for record in explorer.world.records for picture in record.reference_images]
+    every = np.sort(describe([read_image(p) for p in pictures]) @ describe([view.image])[0])[::-1]
+    assert [n.similarity for n in near] == pytest.approx(every[: len(near)], abs=2e-3) and len(near) == 6
+    assert {n.text for n in near} <= {record.prompt for record in explorer.world.records}
 
 
 def test_the_command_lines_are_understood_and_the_prompt_file_holds_the_prompt(explorer, tmp_path):
@@ -159,6 +204,15 @@ def test_two_pages_do_not_mix(explorer):
     for thread in threads:
         thread.join()
     assert all(np.array_equal(found[p].image, alone[p]) and found[p].record.prompt == p for p in alone)
+
+
+def test_what_is_told_of_an_unfinished_picture_keeps_its_pace():
+    told = []
+    for seconds in (math.inf, 0):
+        tell = paced(told.append, seconds)
+        tell(f"first of {seconds}")
+        tell(f"second of {seconds}")
+    assert told == ["first of inf", "first of 0", "second of 0"]
 
 
 def test_looking_on_changes_nothing_and_leaves_nothing(pipe):
