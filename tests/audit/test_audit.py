@@ -261,7 +261,12 @@ def test_bad_input_ends_with_one_line_before_the_work(more, told, tmp_path, monk
 
 
 @pytest.mark.parametrize(
-    ("captions", "told"), [((), "pictures without captions"), (("one", "two"), "give no controls by their words")]
+    ("captions", "told"),
+    [
+        ((), "pictures without captions"),
+        (("", " "), "empty captions alone"),
+        (("one", "two"), "give no controls by their words"),
+    ],
 )
 def test_pictures_without_captions_and_captions_without_controls_end_with_one_line(captions, told, tmp_path, capsys):
     for k in range(2):
