@@ -34,7 +34,7 @@ from memorization.audit.verdict import Verdict
 from memorization.data.contents import dataset_content
 from memorization.data.prompts import PromptRecord
 from memorization.errors import InputError, exit_on_input_error, input_errors
-from memorization.files.whole import WAY_OUT, make_folder
+from memorization.files.whole import WAY_OUT, made_folder
 from memorization.finished_runs import Run
 from memorization.identity import names_of
 from memorization.mitigations.options import refuse_undefined_method
@@ -192,30 +192,30 @@ def audit(settings: AuditSettings) -> Verdict | None:
     Raises:
         InputError: one line, before the work where it can be known then.
     """
-    # Whatever can be refused is opened before the work.
-    make_folder(settings.output, "--output")
-    training = read_training_set(settings.training_data)
-    controls = chosen_controls(training, settings)
-    mitigation = chosen_mitigation(settings)
-    descriptor = settings.evaluators.open_descriptor()
-    assert descriptor is not None  # there always is one
-    with Processes(settings.device) as processes:
-        with processes.main_first(), input_errors():
-            pipe = load_model(settings.model, processes.device)
-            if mitigation is not None:
-                refuse_undefined_method(mitigation.kept, pipe)
-            refuse_undefined_attacks(settings.attacks, pipe)
+    with made_folder(settings.output, "--output"):
+        # Whatever can be refused is opened before the work.
+        training = read_training_set(settings.training_data)
+        controls = chosen_controls(training, settings)
+        mitigation = chosen_mitigation(settings)
+        descriptor = settings.evaluators.open_descriptor()
+        assert descriptor is not None  # there always is one
+        with Processes(settings.device) as processes:
+            with processes.main_first(), input_errors():
+                pipe = load_model(settings.model, processes.device)
+                if mitigation is not None:
+                    refuse_undefined_method(mitigation.kept, pipe)
+                refuse_undefined_attacks(settings.attacks, pipe)
 
-        index = build_index(settings.output / "index", training.name, settings.describer, processes)
+            index = build_index(settings.output / "index", training.name, settings.describer, processes)
 
-        # The runs: what the screen flags, and a sample of the rest, is generated beside what is no copy.
-        stages = Stages(settings, training, controls, pipe, processes)
-        screened = stages.screen()
-        others = stages.generate_controls(screened.kinds)
-        runs = [stages.generate(screened.kinds), *stages.mitigate(screened.flagged)]
-        attacks = {name: stages.attack(name, screened.kinds) for name in settings.attacks}
-        if index is None:  # not the main process
-            return None
+            # The runs: what the screen flags, and a sample of the rest, is generated beside what is no copy.
+            stages = Stages(settings, training, controls, pipe, processes)
+            screened = stages.screen()
+            others = stages.generate_controls(screened.kinds)
+            runs = [stages.generate(screened.kinds), *stages.mitigate(screened.flagged)]
+            attacks = {name: stages.attack(name, screened.kinds) for name in settings.attacks}
+            if index is None:  # not the main process
+                return None
 
     # Which images are copies, and what follows from it.
     made = Made(training, controls, index, screened, others, runs, attacks)

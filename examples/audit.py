@@ -34,7 +34,7 @@ NUM_IMAGES, NUM_INFERENCE_STEPS = 4, 25
 # With 24 controls a rate of 0.05 would take 20 captions above all of them before any is found.
 FDR = 0.1
 
-TUNED, UNTOUCHED = "tuned", "untouched"
+TUNED, UNTOUCHED, ALONE = "tuned", "untouched", "without_base"
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -43,6 +43,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("output", type=Path, nargs="?", default=Path("audit_example"), help="where all of it goes")
     add("--seed", type=natural_int, default=0, help="which pictures are repeated, and of every other draw")
     add("--model_id", default=str(MODEL), help="another model of Stable Diffusion 1 or 2")
+    add("--without_base", action="store_true", help="audit the tuned model once more, as where the base is not at hand")
     add("--steps", type=positive_int, default=STEPS, help="of fine-tuning")
     add("--num_inference_steps", type=positive_int, default=NUM_INFERENCE_STEPS, help="DDIM steps")
     return parser
@@ -101,11 +102,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         data = ("--training_data", pictures, "--controls", held_out, "--sscd", COPY_DESCRIPTOR, "--fdr", FDR)
         how = ("--num_images_per_prompt", NUM_IMAGES, "--num_inference_steps", args.num_inference_steps)
         how += ("--gen_seed", args.seed)
-        added = ("--lora" if has_peft else "--unet_id", model, "--base_model_id", "own")
-        run("audit_mem.py", *base, *added, *data, *how, "--output", folder / TUNED)
-        run("audit_mem.py", *base, *data, *how, "--output", folder / UNTOUCHED)
+        added = ("--lora" if has_peft else "--unet_id", model)
+        audits = {TUNED: (*added, "--base_model_id", "own"), UNTOUCHED: ()}
+        if args.without_base:
+            audits[ALONE] = added
+        for name, options in audits.items():
+            run("audit_mem.py", *base, *options, *data, *how, "--output", folder / name)
 
-        for name in (TUNED, UNTOUCHED):
+        for name in audits:
             verdict = json.loads((folder / name / "audit.json").read_text(encoding="utf-8"))["verdict"]
             print("\n".join([f"\n{name}: {verdict['text']}", *verdict["warnings"], str(folder / name / "report.html")]))
 

@@ -11,6 +11,8 @@ from memorization.tables import format_table
 
 RESULTS = ROOT / "experiments" / "results" / "audits.json"
 DOSES = (64, 256, 1024)
+# Of examples/audit.py, and what its model and its controls are.
+AUDITS = {"tuned": "tuned, against its base", "without_base": "tuned, by itself", "untouched": "untouched base"}
 
 Results = Mapping[str, Any]
 Picture = Mapping[str, Any]
@@ -32,16 +34,16 @@ def tuned_table(results: Results) -> str:
     if not cells:
         return ""
     rows = []
-    for name in ("tuned", "untouched"):
+    for name, told in AUDITS.items():
         # Which pictures are trained on, the seed says: those of one index are others by another seed.
         pictures = [{**p, "index": f"{cell['seed']} {p['index']}"} for cell in cells for p in cell[name]]
         repeated, once = ([p for p in pictures if p["repeated"] == is_so] for is_so in (True, False))
         found = [p for p in pictures if p["returned"]]
         flags, backs = share(repeated, "flagged"), [share(some, "returned") for some in (repeated, once)]
-        rows.append([name, *shares_text(share(found, "repeated"), backs[0], flags, backs[1])])
+        rows.append([told, *shares_text(share(found, "repeated"), backs[0], flags, backs[1])])
     headers = ["model", "precision: of what comes back, repeated", "recall: of what is repeated, comes back"]
     headers += ["of that, flagged by the screen", "of what is there once, comes back"]
-    return f"{format_table(headers, rows)}\n\n{len(cells)} seeds of `examples/audit.sh`."
+    return f"{format_table(headers, rows)}\n\n{len(cells)} seeds of `examples/audit.sh --without_base`."
 
 
 def bundled_table(results: Results) -> str:

@@ -3,29 +3,31 @@
     python -m experiments.audits                            all three parts
     python -m experiments.audits --parts simulation         minutes
 
-tuned: examples/audit.sh by three seeds; which pictures were repeated is known. bundled: the bundled model on all that
-was planted, by three seeds; which verbatim pictures come back is told by pixels, apart from the copy descriptor.
-simulation: rates and bounds beside nominal ones. An audit that is measured is not made again, and one that was cut off
-goes on where it was. Numbers go to experiments/results/audits.json; `python -m tools.write_docs` pastes them.
+tuned: examples/audit.sh --without_base by three seeds; which pictures were repeated is known. bundled: the bundled
+model on all that was planted, by three seeds; which verbatim pictures come back is told by pixels, apart from the copy
+descriptor. simulation: rates and bounds beside nominal ones. An audit that is measured is not made again, one that was
+cut off goes on where it was, and one that fails leaves the others alone. Numbers go to experiments/results/audits.json;
+`python -m tools.write_docs` pastes them.
 """
 
 import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from experiments.audit_simulation import CASES, simulate
-from experiments.audit_tables import DOSES, RESULTS, TABLES
+from experiments.audit_tables import AUDITS, DOSES, RESULTS, TABLES
 from experiments.dose_copies import by_pixels
 from experiments.dose_curves import groups_of
 from experiments.protocol import THREADS
-from experiments.runs import Command, Runner, script
+from experiments.runs import Command, Runner, make_each, refuse_failed, script
 from memorization.audit.screening import FLAGGED
-from memorization.bundled import DOSES_GROUND_TRUTH, PLANTED, ROOT
+from memorization.bundled import DOSES_GROUND_TRUTH, PLANTED, ROOT, bundled_name
 from memorization.data.prompts import PromptRecord, load_prompts
-from memorization.errors import exit_on_input_error
+from memorization.errors import InputError, exit_on_input_error
 from memorization.files.layout import RunFiles
 from memorization.files.whole import make_folder, write_text
 from memorization.finished_runs import Run, read_run
@@ -35,11 +37,11 @@ from memorization.tables import parse_results, plain
 from planted.making.model_measures import COPY_RMSE
 
 TUNED, BUNDLED, SIMULATION = "tuned", "bundled", "simulation"
-AUDITS = ("tuned", "untouched")  # of examples/audit.py
 FIRST_SEED = 60  # of the audits of the bundled model; nothing was tuned on it
 # All captions are generated, so that what the screen misses is known. With 48 controls a rate of 0.05 would take 53 of
-# 128 captions above all of them.
+# 128 captions above all of them. As many DDIM steps as examples/audit.py takes.
 HOW = ("--controls", PLANTED / "planted_control_groundtruth", "--num_unflagged", 128, "--fdr", 0.1)
+HOW += ("--num_inference_steps", 25)
 
 Cell = dict[str, Any]
 
@@ -53,7 +55,8 @@ def make_parser() -> argparse.ArgumentParser:
     add("--repetitions", type=positive_int, default=200, help="of each case of `simulation`")
     add("--output", type=Path, default=Path("audits_output"), help="folder of all trainings and audits")
     add("--results", type=Path, default=RESULTS, help="JSON file for the numbers")
-    add("--threads", type=positive_int, default=2, help="of the CPU; weights depend on it by rounding")
+    add("--jobs", type=positive_int, default=2, help="audits at a time; two of one thread are faster than one of two")
+    add("--threads", type=positive_int, default=1, help="of the CPU for each; weights depend on it by rounding")
     return parser
 
 
@@ -61,7 +64,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def tuned_command(folder: Path, seed: int) -> Command:
-    return [sys.executable, str(ROOT / "examples" / "audit.py"), str(folder), "--seed", str(seed)]
+    return [sys.executable, str(ROOT / "examples" / "audit.py"), str(folder), "--without_base", "--seed", str(seed)]
 
 
 def bundled_command(folder: Path, seed: int) -> Command:
@@ -72,7 +75,7 @@ def bundled_command(folder: Path, seed: int) -> Command:
 
 
 def measure_tuned(folder: Path, seed: int) -> Cell:
-    """Which pictures come back in either audit, and how often each was trained on."""
+    """Which pictures come back in each audit, and how often each was trained on."""
     folder = folder / f"seed_{seed}"
     repeats = {record.index: record.repeats for record in load_prompts(str(folder / "pictures"))}
     found: Cell = {"seed": seed}
@@ -122,20 +125,81 @@ def flagged_captions(folder: Path) -> set[int]:
 # Cells
 
 
-def make_cells(
-    args: argparse.Namespace, part: str, command: Callable[[Path, int], Command], measure: Callable[[Path, int], Cell]
-) -> None:
-    """Every seed of a part, one after another; what is measured already is read."""
-    cells = []
-    for seed in range(args.seeds):
-        folder = make_folder(args.output / part / str(seed), "--output")
-        measured = folder / "measured.json"
-        if not measured.exists():
-            runner = Runner(folder, environment={"HF_HUB_OFFLINE": "1", THREADS: str(args.threads)})
-            runner.work([command(folder, seed)], f"{part}, seed {seed}")
-            write_text(measured, json.dumps(measure(folder, seed)) + "\n")
-        cells.append(json.loads(measured.read_text(encoding="utf-8")))
-        add_result(args.results, part, cells)
+@dataclass(frozen=True)
+class Part:
+    """What is made and measured of each seed.
+
+    Attributes:
+        command: makes the audits of a seed in a folder.
+        measure: reads them.
+        how: what the command has besides, by which two measurements are told apart.
+    """
+
+    name: str
+    command: Callable[[Path, int], Command]
+    measure: Callable[[Path, int], Cell]
+    how: Sequence[str]
+
+
+PARTS = {
+    TUNED: Part(TUNED, tuned_command, measure_tuned, ()),
+    BUNDLED: Part(BUNDLED, bundled_command, measure_bundled, [str(bundled_name(word)) for word in HOW]),
+}
+
+
+@dataclass(frozen=True)
+class Audited:
+    """The audits of one seed of a part."""
+
+    part: Part
+    seed: int
+    folder: Path
+
+    def __str__(self) -> str:
+        return f"{self.part.name}, seed {self.seed}"
+
+    @property
+    def measured(self) -> Path:
+        return self.folder / "measured.json"
+
+    def read(self) -> Cell:
+        """What was measured.
+
+        Raises:
+            InputError: if it was made otherwise.
+        """
+        found = json.loads(self.measured.read_text(encoding="utf-8"))
+        if found.pop("how") != list(self.part.how):
+            raise InputError(f"{self.measured} was made otherwise; choose another --output")
+        return found
+
+    def make(self, threads: int) -> None:
+        """Make and measure it, from where it was cut off."""
+        environment = {"HF_HUB_OFFLINE": "1", THREADS: str(threads)}
+        runner = Runner(make_folder(self.folder, "--output"), environment=environment)
+        runner.work([self.part.command(self.folder, self.seed)], str(self))
+        found = self.part.measure(self.folder, self.seed) | {"how": list(self.part.how)}
+        write_text(self.measured, json.dumps(found) + "\n")
+
+
+def make_audits(args: argparse.Namespace) -> list[str]:
+    """Every seed of the parts that are wanted; what is measured already is read. Gives what failed.
+
+    Raises:
+        InputError: if one was made otherwise, before the work.
+    """
+    parts = [PARTS[name] for name in PARTS if name in args.parts]
+    cells = [Audited(part, seed, args.output / part.name / str(seed)) for seed in range(args.seeds) for part in parts]
+
+    def keep() -> None:
+        for part in parts:
+            found = [cell.read() for cell in cells if cell.part is part and cell.measured.exists()]
+            if found:
+                add_result(args.results, part.name, found)
+
+    keep()
+    left = [cell for cell in cells if not cell.measured.exists()]
+    return make_each(left, lambda cell: cell.make(args.threads), str, keep, "audits", args.jobs)
 
 
 def add_result(path: Path, part: str, found: object) -> None:
@@ -147,14 +211,12 @@ def add_result(path: Path, part: str, found: object) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     args = make_parser().parse_args(argv)
     with exit_on_input_error():
-        if TUNED in args.parts:
-            make_cells(args, TUNED, tuned_command, measure_tuned)
-        if BUNDLED in args.parts:
-            make_cells(args, BUNDLED, bundled_command, measure_bundled)
+        failed = make_audits(args)
         if SIMULATION in args.parts:
             add_result(args.results, SIMULATION, simulate(CASES, args.repetitions))
-    results = parse_results(args.results.read_text(encoding="utf-8"))
-    print("\n\n".join(filter(None, (make(results) for make in TABLES.values()))))
+        results = parse_results(args.results.read_text(encoding="utf-8")) if args.results.exists() else {}
+        print("\n\n".join(filter(None, (make(results) for make in TABLES.values()))))
+        refuse_failed(failed)
 
 
 if __name__ == "__main__":

@@ -4,15 +4,16 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from tqdm import tqdm
 
 from memorization.bundled import ROOT
-from memorization.errors import InputError
+from memorization.errors import InputError, warn
 from memorization.files.layout import RunFiles
 from memorization.mitigations.base import MITIGATIONS, PLAIN, Mitigation
 
@@ -20,6 +21,7 @@ VARIANTS = {"be": ("--run_version", "ours_A"), "prmask": ("--pr_mask",)}  # opti
 LOG_FILE = "commands.log"
 
 Command = Sequence[str]
+Cell = TypeVar("Cell")
 
 
 @dataclass(frozen=True)
@@ -159,3 +161,48 @@ class Runner:
         if done.returncode:
             last = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), "no message")
             raise InputError(f"{shlex.join(done.args[1:])}: {last.removeprefix('error: ')} (all of it is in {path})")
+
+
+def make_each(
+    cells: Sequence[Cell],
+    make: Callable[[Cell], object],
+    name: Callable[[Cell], str],
+    keep: Callable[[], object],
+    title: str,
+    jobs: int = 1,
+) -> list[str]:
+    """Make cells of an experiment under a progress bar, `jobs` at a time; one that fails leaves the others alone.
+
+    Args:
+        make: makes one, in a thread of its own; an InputError is said in a line.
+        name: what a cell is called there.
+        keep: called after each that is made, by this thread.
+
+    Returns:
+        Names of those that failed.
+    """
+    failed = []
+    with ThreadPoolExecutor(jobs) as pool:
+        futures = {pool.submit(make, cell): cell for cell in cells}
+        try:
+            for done in tqdm(as_completed(futures), desc=title, total=len(futures), unit="cell"):
+                try:
+                    done.result()
+                except InputError as error:
+                    failed.append(name(futures[done]))
+                    warn(f"{failed[-1]}: {error}")
+                else:
+                    keep()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return failed
+
+
+def refuse_failed(failed: Sequence[str]) -> None:
+    """
+    Raises:
+        InputError: if anything failed, at the end of what went on without it.
+    """
+    if failed:
+        raise InputError(f"not measured: {', '.join(failed)}; the same command tries them again")

@@ -26,7 +26,7 @@ from diffusers.optimization import SchedulerType
 from local_sd_pipeline import LocalStableDiffusionPipeline
 from memorization.bundled import GROUND_TRUTH, MODEL
 from memorization.errors import InputError, exit_on_input_error, input_errors
-from memorization.files.whole import make_folder
+from memorization.files.whole import FolderLock, make_folder
 from memorization.finetuning.base import TRAINING_MITIGATIONS, TrainingMitigation
 from memorization.finetuning.captions import CAPTION_MODES
 from memorization.finetuning.duplication import DUPLICATES, DUPLICATIONS, SHARE
@@ -138,19 +138,33 @@ def load_model(settings: FinetuneSettings, accelerator: Accelerator) -> LocalSta
     return pipe
 
 
+def finetune(settings: FinetuneSettings, accelerator: Accelerator) -> None:
+    """Train from the last checkpoint on, and write the result.
+
+    Raises:
+        InputError: if the model or the data set cannot be trained.
+    """
+    set_seed(settings.seed)  # of what is new in the model: a LoRA, a UNet from scratch
+    training = Training(settings, load_model(settings, accelerator), accelerator)
+    done = training.run()
+    if accelerator.is_main_process:
+        training.save()
+        dropped = f"{done.dropped / max(1, done.samples):.1%} of the samples dropped"
+        options = shlex.join(loading_options(settings))
+        print(f"{settings.output}: {done.steps} steps, {dropped}; load it by {options}")
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     with exit_on_input_error():
         settings = read_settings(argv)
         make_folder(settings.output, "--output")
         accelerator = Accelerator(gradient_accumulation_steps=settings.gradient_accumulation_steps)
-        set_seed(settings.seed)  # of what is new in the model: a LoRA, a UNet from scratch
-        training = Training(settings, load_model(settings, accelerator), accelerator)
-        done = training.run()
-        if accelerator.is_main_process:
-            training.save()
-            dropped = f"{done.dropped / max(1, done.samples):.1%} of the samples dropped"
-            options = shlex.join(loading_options(settings))
-            print(f"{settings.output}: {done.steps} steps, {dropped}; load it by {options}")
+        lock = FolderLock(settings.output, "--output") if accelerator.is_main_process else None
+        try:
+            finetune(settings, accelerator)
+        finally:
+            if lock is not None:
+                lock.release()
 
 
 if __name__ == "__main__":

@@ -48,8 +48,8 @@ def read_training_set(name: str) -> TrainingSet:
     """Read captioned pictures of any form that --dataset takes, and look at every picture.
 
     Raises:
-        InputError: if pictures have no captions or captions no pictures, pictures are damaged, or there are fewer than
-            two.
+        InputError: if pictures have no captions or empty ones, captions have no pictures, pictures are damaged, or
+            there are fewer than two.
     """
     refuse_without_captions(name)
     records = load_prompts(name)
@@ -58,6 +58,8 @@ def read_training_set(name: str) -> TrainingSet:
         told = f"lacks a picture for {len(lacking)} of {len(records)} captions, as {lacking[0].prompt[:60]!r}"
         remedy = "give the training pictures with their captions"
         raise InputError(lacks_pictures(name, lacking, f"{told}; {remedy}"))
+    if not any(record.prompt.strip() for record in records):
+        raise InputError(f"{name} has empty captions alone; give those that the model was trained with")
     if len(records) < 2:
         raise InputError(f"{name} has one picture; rank and background take two or more")
     check_pictures(records)

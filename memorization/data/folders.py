@@ -73,7 +73,7 @@ def pair_rows(folder: Path) -> Iterator[dict]:
 
 
 def pairs_in(folder: Path) -> Iterator[Pair]:
-    """Index, text and images of every pair of a folder, the texts unread; a text without an image is left out.
+    """Index, text and images of every pair of a folder, the texts unread; either without the other is left out.
 
     Raises:
         InputError: if none of the texts has a picture.
@@ -87,6 +87,8 @@ def pairs_in(folder: Path) -> Iterator[Pair]:
     if len(lacking) == len(texts):
         raise InputError(f"{texts[0]} has no image of the same name beside it, nor has any other text there")
     tell_left_out(lacking, texts, "texts have no image of their name")
+    bare = [path for stem in images.keys() - {p.stem for p in texts} for path in images[stem]]
+    tell_left_out(sorted(bare), [p for some in images.values() for p in some], "pictures have no text of their name")
     for position, text in enumerate(texts):
         index = int(text.stem) if text.stem.isdecimal() else position
         if index > LARGEST_INDEX:

@@ -40,6 +40,24 @@ def make_folder(path: Path | str, option: str = "--output_dir") -> Path:
     return path
 
 
+@contextlib.contextmanager
+def made_folder(path: Path, option: str = "--output_dir") -> Iterator[Path]:
+    """`make_folder` before the work; the folder is gone again where that is refused with nothing written.
+
+    Raises:
+        InputError: if files cannot be written to it.
+    """
+    was_there = path.exists()
+    make_folder(path, option)
+    try:
+        yield path
+    except InputError:
+        with contextlib.suppress(OSError):  # of a folder that holds something
+            if not was_there:
+                path.rmdir()
+        raise
+
+
 class FolderLock:
     """Keeps a second run of the same name out of a folder; the system drops the lock when the process ends."""
 

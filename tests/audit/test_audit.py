@@ -255,13 +255,18 @@ def test_controls_are_made_of_two_captions_and_were_never_trained_on():
 def test_bad_input_ends_with_one_line_before_the_work(more, told, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(audit_mem, "load_model", lambda *args: pytest.fail("the model was loaded"))
     with pytest.raises(SystemExit) as ended:
-        audit_mem.main(["--output", str(tmp_path), *more])
+        audit_mem.main(["--output", str(tmp_path / "out"), *more])
     error = capsys.readouterr().err
-    assert ended.value.code == 2 and told in error and error.count("\n") == 1
+    assert ended.value.code == 2 and told in error and error.count("\n") == 1 and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
-    ("captions", "told"), [((), "pictures without captions"), (("one", "two"), "give no controls by their words")]
+    ("captions", "told"),
+    [
+        ((), "pictures without captions"),
+        (("", " "), "empty captions alone"),
+        (("one", "two"), "give no controls by their words"),
+    ],
 )
 def test_pictures_without_captions_and_captions_without_controls_end_with_one_line(captions, told, tmp_path, capsys):
     for k in range(2):
@@ -287,4 +292,4 @@ def test_what_the_family_does_not_have_is_refused_before_the_work(more, told, fl
     with pytest.raises(SystemExit) as stopped:
         audit_mem.main([str(word) for word in (*argv, "--output", tmp_path / "out")])
     assert stopped.value.code == 2 and told in capsys.readouterr().err.splitlines()[-1]
-    assert not (tmp_path / "out" / "index").exists()
+    assert not (tmp_path / "out").exists()

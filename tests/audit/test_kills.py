@@ -34,7 +34,7 @@ def test_nothing_is_lost_or_doubled_by_kills_at_random_moments(processes, tmp_pa
     for trial in range(KILLS):
         folder = tmp_path / f"trial_{trial}"
         children = ranks(processes, *argv, folder)
-        time.sleep(moments.uniform(0, lasts))
+        time.sleep(moments.uniform(lasts / 5, lasts))  # before, packages are imported
         for child in children:
             child.kill()
         for child in children:

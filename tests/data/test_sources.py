@@ -166,10 +166,12 @@ def test_masks_of_any_suffix(tmp_path):
 
 
 def test_pairs_of_any_suffix_and_texts_that_are_no_captions(tmp_path, capsys):
-    for name in ("1.WebP", "02.BMP", "x.tif"):
+    for name in ("1.WebP", "02.BMP", "x.tif", "bare.png"):
         picture(tmp_path / name)
     for name in ("1.txt", "02.TXT", "x.txt", "README.txt", "._1.txt"):
         write(tmp_path / name, f"caption of {name}\n")
     expected = [(2, "caption of 02.TXT"), (1, "caption of 1.txt"), (3, "caption of x.txt")]
     assert [(r.index, r.prompt) for r in load_prompts(str(tmp_path))] == expected
-    assert "1 of 4 texts have no image of their name and are left out" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "1 of 4 texts have no image of their name and are left out" in told
+    assert "1 of 4 pictures have no text of their name and are left out" in told and "bare.png" in told

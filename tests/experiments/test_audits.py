@@ -10,6 +10,7 @@ from experiments import audit_simulation, audits
 from experiments.audit_simulation import Case, repetition, simulate
 from experiments.audit_tables import bundled_table, rates_table, tuned_table
 from experiments.planted_tables import NOT_MEASURED
+from memorization.errors import InputError
 from memorization.tables import parse_results
 from tools.write_docs import TABLES
 
@@ -44,6 +45,7 @@ def test_precision_and_recall_are_of_what_was_repeated(tmp_path, monkeypatch):
             (part / f"{k}.txt").write_text(f"{name} {k}")
     folder = part.parent.parent
     write_audit(folder / "tuned", [0, 2], [2])
+    write_audit(folder / "without_base", [2, 3], [])
     write_audit(folder / "untouched", [], [])
     made = []
     monkeypatch.setattr(audits.Runner, "work", lambda self, commands, title: made.extend(commands))
@@ -53,9 +55,32 @@ def test_precision_and_recall_are_of_what_was_repeated(tmp_path, monkeypatch):
     audits.main(argv)
     assert len(made) == 1  # what is measured is not made again
     table = tuned_table(parse_results((tmp_path / "found.json").read_text()))
-    tuned, untouched = table.splitlines()[2:4]
+    tuned, alone, untouched = table.splitlines()[2:5]
     assert [cell.split(", ")[-1].strip() for cell in tuned.split("|")[2:6]] == ["1 of 2"] * 4
+    assert [cell.split(", ")[-1].strip() for cell in alone.split("|")[2:4]] == ["2 of 2"] * 2
     assert [cell.split(", ")[-1].strip() for cell in untouched.split("|")[2:6]] == ["-", *["0 of 2"] * 3]
+
+
+def test_an_audit_that_fails_leaves_the_others_alone_and_one_made_otherwise_is_refused(tmp_path, monkeypatch, capsys):
+    def measure(folder, seed):
+        if seed == 0:
+            raise InputError("no such thing")
+        return {"seed": seed, "pictures": []}
+
+    part = replace(audits.PARTS["bundled"], measure=measure)
+    monkeypatch.setattr(audits, "PARTS", {"bundled": part})
+    monkeypatch.setattr(audits.Runner, "work", lambda *given: None)
+    argv = ["--parts", "bundled", "--seeds", "2", "--output", tmp_path / "out", "--results", tmp_path / "found.json"]
+    argv = [str(word) for word in argv]
+    with pytest.raises(SystemExit) as ended:
+        audits.main(argv)
+    told = capsys.readouterr().err
+    assert ended.value.code == 2 and "no such thing" in told and "not measured: bundled, seed 0;" in told
+    assert [cell["seed"] for cell in json.loads((tmp_path / "found.json").read_text())["bundled"]] == [1]
+    monkeypatch.setattr(audits, "PARTS", {"bundled": replace(part, how=["--fdr", "0.2"])})
+    with pytest.raises(SystemExit):
+        audits.main(argv)
+    assert "made otherwise" in capsys.readouterr().err
 
 
 def test_tables_say_where_pictures_are_found_and_what_is_not_measured():

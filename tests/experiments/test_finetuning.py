@@ -34,8 +34,11 @@ def test_a_cell_is_trained_generated_measured_and_not_made_again(model_folder, t
     (cell,) = json.loads((tmp_path / "found.json").read_text())["cells"]
     assert cell["duplicated"]["own_copied"]["of"] == cell["once"]["own_copied"]["of"] == 24
     assert cell["clip"]["images"] == 48 and cell["seeds"] == 1
-    monkeypatch.setattr(finetuning, "make_cell", lambda *given: pytest.fail("it is measured"))
+    monkeypatch.setattr(finetuning, "make_cell", lambda *given, **more: pytest.fail("it is measured"))
     finetuning.main(argv)
+    monkeypatch.setattr(finetuning, "make_cell", lambda *given, **more: None)  # another cell keeps what is measured
+    finetuning.main([*argv[:-1], "EMA"])
+    assert [c["cell"] for c in json.loads((tmp_path / "found.json").read_text())["cells"]] == ["captions: in_turn"]
     with pytest.raises(SystemExit):
         finetuning.main([*argv, "--steps", "3"])
     assert "was made with" in capsys.readouterr().err

@@ -10,6 +10,7 @@ from scipy import stats
 
 from local_sd_pipeline import LocalStableDiffusionPipeline
 from memorization.errors import InputError
+from memorization.files.whole import FolderLock
 from memorization.finetuning import training as training_module
 from memorization.finetuning import validation
 from memorization.finetuning.base import Acting, parse_mitigation
@@ -225,3 +226,14 @@ def test_a_whole_model_is_saved_with_the_text_encoder_and_on_the_way(finetune, m
     assert isinstance(load_pipeline(folder / "pipelines" / "000001"), LocalStableDiffusionPipeline)
     with Image.open(folder / "validation" / "000002.png") as grid:
         assert grid.size == (4 * 32, 2 * 32)
+
+
+def test_a_second_training_is_kept_out_of_a_folder(finetune, tmp_path, capsys):
+    (tmp_path / "one").mkdir()
+    lock = FolderLock(tmp_path / "one", "--output")
+    try:
+        with pytest.raises(SystemExit):
+            finetune("one", "--steps", "1")
+    finally:
+        lock.release()
+    assert "choose another --output" in capsys.readouterr().err and not (tmp_path / "one" / "unet").exists()
