@@ -138,8 +138,9 @@ def test_doses_are_shown_against_unseen_prompts_and_by_strength(tmp_path):
     ]
     maps = [{"kind": "template", "dose": 64, "map": "bright ending", "auroc": measure(0.625)}]
     mitigated = [head | copied | {"method": "pe", "strength": strength} for strength in (1.0, 0.5)]
-    content = {"copies": [head | copied], "scores": scores, "maps": maps, "mitigations": mitigated}
-    assert cells(made("dose_copies", tmp_path, content))["verbatim"] == ["0.50 [0.12, 0.88], 16 of 32"]
+    copies = [head | copied | {"ruler": "pixels"}]
+    content = {"copies": copies, "scores": scores, "maps": maps, "mitigations": mitigated}
+    assert cells(made("dose_copies", tmp_path, content))["pixels"] == ["verbatim", "0.50 [0.12, 0.88], 16 of 32"]
     assert cells(made("dose_scores", tmp_path, content))["D, T=1"] == ["verbatim", "0.75 [0.12, 0.88]"]
     assert cells(made("dose_maps", tmp_path, content))["bright ending"] == ["template", "0.62 [0.12, 0.88]"]
     assert {"pe 1", "pe 0.5"} < cells(made("dose_mitigations", tmp_path, content)).keys()
