@@ -12,6 +12,7 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 
@@ -34,11 +35,12 @@ from memorization.data.prompts import load_prompts
 from memorization.errors import exit_on_input_error, input_errors
 from memorization.files.layout import RunFiles
 from memorization.files.whole import make_folder, write_text
-from memorization.finished_runs import read_run
+from memorization.finished_runs import Run, read_run
 from memorization.runs.arguments import HelpFormatter, positive_int, seed_int
 from memorization.similarity.descriptors import CopyDescriptor
 from memorization.similarity.pixels import COPY_SIMILARITY
 from memorization.tables import plain
+from planted.making.doses import KINDS
 
 STEM = "doses"
 OTHERS = ("planted_nonmemorized", "planted_near_miss")
@@ -92,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def write_results(
     ground_truth: Path, output: Path, entries: Sequence[Entry], descriptor: CopyDescriptor | None = None
 ) -> None:
-    """doses.json, doses.md, doses.png and pictures.png out of the finished runs."""
+    """doses.json, doses.md and doses.png out of the finished runs; verbatim.png and template.png, of their images."""
     groups, records = groups_of(ground_truth), {r.index: r for r in load_prompts(str(ground_truth))}
     rulers: dict[str, Ruler] = {PIXELS: by_pixels}
     if descriptor is not None:
@@ -100,23 +102,33 @@ def write_results(
     last = [*rulers][-1]
     names = (ground_truth.stem, *OTHERS)
     planted, *others = (read_run(RunFiles(output, f"{STEM}_{name}_ours").rows) for name in names)
-    copies = [{"ruler": name} | e for name, r in rulers.items() for e in copy_entries(planted, records, groups, r)]
-    scores = score_entries(planted, others, groups)
-    maps = map_entries(planted, groups)
-    mitigated = mitigation_entries([read_run(e.rows(output, STEM)) for e in entries], records, groups, rulers[last])
-    results = {"copies": copies, "scores": scores, "maps": maps, "mitigations": mitigated}
+    mitigated = [read_run(e.rows(output, STEM)) for e in entries]
+
+    def copied(run: Run) -> list[dict[str, Any]]:
+        return [{"ruler": name} | e for name, r in rulers.items() for e in copy_entries(run, records, groups, r)]
+
+    results = {
+        "copies": copied(planted),
+        "near_misses": copied(others[1]),  # numbered as the prompts that they are a word away from
+        "scores": score_entries(planted, others, groups),
+        "maps": map_entries(planted, groups),
+        "mitigations": mitigation_entries(mitigated, records, groups, rulers[last]),
+    }
     write_text(output / "doses.json", json.dumps(plain(results), indent=1) + "\n")
-    unseen = [e for e in scores if e["negative_set"] == OTHERS[0]]
+    unseen = [e for e in results["scores"] if e["negative_set"] == OTHERS[0]]
     tables = [
-        dose_table(copies, "ruler", "copied"),
+        dose_table(results["copies"], "ruler", "copied"),
+        dose_table(results["near_misses"], "ruler", "copied"),
         dose_table(unseen, "score", "auc"),
-        dose_table(maps, "map", "auroc"),
+        dose_table(results["maps"], "map", "auroc"),
+        mitigation_table(results["mitigations"]),
     ]
-    tables += [mitigation_table(mitigated)] if mitigated else []
-    write_text(output / "doses.md", "\n\n".join(tables) + "\n")
-    dose_sheet(planted, records, groups, "verbatim").savefig(output / "pictures.png", dpi=110)
-    dose_figure([e for e in copies if e["ruler"] == last], unseen, SHOWN).savefig(output / "doses.png", dpi=120)
-    print("\n\n".join(tables))
+    write_text(output / "doses.md", "\n\n".join(filter(None, tables)) + "\n")
+    for kind in KINDS:
+        dose_sheet(planted, records, groups, kind).savefig(output / f"{kind}.png", dpi=110)
+    shown = [e for e in results["copies"] if e["ruler"] == last]
+    dose_figure(shown, unseen, SHOWN).savefig(output / "doses.png", dpi=120)
+    print("\n\n".join(filter(None, tables)))
 
 
 if __name__ == "__main__":

@@ -156,6 +156,11 @@ def dose_copies(found: Record) -> str:
     return dose_table(found["copies"], "ruler", "copied")
 
 
+def missed_copies(found: Record) -> str:
+    """How many images of near misses are copies of what the caption beside them planted."""
+    return dose_table(found["near_misses"], "ruler", "copied")
+
+
 def dose_maps(found: Record) -> str:
     return dose_table(found["maps"], "map", "auroc")
 
@@ -175,6 +180,7 @@ SOURCES: dict[str, Source] = {
     "copy_rulers": (copy_rulers, [RULERS]),
     "ruler_agreement": (ruler_agreement, [RULERS]),
     "dose_copies": (dose_copies, [DOSES]),
+    "missed_copies": (missed_copies, [DOSES]),
     "dose_scores": (dose_scores, [DOSES]),
     "dose_near_misses": (dose_near_misses, [DOSES]),
     "dose_maps": (dose_maps, [DOSES]),
@@ -185,6 +191,7 @@ SOURCES: dict[str, Source] = {
     "pictures_autoencoder": (autoencoder, [PICTURES / "autoencoder.json"]),
     "pictures_rulers": (copy_rulers, [PICTURES / "rulers.json"]),
     "pictures_copies": (dose_copies, [OF_PICTURES]),
+    "pictures_missed": (missed_copies, [OF_PICTURES]),
     "pictures_scores": (dose_scores, [OF_PICTURES]),
     "pictures_near_misses": (dose_near_misses, [OF_PICTURES]),
     "pictures_maps": (dose_maps, [OF_PICTURES]),
