@@ -56,7 +56,7 @@ def score_jobs(jobs: Jobs) -> Work:
     for name, detector in DETECTORS.items():
         if detector.of_images:
             found[name] = partial(alone, scores=name, num_images_per_prompt=2, end=jobs.num_images // 2)
-        elif not detector.always:
+        elif not (detector.always or detector.needs_base):
             found[name] = partial(alone, scores=name, early_exit=detector.steps)
     return found
 
