@@ -20,8 +20,9 @@ from typing import Any
 
 from experiments.audit_simulation import CASES, simulate
 from experiments.audit_tables import AUDITS, DOSES, RESULTS, TABLES
-from experiments.dose_copies import by_pixels
+from experiments.dose_copies import by_pixels, repeats_region
 from experiments.dose_curves import groups_of
+from experiments.kept import add_result, kept_results
 from experiments.protocol import THREADS
 from experiments.runs import Command, Runner, make_each, refuse_failed, script
 from memorization.audit.screening import FLAGGED
@@ -32,9 +33,6 @@ from memorization.files.layout import RunFiles
 from memorization.files.whole import make_folder, write_text
 from memorization.finished_runs import Run, read_run
 from memorization.runs.arguments import HelpFormatter, positive_int
-from memorization.similarity.pixels import similarity_to_references
-from memorization.tables import parse_results, plain
-from planted.making.model_measures import COPY_RMSE
 
 TUNED, BUNDLED, SIMULATION = "tuned", "bundled", "simulation"
 FIRST_SEED = 60  # of the audits of the bundled model; nothing was tuned on it
@@ -108,7 +106,7 @@ def is_right(run: Run, rows: dict[int, Any], one: Cell, record: PromptRecord) ->
     """Whether the image that is said to be a copy of a picture is one by pixels."""
     row = rows[one["prompt_index"]]
     image = run.image(row, row["seeds"].index(one["seed"]))
-    return bool(similarity_to_references(image[None], record)[0] > 1 - COPY_RMSE)
+    return bool(repeats_region(image[None], record)[0])
 
 
 def returned(folder: Path) -> dict[int, Cell]:
@@ -202,19 +200,13 @@ def make_audits(args: argparse.Namespace) -> list[str]:
     return make_each(left, lambda cell: cell.make(args.threads), str, keep, "audits", args.jobs)
 
 
-def add_result(path: Path, part: str, found: object) -> None:
-    """Keep what was measured of one part beside what is there of the others."""
-    kept = parse_results(path.read_text(encoding="utf-8")) if path.exists() else {}
-    write_text(path, json.dumps(plain(kept | {part: found}), indent=1) + "\n")
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     args = make_parser().parse_args(argv)
     with exit_on_input_error():
         failed = make_audits(args)
         if SIMULATION in args.parts:
             add_result(args.results, SIMULATION, simulate(CASES, args.repetitions))
-        results = parse_results(args.results.read_text(encoding="utf-8")) if args.results.exists() else {}
+        results = kept_results(args.results)
         print("\n\n".join(filter(None, (make(results) for make in TABLES.values()))))
         refuse_failed(failed)
 

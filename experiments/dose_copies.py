@@ -4,15 +4,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
-from memorization.data.pictures import read_image, read_mask
 from memorization.data.prompts import PromptRecord
+from memorization.evaluation.copied_regions import find_regions, own_similarity
 from memorization.finished_runs import Run
-from memorization.similarity.descriptions import describe
+from memorization.similarity.descriptions import describe, describe_training
 from memorization.similarity.descriptors import CopyDescriptor
 from memorization.similarity.pixels import COPY_SIMILARITY, similarity_to_references
-from memorization.similarity.regions import masked_region
 from planted.making.model_measures import COPY_RMSE
 
 PIXELS = f"RMSE below {COPY_RMSE}"
@@ -21,9 +19,14 @@ PIXELS = f"RMSE below {COPY_RMSE}"
 Ruler = Callable[[Run, Mapping[str, Any], PromptRecord], np.ndarray]
 
 
+def repeats_region(images: np.ndarray, record: PromptRecord) -> np.ndarray:
+    """Whether images, uint8 (images, height, width, 3), repeat the fixed region of the training picture, by pixels."""
+    return np.array(similarity_to_references(images, record)) > 1 - COPY_RMSE
+
+
 def by_pixels(run: Run, row: Mapping[str, Any], record: PromptRecord) -> np.ndarray:
     """The ruler of worlds whose descriptors are made here: the root mean squared error of the region."""
-    return np.array(similarity_to_references(run.images(row), record)) > 1 - COPY_RMSE
+    return repeats_region(run.images(row), record)
 
 
 class ByDescriptor:
@@ -35,20 +38,12 @@ class ByDescriptor:
             records: with training pictures, by prompt index; described once, however many runs are judged.
         """
         self.descriptor = descriptor
-        self.masks = {index: part_of_picture(record) for index, record in records.items()}
-        bar = tqdm(records.items(), desc="training pictures", unit="prompt")
-        self.training = {i: self.describe(i, [read_image(path) for path in r.reference_images]) for i, r in bar}
-
-    def describe(self, index: int, pictures: list[np.ndarray]) -> np.ndarray:
-        mask = self.masks[index]
-        return describe(self.descriptor, pictures if mask is None else [masked_region(p, mask) for p in pictures])
+        self.regions = {index: r for r in find_regions(records, descriptor) for index in r.training}
+        self.whole = describe_training({i: r for i, r in records.items() if i not in self.regions}, descriptor)
 
     def __call__(self, run: Run, row: Mapping[str, Any], record: PromptRecord) -> np.ndarray:
-        seen = self.describe(row["index"], list(run.images(row)))
-        return (seen @ self.training[row["index"]].T).max(1) > COPY_SIMILARITY
-
-
-def part_of_picture(record: PromptRecord) -> np.ndarray | None:
-    """The mask of what is planted, bool (height, width); None where it is the whole picture."""
-    mask = None if record.mask_path is None else read_mask(record.mask_path)
-    return None if mask is None or mask.all() else mask
+        region = self.regions.get(row["index"])
+        if region is not None:
+            return own_similarity(run, row, region, self.descriptor) > COPY_SIMILARITY
+        seen = describe(self.descriptor, list(run.images(row)))
+        return self.whole.compare(seen, row["index"]).own > COPY_SIMILARITY

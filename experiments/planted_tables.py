@@ -21,13 +21,14 @@ from experiments.dose_curves import dose_table, mitigation_table
 from experiments.doses import OTHERS
 from experiments.finetuning_table import RESULTS as FINETUNING
 from experiments.finetuning_table import finetuning_table
-from experiments.published import KINDS, RESULTS
+from experiments.published import RESULTS
 from experiments.rulers import agreement_table, rulers_table
 from experiments.worlds import worlds_table
 from memorization.bundled import PLANTED
 from memorization.evaluation.statistics import interval_text
 from memorization.scores import MAGNITUDE, score_label
 from memorization.tables import format_table, parse_results
+from planted.making.doses import KINDS
 from planted.making.model_tables import detection_table, facts_table, localisation_table
 
 NOT_MEASURED = "not measured yet"
@@ -170,7 +171,15 @@ def dose_mitigations(found: Record) -> str:
 
 
 Source = tuple[Callable[..., str], Sequence[Path]]
-OF_PICTURES = PICTURES / "doses.json"
+WORLDS = {"dose": DOSES, "pictures": PICTURES / "doses.json"}  # by what the names of their tables begin with
+BY_DOSE: dict[str, Callable[[Record], str]] = {
+    "copies": dose_copies,
+    "missed": missed_copies,
+    "scores": dose_scores,
+    "near_misses": dose_near_misses,
+    "maps": dose_maps,
+    "mitigations": dose_mitigations,
+}
 SOURCES: dict[str, Source] = {
     "bundled_model": (facts_table, [REPORT]),
     "bundled_detection": (detection_table, [REPORT]),
@@ -179,23 +188,12 @@ SOURCES: dict[str, Source] = {
     "bundled_clip": (clip_table, [EVALUATORS]),
     "copy_rulers": (copy_rulers, [RULERS]),
     "ruler_agreement": (ruler_agreement, [RULERS]),
-    "dose_copies": (dose_copies, [DOSES]),
-    "missed_copies": (missed_copies, [DOSES]),
-    "dose_scores": (dose_scores, [DOSES]),
-    "dose_near_misses": (dose_near_misses, [DOSES]),
-    "dose_maps": (dose_maps, [DOSES]),
-    "dose_mitigations": (dose_mitigations, [DOSES]),
     "context_of_words": (context_of_words, [PARTS / f"context_{name}.json" for name in ("held", "free")]),
     "autoencoder": (autoencoder, [PARTS / "autoencoder.json"]),
     "finetuning": (finetuning_table, [FINETUNING]),
     "pictures_autoencoder": (autoencoder, [PICTURES / "autoencoder.json"]),
     "pictures_rulers": (copy_rulers, [PICTURES / "rulers.json"]),
-    "pictures_copies": (dose_copies, [OF_PICTURES]),
-    "pictures_missed": (missed_copies, [OF_PICTURES]),
-    "pictures_scores": (dose_scores, [OF_PICTURES]),
-    "pictures_near_misses": (dose_near_misses, [OF_PICTURES]),
-    "pictures_maps": (dose_maps, [OF_PICTURES]),
-    "pictures_mitigations": (dose_mitigations, [OF_PICTURES]),
-    "worlds": (worlds_table, [DOSES, OF_PICTURES]),
+    "worlds": (worlds_table, [*WORLDS.values()]),
+    **{f"{world}_{name}": (make, [path]) for world, path in WORLDS.items() for name, make in BY_DOSE.items()},
 }
 TABLES: dict[str, Callable[[], str]] = {name: partial(table, make, *paths) for name, (make, paths) in SOURCES.items()}

@@ -19,10 +19,10 @@ from memorization.evaluation.statistics import interval_text
 from memorization.mitigations.base import PLAIN
 from memorization.scores import MAGNITUDE, horizon_text, score_cost
 from memorization.tables import format_table, parse_results
+from planted.making.doses import KINDS
 
 RESULTS, COST = ROOT / "experiments" / "results", ROOT / "experiments" / "cost" / "results.json"
 NEGATIVES = {"planted_nonmemorized": "unseen", "planted_near_miss": "near miss"}
-KINDS = ("verbatim", "template")
 YARDSTICK = "pe"  # what trade-offs are compared with
 STEPS, IMAGES = 50, 4  # of the runs that are kept
 MIB, GIB = 2**20, 2**30

@@ -31,6 +31,7 @@ from tqdm import tqdm
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 import detect_mem
+from experiments.kept import add_result, kept_results
 from experiments.planted_tables import table
 from local_sd_pipeline import LocalStableDiffusionPipeline
 from memorization.bundled import MODEL, PLANTED, ROOT
@@ -38,11 +39,10 @@ from memorization.evaluation.classes import View, classes_of, gather
 from memorization.evaluation.detection_metrics import auc_difference_measure, auc_measure
 from memorization.evaluation.statistics import interval_text
 from memorization.files.layout import RunFiles
-from memorization.files.whole import write_text
 from memorization.models.stable_diffusion import load_pipeline
 from memorization.runs.arguments import HelpFormatter, positive_int
 from memorization.scores import MAGNITUDE
-from memorization.tables import format_table, parse_results, plain
+from memorization.tables import format_table
 
 RESULTS = ROOT / "experiments" / "results" / "screen.json"
 SCREEN = {"screen": True, "seed_mode": "shared"}
@@ -260,15 +260,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "screen_speed": lambda: table(speed_table, RESULTS),
     "screen_noise": lambda: table(noise_table, RESULTS),
 }
-
-
-def kept_results(path: Path) -> Record:
-    return parse_results(path.read_text(encoding="utf-8")) if path.exists() else {}
-
-
-def add_result(path: Path, part: str, found: object) -> None:
-    """Keep what was measured of one part beside what is there of the others."""
-    write_text(path, json.dumps(plain(kept_results(path) | {part: found}), indent=1) + "\n")
 
 
 def add_scale(path: Path, record: Record) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -9,6 +10,7 @@ from tqdm import tqdm
 from memorization.data.pictures import read_image, read_mask
 from memorization.data.prompts import PromptRecord
 from memorization.errors import input_errors
+from memorization.finished_runs import Run
 from memorization.similarity.descriptions import Described, describe
 from memorization.similarity.descriptors import CopyDescriptor
 from memorization.similarity.regions import masked_region
@@ -51,7 +53,7 @@ def region_similarity(
     with input_errors():
         regions = find_regions(records, descriptor)
         by_index = {index: region for region in regions for index in region.training}
-        ours = [own_similarity(part, by_index.get(part.row["index"]), descriptor) for part in own]
+        ours = [own_similarity(part.run, part.row, by_index.get(part.row["index"]), descriptor) for part in own]
         theirs, seen = [], set()
         for part in tqdm(controls if regions else (), desc="regions of controls", unit="prompt"):
             theirs.append(np.full(len(part.row["seeds"]), np.nan))
@@ -74,12 +76,12 @@ def find_regions(records: Mapping[int, PromptRecord], descriptor: CopyDescriptor
     return list(found.values())
 
 
-def own_similarity(part: Described, region: Region | None, descriptor: CopyDescriptor) -> np.ndarray:
+def own_similarity(run: Run, row: Mapping[str, Any], region: Region | None, descriptor: CopyDescriptor) -> np.ndarray:
     """Cosines of a prompt's images to its training pictures by the region, (images,)."""
     if region is None:
-        return np.full(len(part.row["seeds"]), np.nan)
-    seen = describe(descriptor, [masked_region(image, region.mask) for image in part.run.images(part.row)])
-    return (seen @ region.training[part.row["index"]].T).max(1)
+        return np.full(len(row["seeds"]), np.nan)
+    seen = describe(descriptor, [masked_region(image, region.mask) for image in run.images(row)])
+    return (seen @ region.training[row["index"]].T).max(1)
 
 
 def nearest_region(image: np.ndarray, regions: Sequence[Region], descriptor: CopyDescriptor) -> float:
