@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from queue import SimpleQueue
 
 import memorization
 from memorization.bundled import MODEL
@@ -88,11 +89,20 @@ def scores_of(address: str, model: str, steps: int) -> dict[str, float | None]:
 
 
 def many_requests(address: str, model: str, numbers: Sequence[int], steps: int) -> list[tuple[str, float | None]]:
-    """Prompt and score of each request that was not cancelled."""
-    clients = [make_client(address, model) for _ in range(AT_A_TIME)]
+    """Prompt and score of each request that was not cancelled; a page is asked by one of them at a time."""
+    pages: SimpleQueue = SimpleQueue()
+    for _ in range(AT_A_TIME):
+        pages.put(make_client(address, model))
+
+    def request(number: int) -> tuple[str, float | None] | None:
+        page = pages.get()
+        try:
+            return one_request(page, number, steps)
+        finally:
+            pages.put(page)
+
     with ThreadPoolExecutor(AT_A_TIME) as pool:
-        jobs = [pool.submit(one_request, clients[k % AT_A_TIME], k, steps) for k in numbers]
-        return [pair for job in jobs if (pair := job.result()) is not None]
+        return [pair for pair in pool.map(request, numbers) if pair is not None]
 
 
 def one_request(client, number: int, steps: int) -> tuple[str, float | None] | None:

@@ -1,13 +1,15 @@
 """What a screen of many captions takes, and what noise that all of them share does to the ranking.
 
-    python -m experiments.screen_scale                              all three parts
+    python -m experiments.screen_scale                              all four parts
     python -m experiments.screen_scale --parts scale --counts 1000 100000
 
 scale: peak memory, and the seconds until the first new part after a kill at half of the prompts, of each of `--counts`
 prompts on a tiny random model; whether the file is that of a run that was not killed, byte for byte. speed: seconds of
 `--screen --seed_mode shared` over those of `--early_exit 1` with every prompt's own noise, on the bundled model, by
 turns. noise: AUC of D(1) over n images with shared and with own noise on the bundled prompts, and their difference on
-the same prompts. Numbers go to experiments/results/screen.json as they come; `python -m tools.write_docs` pastes them.
+the same prompts. network: seconds of a screen of a model of SD v1.4's shape with random weights, and of its UNet and
+text encoder (4 GB of memory). Numbers go to experiments/results/screen.json as they come; `python -m tools.write_docs`
+pastes them.
 """
 
 import argparse
@@ -33,6 +35,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 import detect_mem
 from experiments.kept import add_result, kept_results
 from experiments.planted_tables import table
+from experiments.screen_network import measure_network, network_table
 from local_sd_pipeline import LocalStableDiffusionPipeline
 from memorization.bundled import MODEL, PLANTED, ROOT
 from memorization.evaluation.classes import View, classes_of, gather
@@ -49,6 +52,7 @@ SCREEN = {"screen": True, "seed_mode": "shared"}
 EARLY = {"early_exit": 1, "run_version": "baseline"}
 MEMORIZED, OTHERS = "planted_memorized", ("planted_nonmemorized", "planted_near_miss")
 IMAGES = (1, 4, 8)
+PARTS = ("scale", "speed", "network", "noise")
 MIB = 2**20
 
 Record = dict[str, Any]
@@ -258,6 +262,7 @@ def noise_table(results: Record) -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "screen_scale": lambda: table(scale_table, RESULTS),
     "screen_speed": lambda: table(speed_table, RESULTS),
+    "screen_network": lambda: table(network_table, RESULTS),
     "screen_noise": lambda: table(noise_table, RESULTS),
 }
 
@@ -271,10 +276,12 @@ def add_scale(path: Path, record: Record) -> None:
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     add = parser.add_argument
-    add("--parts", nargs="+", default=["scale", "speed", "noise"], choices=("scale", "speed", "noise"), help="which")
+    add("--parts", nargs="+", default=list(PARTS), choices=PARTS, help="which")
     add("--counts", type=positive_int, nargs="+", default=[10_000, 1_000_000], help="prompts of `scale`")
     add("--rounds", type=positive_int, default=5, help="of `speed`")
     add("--end", type=positive_int, default=500, help="prompts of each set, of `speed` and `noise`")
+    add("--batch_sizes", type=positive_int, nargs="+", default=[1, 16], help="of `network`")
+    add("--network_prompts", type=positive_int, default=32, help="of `network`")
     add("--images", type=positive_int, nargs="+", default=list(IMAGES), help="of a prompt, of `noise`")
     add("--gen_seed", type=positive_int, default=300, help="of `noise`")
     add("--output", type=Path, default=RESULTS, help="JSON file")
@@ -289,10 +296,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             add_scale(args.output, measure_scale(count, work))
         if "speed" in args.parts:
             add_result(args.output, "speed", measure_speed(args.rounds, args.end, work))
+        if "network" in args.parts:
+            add_result(args.output, "network", measure_network(args.batch_sizes, args.network_prompts, work))
         if "noise" in args.parts:
             add_result(args.output, "noise", measure_noise(args.images, work, args.gen_seed, args.end))
     results = kept_results(args.output)
-    print("\n\n".join(filter(None, (make(results) for make in (scale_table, speed_table, noise_table)))))
+    print("\n\n".join(filter(None, (make(results) for make in (scale_table, speed_table, network_table, noise_table)))))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
     python -m experiments.cost.families                               tiny models with random weights, of every family
     python -m experiments.cost.families --model_id stabilityai/stable-diffusion-xl-base-1.0 --num_images 4
+    python -m experiments.cost.families --sdxl_shape --num_images 1 --num_inference_steps 1 --repeats 1
 
 Of tiny models it is the code around them that is measured: their ratio is one that no real model comes to. Numbers go
 to experiments/results/families.json, where what was measured of other models is kept, and from there into
@@ -20,6 +21,7 @@ from diffusers import DiffusionPipeline
 
 from experiments.cost.jobs import Jobs
 from experiments.cost.measure_cost import Size, machine, measure_jobs
+from experiments.cost.weights import random_sdxl
 from experiments.planted_tables import table
 from local_sd_pipeline import DenoisingPipeline
 from memorization.bundled import ROOT
@@ -48,14 +50,16 @@ def tiny_models() -> Mapping[str, Callable[[], DiffusionPipeline]]:
     }
 
 
-def pipelines(model_ids: Sequence[str], device: str, folder: Path) -> Iterator[tuple[str, DenoisingPipeline]]:
+def pipelines(args: argparse.Namespace, folder: Path) -> Iterator[tuple[str, DenoisingPipeline]]:
     """Name and pipeline of each model, loaded when it is its turn."""
-    for name in model_ids:
+    for name in args.model_id:
         with input_errors():
-            yield name, load_pipeline(name, device=device)
-    for name, make in () if model_ids else tiny_models().items():
+            yield name, load_pipeline(name, device=args.device)
+    if args.sdxl_shape:
+        yield "SDXL's shape, random weights", random_sdxl()
+    for name, make in () if args.model_id or args.sdxl_shape else tiny_models().items():
         make().save_pretrained(folder / name)
-        pipe = load_pipeline(folder / name, device=device)
+        pipe = load_pipeline(folder / name, device=args.device)
         pipe.default_sample_size = FLUX_LATENTS
         yield name, pipe
 
@@ -84,6 +88,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     add = parser.add_argument
     add("--model_id", nargs="*", default=[], help="models in place of the tiny ones: diffusers folders or hub ids")
+    add("--sdxl_shape", action="store_true", help="SDXL with random weights in place of the tiny models, on the CPU")
     add("--device", default="auto", help="where they compute")
     add("--num_images", type=positive_int, default=8, help="of a job")
     add("--batch_size", type=positive_int, default=4, help="images of a call of the UNet or transformer")
@@ -99,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     size = Size(args.num_images, args.batch_size, args.num_inference_steps, args.repeats)
     with exit_on_input_error(), tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        for name, pipe in pipelines(args.model_id, args.device, folder):
+        for name, pipe in pipelines(args, folder):
             jobs = Jobs(pipe, folder / "run", size.num_images, size.batch_size, size.steps)
             dtype = str(pipe.denoiser.dtype).removeprefix("torch.")
             results[name] = measure_jobs(jobs, jobs.detecting(), size) | {"machine": machine(), "dtype": dtype}

@@ -1,15 +1,31 @@
 """What the weights of published models take, counted on their configs: no memory is taken, and nothing is fetched.
 
-The numbers are of weights alone, at two bytes each; what a generation needs beside them has to be measured.
+The numbers are of weights alone, at two bytes each; what a generation needs beside them has to be measured. SDXL is
+also made whole, with random weights, for that.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
-from diffusers import AutoencoderKL, FluxTransformer2DModel, SD3Transformer2DModel, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, T5Config, T5EncoderModel
+from diffusers import (
+    AutoencoderKL,
+    EulerDiscreteScheduler,
+    FluxTransformer2DModel,
+    SD3Transformer2DModel,
+    UNet2DConditionModel,
+)
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    T5Config,
+    T5EncoderModel,
+)
 
+from memorization.bundled import MODEL
+from memorization.models.stable_diffusion_xl import LocalStableDiffusionXLPipeline
 from memorization.tables import format_table
 
 GB, HALF = 10**9, 2  # bytes of a weight
@@ -32,6 +48,7 @@ def make_vae(**config: object) -> torch.nn.Module:
 
 def make_sdxl_unet() -> torch.nn.Module:
     return UNet2DConditionModel(
+        sample_size=128,
         block_out_channels=(320, 640, 1280),
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
@@ -69,6 +86,20 @@ PARTS: Mapping[str, Callable[[], torch.nn.Module]] = {
     "VAE": lambda: make_vae(latent_channels=4),
     "VAE, 16 channels": lambda: make_vae(latent_channels=16, use_quant_conv=False, use_post_quant_conv=False),
 }
+
+
+def random_sdxl() -> LocalStableDiffusionXLPipeline:
+    """A pipeline of SDXL's shape with random weights, in float32: 14 GB."""
+    torch.manual_seed(0)
+    tokenizer = CLIPTokenizer.from_pretrained(MODEL / "tokenizer")
+    scheduler = EulerDiscreteScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", timestep_spacing="leading", steps_offset=1
+    )
+    modules = [PARTS[part]().eval().requires_grad_(False) for part in ("VAE", "CLIP-L", "CLIP-G")]
+    unet = PARTS["SDXL"]().eval().requires_grad_(False)
+    pipe = LocalStableDiffusionXLPipeline(*modules, tokenizer, tokenizer, unet, scheduler, add_watermarker=False)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,14 @@ import detect_mem
 from helpers.offloads import offloaded
 from helpers.other_pipelines import make_flux, make_sd3, make_sdxl
 from helpers.pipelines import make_pipeline
+from memorization.detectors.base import DETECTORS
 from memorization.errors import InputError
 from memorization.models.encoding import count_truncated, encode_batch
-from memorization.models.stable_diffusion import load_pipeline
+from memorization.models.stable_diffusion import attach_base, load_pipeline
+from memorization.needs import undefined_needs, why_undefined
 
 FAMILIES = {"sd": make_pipeline, "sdxl": make_sdxl, "sd3": lambda: make_sd3(has_t5=True), "flux": make_flux}
+OF_VELOCITY = {"noise_diff_map", "tuned_minus_base", "condition_jacobian", "curvature_diff", "tiled_l2"}
 IMAGE = {"sd": 32}  # height in pixels, of the others 8
 
 
@@ -85,3 +88,32 @@ def test_pooled_features_are_encoded_with_the_tokens(model):
     pipe = load_pipeline(model[1])
     words = ["the wild owl", "a small red car", "the wild owl"]
     torch.testing.assert_close(encode_batch(pipe, words), pipe.encode(words)[0], rtol=1e-4, atol=1e-5)
+
+
+def test_every_score_that_is_defined_is_a_finite_number_of_each_image(model, detect):
+    pipe = load_pipeline(model[1])
+    attach_base(pipe, load_pipeline(model[1]))
+    (row,) = detect(pipe, scores="all", num_inference_steps=5, end=1).rows
+    lacking = undefined_needs(pipe)
+    defined = [d for d in DETECTORS.values() if why_undefined(d.needs, lacking) is None]
+    for key in {key for d in defined for key in d.kept or d.keys} | {"text_noise_norm_masked"}:
+        values = np.array(row[key], float)
+        assert len(values) == 2 and np.isfinite(values).all(), key
+    chosen = {d.name for d in defined if not d.always}
+    if model[0] in ("sd3", "flux"):
+        assert chosen == OF_VELOCITY
+    else:
+        assert chosen == {d.name for d in DETECTORS.values() if not d.always}
+
+
+def test_a_tuned_model_less_its_base_is_the_difference_of_two_runs(model, detect):
+    tuned, base = load_pipeline(model[1]), load_pipeline(model[1])
+    for weight in tuned.denoiser.parameters():
+        weight.data *= 1.1
+    how = {"early_exit": 1, "run_version": "baseline"}
+    apart = [magnitudes(detect(pipe, run_name=name, **how)) for name, pipe in (("tuned", tuned), ("base", base))]
+    attach_base(tuned, base)
+    rows = detect(tuned, run_name="both", scores="tuned_minus_base", **how).rows
+    found = np.array([row["tuned_minus_base"] for row in rows], float).reshape(4, 2)
+    assert np.abs(found).min() > 0
+    np.testing.assert_allclose(found, apart[0] - apart[1], rtol=1e-3, atol=1e-5)
