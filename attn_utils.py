@@ -163,8 +163,7 @@ def shuffle_mask(mask: torch.Tensor, seeds: Sequence[int]) -> torch.Tensor:
         mask: shape (images, 1, height, width).
         seeds: one integer per image, so that row i does not depend on the batch.
 
-    Returns:
-        Tensor of the same shape, dtype and device.
+    Returns: a tensor of the same shape, dtype and device.
     """
     flat = mask.flatten(1)
     orders = [torch.randperm(flat.shape[1], generator=torch.Generator().manual_seed(s)) for s in seeds]
@@ -198,16 +197,18 @@ def wrapped_processors(unet: "UNet2DConditionModel", layers: Sequence[str], wrap
     Raises:
         KeyError: if the UNet has no layer of a name.
     """
-    original = unet.attn_processors
-    missing = sorted(set(layers) - set(original))
-    if missing:
+    found = {f"{name}.processor": module for name, module in unet.named_modules() if hasattr(module, "set_processor")}
+    if missing := sorted(set(layers) - set(found)):
         raise KeyError(f"no such attention layers: {missing}; this UNet has {cross_attention_layers(unet)}")
+    original = {name: found[name].processor for name in layers}
     try:
-        unet.set_attn_processor({n: wrap(p, n) if n in layers else p for n, p in original.items()})
+        for name, inner in original.items():
+            found[name].set_processor(wrap(inner, name))
         with torch.compiler.set_stance("force_eager"):
             yield
     finally:
-        unet.set_attn_processor(dict(original))
+        for name, inner in original.items():
+            found[name].set_processor(inner)
 
 
 class AttentionRecorder:

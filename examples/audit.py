@@ -26,7 +26,7 @@ from memorization.runs.arguments import HelpFormatter, natural_int, positive_int
 # Five and a half minutes on two idle cores. These steps are few: a repeated picture is seen about 200 times, and only
 # some of them come back.
 TRAINED = 24  # of 48 pictures; the others are controls
-REPEATED, REPEATS = 16, 20  # how many of those are repeated, and how often
+REPEATED, REPEATS = 8, 40  # how many of those are repeated, and how often
 STEPS, BATCH_SIZE, CHECKPOINT_EVERY = 400, 8, 100
 LORA = ("--lora_rank", "32", "--lr", "1e-3")
 UNET = ("--lr", "1e-4")  # where peft is not there

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from experiments.audit_repetitions import repetitions_table
 from experiments.audit_simulation import simulation_table
 from memorization.bundled import ROOT
 from memorization.evaluation.shares import share_measure
@@ -83,4 +84,14 @@ def rates_table(results: Results) -> str:
     return simulation_table(found) if found else ""
 
 
-TABLES = {"audits_tuned": tuned_table, "audits_bundled": bundled_table, "audits_simulation": rates_table}
+def realised_table(results: Results) -> str:
+    """Realised rates and bounds of audits of the bundled model."""
+    return repetitions_table(results.get("repetitions", {}))
+
+
+TABLES = {
+    "audits_tuned": tuned_table,
+    "audits_bundled": bundled_table,
+    "audits_repetitions": realised_table,
+    "audits_simulation": rates_table,
+}

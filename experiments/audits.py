@@ -1,11 +1,12 @@
 """Is an audit right? Audits of models whose memories are known, and of made-up scores.
 
-    python -m experiments.audits                            all three parts
+    python -m experiments.audits                            all four parts
     python -m experiments.audits --parts simulation         minutes
 
 tuned: examples/audit.sh --without_base by three seeds; which pictures were repeated is known. bundled: the bundled
 model on all that was planted, by three seeds; which verbatim pictures come back is told by pixels, apart from the copy
-descriptor. simulation: rates and bounds beside nominal ones. An audit that is measured is not made again, one that was
+descriptor. repetitions: rates and bounds on the bundled world beside nominal ones, of the audits that `bundled` made.
+simulation: the same of made-up scores. An audit that is measured is not made again, one that was
 cut off goes on where it was, and one that fails leaves the others alone. Numbers go to experiments/results/audits.json;
 `python -m tools.write_docs` pastes them.
 """
@@ -13,11 +14,14 @@ cut off goes on where it was, and one that fails leaves the others alone. Number
 import argparse
 import json
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from experiments.audit_repetitions import FIRST_SEED as SCREENS_SEED
+from experiments.audit_repetitions import SCREEN_RATES, measure_bounds, measure_screens
 from experiments.audit_simulation import CASES, simulate
 from experiments.audit_tables import AUDITS, DOSES, RESULTS, TABLES
 from experiments.dose_copies import by_pixels, repeats_region
@@ -34,7 +38,8 @@ from memorization.files.whole import make_folder, write_text
 from memorization.finished_runs import Run, read_run
 from memorization.runs.arguments import HelpFormatter, positive_int
 
-TUNED, BUNDLED, SIMULATION = "tuned", "bundled", "simulation"
+TUNED, BUNDLED, REPETITIONS, SIMULATION = "tuned", "bundled", "repetitions", "simulation"
+NUM_SCREENS = 20  # of `repetitions`, and samples of each audit
 FIRST_SEED = 60  # of the audits of the bundled model; nothing was tuned on it
 # All captions are generated, so that what the screen misses is known. With 48 controls a rate of 0.05 would take 53 of
 # 128 captions above all of them. As many DDIM steps as examples/audit.py takes.
@@ -47,7 +52,7 @@ Cell = dict[str, Any]
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     add = parser.add_argument
-    parts = [TUNED, BUNDLED, SIMULATION]
+    parts = [TUNED, BUNDLED, REPETITIONS, SIMULATION]
     add("--parts", nargs="+", default=parts, choices=parts, help="which")
     add("--seeds", type=positive_int, default=3, help="of `tuned` and `bundled`")
     add("--repetitions", type=positive_int, default=200, help="of each case of `simulation`")
@@ -200,10 +205,22 @@ def make_audits(args: argparse.Namespace) -> list[str]:
     return make_each(left, lambda cell: cell.make(args.threads), str, keep, "audits", args.jobs)
 
 
+def measure_repetitions(args: argparse.Namespace) -> dict[str, list[Cell]]:
+    """Screens by seeds of their own, and samples of the audits of the bundled model that are there."""
+    folders = {seed: args.output / BUNDLED / str(seed) for seed in range(args.seeds)}
+    finished = {FIRST_SEED + seed: folder for seed, folder in folders.items() if (folder / "audit.json").exists()}
+    seeds = range(SCREENS_SEED, SCREENS_SEED + NUM_SCREENS)
+    with tempfile.TemporaryDirectory() as work:
+        screens = measure_screens(seeds, SCREEN_RATES, Path(work))
+    return {"screens": screens, "bounds": measure_bounds(finished, NUM_SCREENS)}
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     args = make_parser().parse_args(argv)
     with exit_on_input_error():
         failed = make_audits(args)
+        if REPETITIONS in args.parts:
+            add_result(args.results, REPETITIONS, measure_repetitions(args))
         if SIMULATION in args.parts:
             add_result(args.results, SIMULATION, simulate(CASES, args.repetitions))
         results = kept_results(args.results)

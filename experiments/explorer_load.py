@@ -5,11 +5,13 @@
 
 Over the page's own address, by default on the bundled model, by clients in a process of their own. The first part
 presses Look once (after one that loads the model) and compares with `memorization.detect` in the server's process; the
-second counts results that are not those of their prompt, and the memory of the server's process after each half. Linux
-alone tells its memory.
+second counts results that are not those of their prompt, and the memory of the server's process after each 25, by four
+new pages each time. Linux alone tells its memory.
 """
 
 import argparse
+import ctypes
+import gc
 import multiprocessing
 import os
 import re
@@ -27,6 +29,7 @@ from tools.explorer_screens import opened, served
 
 PROMPTS = ("the wild owl poster", "the scarlet engine mug", "a large red fish", "a white parasol on the left")
 AT_A_TIME = 4
+AT_ONCE = 25  # requests after which memory is told
 CANCEL_EVERY = 5
 SCORE = re.compile(r'data-score="text_noise_norm" data-horizon="all".*?value="([^"]+)"')
 SCORES_PART = 3  # of what /look gives
@@ -41,7 +44,9 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def memory() -> float:
-    """Resident memory of this process in MiB."""
+    """Resident memory of this process in MiB, when the allocator has given back what is free."""
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
@@ -133,11 +138,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"load {os.getloadavg()[0]:.1f}; detect alone {alone:.2f} s; {told}")
         expected = process.submit(scores_of, *page, args.steps).result()
         before, wrong, answered = memory(), 0, 0
-        for half in (range(args.requests // 2), range(args.requests // 2, args.requests)):
-            found = process.submit(many_requests, *page, half, args.steps).result()
+        for first in range(0, args.requests, AT_ONCE):
+            numbers = range(first, min(first + AT_ONCE, args.requests))
+            found = process.submit(many_requests, *page, numbers, args.steps).result()
             answered += len(found)
             wrong += sum(score is None or score != expected[prompt] for prompt, score in found)
-            print(f"{half.stop} requests, {answered} answered, {wrong} wrong, memory {memory() - before:+.1f} MiB")
+            told = f"{numbers.stop} requests, {answered} answered, {wrong} wrong, memory {memory() - before:+.1f} MiB"
+            print(told, flush=True)
 
 
 if __name__ == "__main__":

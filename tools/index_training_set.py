@@ -45,6 +45,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--duplicates", type=rate, metavar="THRESHOLD", help="write groups of pictures with a cosine from this on")
     add("--parquet", action=Switch, default=False, help="write OUTPUT/descriptors.parquet as well")
     add("--faiss", action=Switch, default=False, help=f"an approximate index as well, of {FEWEST:,} pictures or more")
+    add("--faiss_pq", action=Switch, default=False, help="the same with 64 bytes a picture (product quantisation)")
     return parser
 
 
@@ -69,8 +70,8 @@ def write_further(args: argparse.Namespace, index: StoredIndex) -> None:
         path = args.output / "descriptors.parquet"
         write_parquet(index, path)
         print(path)
-    if args.faiss:
-        path = make_approximate(index)
+    if args.faiss or args.faiss_pq:
+        path = make_approximate(index, quantised=args.faiss_pq)
         print(path or f"fewer than {FEWEST:,} pictures: exact search is fast enough, no approximate index is made")
     if args.duplicates is not None:
         device = pick_device(args.device)
@@ -83,7 +84,7 @@ def write_further(args: argparse.Namespace, index: StoredIndex) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     args = make_parser().parse_args(argv)
     with exit_on_input_error(), Processes(args.device) as processes:
-        if args.faiss:
+        if args.faiss or args.faiss_pq:
             load_faiss()
         make_folder(args.output, "--output")
         lock = FolderLock(args.output, "--output") if processes.is_main else None

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from diffusers import (
     AutoencoderKL,
-    EulerDiscreteScheduler,
+    DDIMScheduler,
     FluxTransformer2DModel,
     SD3Transformer2DModel,
     UNet2DConditionModel,
@@ -25,6 +25,7 @@ from transformers import (
 )
 
 from memorization.bundled import MODEL
+from memorization.models.schedulers import DECIDING
 from memorization.models.stable_diffusion_xl import LocalStableDiffusionXLPipeline
 from memorization.tables import format_table
 
@@ -92,9 +93,7 @@ def random_sdxl() -> LocalStableDiffusionXLPipeline:
     """A pipeline of SDXL's shape with random weights, in float32: 14 GB."""
     torch.manual_seed(0)
     tokenizer = CLIPTokenizer.from_pretrained(MODEL / "tokenizer")
-    scheduler = EulerDiscreteScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", timestep_spacing="leading", steps_offset=1
-    )
+    scheduler = DDIMScheduler(**DECIDING)
     modules = [PARTS[part]().eval().requires_grad_(False) for part in ("VAE", "CLIP-L", "CLIP-G")]
     unet = PARTS["SDXL"]().eval().requires_grad_(False)
     pipe = LocalStableDiffusionXLPipeline(*modules, tokenizer, tokenizer, unet, scheduler, add_watermarker=False)

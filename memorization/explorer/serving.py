@@ -1,9 +1,11 @@
 """The page on the air: on this machine alone unless told, without anything from elsewhere."""
 
+import os
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import gradio as gr
+import torch
 from starlette.middleware import Middleware
 
 from memorization.explorer import fragments
@@ -37,6 +39,16 @@ class OwnPolicy:
         await self.app(scope, receive, send_with_policy)
 
 
+def leave_a_core() -> None:
+    """Compute with a thread fewer than there are cores, unless OMP_NUM_THREADS says how many.
+
+    The page is served, and often shown, on the same machine: threads of the loop that wait for one another at each
+    layer wait for whatever takes a core of theirs.
+    """
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, min(torch.get_num_threads(), (os.cpu_count() or 1) - 1)))
+
+
 def serve(explorer: Explorer, host: str, port: int | None, in_browser: bool = False) -> gr.Blocks:
     """Open the page to whoever reaches the address; `page.local_url` is where it is, `page.close()` ends it.
 
@@ -47,6 +59,7 @@ def serve(explorer: Explorer, host: str, port: int | None, in_browser: bool = Fa
     Raises:
         OSError: if the address cannot be had.
     """
+    leave_a_core()
     page = build_page(explorer)
     page.launch(
         server_name=host,

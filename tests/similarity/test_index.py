@@ -140,7 +140,8 @@ def test_without_faiss_one_line_says_so(searched):
         approximate.make_approximate(searched[0])
 
 
-def test_faiss_finds_what_exact_search_finds_where_all_cells_are_probed(tmp_path, monkeypatch):
+@pytest.mark.parametrize("quantised", [False, True])
+def test_faiss_finds_what_exact_search_finds_where_all_cells_are_probed(tmp_path, monkeypatch, quantised):
     pytest.importorskip("faiss")
     descriptors = unit(np.random.default_rng(3), 300)
     descriptors[5] = np.nan
@@ -148,9 +149,21 @@ def test_faiss_finds_what_exact_search_finds_where_all_cells_are_probed(tmp_path
     assert approximate.make_approximate(index) is None  # too few
     with pytest.raises(InputError, match="approximate.faiss is not there"):
         approximate.search_approximate(index, queries, 4)
-    assert approximate.make_approximate(index, fewest=100) == tmp_path / "approximate.faiss"
+    assert approximate.make_approximate(index, 100, quantised) == tmp_path / "approximate.faiss"
     monkeypatch.setattr(approximate, "PROBED", 1000)
+    monkeypatch.setattr(approximate, "QUERIES", 4)
     values, rows = approximate.search_approximate(index, queries, 4)
     exact_values, exact = most_similar(index, queries, 4)
     np.testing.assert_array_equal(rows, exact)
-    np.testing.assert_allclose(values, exact_values, atol=2e-3)
+    np.testing.assert_allclose(values, exact_values, atol=1e-6 if quantised else 2e-3)
+
+
+def test_candidates_are_compared_again_by_their_descriptors(tmp_path):
+    index = make_index(tmp_path, unit(np.random.default_rng(3), 30), 8)
+    queries = unit(np.random.default_rng(4), 3)
+    exact_values, exact = most_similar(index, queries, 5)
+    shuffled = np.random.default_rng(5).permuted(np.tile(np.arange(-1, 30), (3, 1)), axis=1)
+    values, rows = approximate.compared_again(index, queries, shuffled, 5)
+    np.testing.assert_array_equal(rows, exact)
+    np.testing.assert_allclose(values, exact_values, atol=1e-6)
+    assert [approximate.num_codes(dim) for dim in (512, 100, 7)] == [64, 50, 7]
