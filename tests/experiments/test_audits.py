@@ -6,7 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from experiments import audit_simulation, audits
+from experiments import audit_repetitions, audit_simulation, audits
+from experiments.audit_repetitions import measure_bounds, repetitions_table
 from experiments.audit_simulation import Case, repetition, simulate
 from experiments.audit_tables import bundled_table, rates_table, tuned_table
 from experiments.planted_tables import NOT_MEASURED
@@ -26,6 +27,21 @@ def test_nothing_but_chance_is_false_where_nothing_copies(monkeypatch):
     found = [repetition(Case(60, 0), seed) for seed in range(60)]
     assert np.mean([one["false_pictures"] for one in found]) <= 0.2 * 2 + 0.1  # of either kind of captions
     assert all(np.isnan(one["found"]) for one in found)
+
+
+def test_bounds_of_samples_stand_beside_what_was_missed(monkeypatch):
+    kinds = {k: "flagged" if k < 20 else "not flagged" for k in range(100)}
+    may = {k: k % 10 == 0 for k in range(100)}  # eight of the eighty that are not flagged
+    monkeypatch.setattr(audit_repetitions, "may_copy", lambda folder: (may, kinds))
+    found = measure_bounds({60: None}, 20)
+    assert {(f["unflagged"], f["drawn"], f["missed"]) for f in found} == {(80, 30, 0.08)}
+    assert len({f["bound"] for f in found}) > 1  # by chance three of thirty, or more, or fewer
+    # Of three of thirty: 95 % from above, of the 80 % that were not flagged.
+    assert any(f["bound"] == pytest.approx(0.8 * 0.2386, abs=1e-3) for f in found)
+    screens = [{"rate": 0.1, "decided": 20 * k, "false": k} for k in (0, 1, 2)]
+    screened, bounded = repetitions_table({"screens": screens, "bounds": found}).split("\n\n")
+    assert "| 3           | 20.000 (± 11.547)   | 0.033 (± 0.017)" in screened
+    assert "| 60            | 80          | 30            | 0.080 " in bounded
 
 
 def write_audit(folder, back, flagged):
