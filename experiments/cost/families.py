@@ -70,7 +70,7 @@ def families_table(results: Mapping[str, Any]) -> str:
     for name, found in results.items():
         stock, detection = found["rows"]
         seconds = [f"{r['seconds'] / found['num_images']:.3f}" for r in (stock, detection)]
-        spread = f"{detection['ratio']:.2f} [{min(detection['ratios']):.2f}, {max(detection['ratios']):.2f}]"
+        spread = f"{detection['ratio']:.2f} ({min(detection['ratios']):.2f} to {max(detection['ratios']):.2f})"
         evals = [f"{r['evals']:g}" for r in (stock, detection)]
         memory = [f"{r['memory'] / GIB:.2f}" for r in (stock, detection)]
         on = f"{found['machine']['device']}, {found['dtype']}"
