@@ -71,8 +71,14 @@ def test_it_gives_the_folders_latents_and_images(sd3, name, tmp_path):
         for weights in (config / part).glob("*.safetensors"):
             weights.unlink()
     assert family_of_file(path) is SD3
-    expected, found = final(load_pipeline(sd3 / "whole")), final(load_pipeline(path, config=config))
-    assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True)) and found[0].isfinite().all()
+    folder, single = load_pipeline(sd3 / "whole"), load_pipeline(path, config=config)
+    for part in ("transformer", "vae", *ENCODERS):
+        expected, found = (getattr(pipe, part).state_dict() for pipe in (folder, single))
+        assert expected.keys() == found.keys() and all(torch.equal(expected[k], found[k]) for k in expected), part
+    # Equal weights at other places in memory: on cores without AVX-512 the kernels round by their alignment.
+    (latents, pixels), (others, other_pixels) = final(folder), final(single)
+    torch.testing.assert_close(others, latents, rtol=1e-5, atol=1e-4)
+    assert (pixels.int() - other_pixels.int()).abs().max() <= 1
 
 
 def test_what_lies_beside_it_is_part_of_its_identity(sd3, tmp_path):

@@ -1,4 +1,5 @@
-"""Both scripts killed with SIGKILL at random moments, alone and as two processes, then run again to the end."""
+"""Both scripts, a screen and an index killed with SIGKILL at random moments, alone and as two processes, then run again
+to the end."""
 
 import os
 import random
@@ -8,7 +9,8 @@ import time
 
 import pytest
 
-from helpers.scale_runs import command, environment, files, finished, run
+from helpers.scale_runs import command, environment, files, finished, ranks, run, run_ranks
+from memorization.bundled import COPY_DESCRIPTOR, DOSES_GROUND_TRUTH, PLANTED
 
 KILLS = int(os.environ.get("KILLS", 20))
 
@@ -55,3 +57,43 @@ def test_nothing_is_lost_or_doubled_by_kills_at_random_moments(script, processes
         run(script, processes, folder, *args)
         assert files(folder) == wanted, trial
     print(f"{script}, {processes} processes: {len(rows_then)} of {KILLS} killed, with rows {rows_then}; all equal")
+
+
+IN_SHARDS = {  # command line but for model and output, and a shard that is whole
+    "screen": (
+        ["detect_mem", "--screen", "--seed_mode", "shared", "--num_images_per_prompt", "1", "--dataset"],
+        PLANTED / "planted_doses.jsonl",
+        "det_outputs/*/*-*.parquet",
+    ),
+    "index": (["tools/index_training_set", "--training_data"], DOSES_GROUND_TRUTH, "0*.npy"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("work", IN_SHARDS)
+def test_a_screen_and_an_index_lose_and_double_nothing_either(work, processes, tmp_path, model_folder):
+    moments, (words, data, whole_shard) = random.Random(f"{work} {processes}"), IN_SHARDS[work]
+    added = {
+        "screen": ["--model_id", model_folder, "--output_dir"],
+        "index": ["--sscd", COPY_DESCRIPTOR, "--batch_size", "2", "--output"],
+    }
+    argv = [processes, *words, data, "--shard_size", "4", "--device", "cpu", *added[work]]
+
+    run_ranks(*argv, tmp_path / "whole")
+    wanted, shards = files(tmp_path / "whole"), []
+    total = len(list((tmp_path / "whole").glob(whole_shard)))
+    for trial in range(KILLS):
+        folder, least = tmp_path / f"trial_{trial}", moments.randint(0, total)
+        children = ranks(*argv, folder)
+        while len(list(folder.glob(whole_shard))) < least and any(child.poll() is None for child in children):
+            time.sleep(0.001)
+        time.sleep(moments.uniform(0, 0.1))
+        for child in children:
+            child.kill()
+        for child in children:
+            child.communicate()
+        shards.append(len(list(folder.glob(whole_shard))))
+        run_ranks(*argv, folder)
+        assert files(folder) == wanted, trial
+    print(f"{work}, {processes} processes: {KILLS} killed, with {shards} of {total} shards; all equal")
