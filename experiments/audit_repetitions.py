@@ -5,8 +5,6 @@ among what it decides on are false. The bound: of audits that generated every ca
 flagged are drawn anew, and the bound of each stands beside what was missed.
 """
 
-import contextlib
-import io
 import json
 import random
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,10 +15,11 @@ import numpy as np
 from tqdm import tqdm
 
 import detect_mem
+from experiments.runs import quietly
 from local_sd_pipeline import DenoisingPipeline
-from memorization.audit.returned import of_kind, prompts_with, share_of
+from memorization.audit.returned import of_kind, share_of
 from memorization.audit.screening import UNFLAGGED, decide_captions
-from memorization.audit.verdict import missed_bound
+from memorization.audit.verdict import missed_bound, prompts_that_may_copy
 from memorization.bundled import COPY_DESCRIPTOR, DOSES_GROUND_TRUTH, MODEL, PLANTED
 from memorization.data.prompts import load_prompts
 from memorization.evaluation.copies import CopySettings, evaluate_copies
@@ -49,7 +48,7 @@ Numbers = dict[str, Any]
 
 def screen_run(pipe: DenoisingPipeline, dataset: Path, name: str, seed: int, work: Path) -> Run:
     """D at the first step of the captions of a file, as an audit screens them."""
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+    with quietly():
         return detect_mem.run(
             pipe=pipe,
             dataset=str(dataset),
@@ -95,9 +94,8 @@ def may_copy(folder: Path) -> tuple[dict[int, bool], dict[int, str]]:
     controls = dict(enumerate(load_prompts(str(PLANTED / CONTROL))))
     how, descriptor = CopySettings(fdr=AUDIT_RATE, by_prompt=True), CopyDescriptor(COPY_DESCRIPTOR)
     found = evaluate_copies([run], [others], descriptor, how, str(DOSES_GROUND_TRUTH), control_records=controls)
-    lowest = 1 / (found.controls + 1)
     kinds = {line["index"]: line["kind"] for line in found.lines}
-    return prompts_with(found.lines, lambda line: line["is_copy"] or line["p"] <= lowest), kinds
+    return prompts_that_may_copy(found), kinds
 
 
 def measure_bounds(folders: Mapping[int, Path], repetitions: int) -> list[Numbers]:

@@ -1,10 +1,12 @@
 """Runs of the scripts as commands of their own, several at a time, and what the runs of a sweep are called."""
 
+import contextlib
+import io
 import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +24,13 @@ LOG_FILE = "commands.log"
 
 Command = Sequence[str]
 Cell = TypeVar("Cell")
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Calls within print nothing, as a script's run in this process."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        yield
 
 
 @dataclass(frozen=True)

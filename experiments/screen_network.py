@@ -1,7 +1,6 @@
 """How much of a screen's time is not the network, on a model of SD v1.4's shape with random weights."""
 
 import contextlib
-import io
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from tqdm import tqdm
 
 import detect_mem
 from experiments.cost.jobs import random_sd14
+from experiments.runs import quietly
 from memorization.bundled import PLANTED
 from memorization.tables import format_table
 
@@ -48,7 +48,7 @@ def measure_network(batch_sizes: Sequence[int], prompts: int, work: Path) -> lis
     for batch_size in tqdm(batch_sizes, desc="network", unit="batch size"):
         with seconds_inside(pipe.unet) as unet, seconds_inside(pipe.text_encoder) as text:
             started = time.perf_counter()
-            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            with quietly():
                 run = detect_mem.run(
                     pipe=pipe,
                     output_dir=work / f"network_{batch_size}",

@@ -13,8 +13,6 @@ pastes them.
 """
 
 import argparse
-import contextlib
-import io
 import json
 import os
 import signal
@@ -35,6 +33,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 import detect_mem
 from experiments.kept import add_result, kept_results
 from experiments.planted_tables import table
+from experiments.runs import quietly
 from experiments.screen_network import measure_network, network_table
 from local_sd_pipeline import LocalStableDiffusionPipeline
 from memorization.bundled import MODEL, PLANTED, ROOT
@@ -167,7 +166,7 @@ def measure_scale(count: int, work: Path) -> Record:
 
 
 def run_quietly(**options: object) -> Any:
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+    with quietly():
         return detect_mem.run(**options)
 
 

@@ -85,10 +85,8 @@ def judge(training: TrainingSet, screened: Screened, found: Copies, mitigated: C
         found: of `evaluate_copies`, decided by prompt: the images of the captions that were generated.
         mitigated: the flagged captions' images under a mitigation, against the same controls.
     """
-    kinds, lowest = screened.kinds, 1 / (found.controls + 1)  # p-value of what is nearer than every control
-    copied = prompts_with(found.lines, lambda line: line["is_copy"])
-    may_copy = prompts_with(found.lines, lambda line: line["is_copy"] or line["p"] <= lowest)
-    share = share_of(of_kind(may_copy, UNFLAGGED, kinds)) if screened.sampled else None
+    kinds, copied = screened.kinds, prompts_with(found.lines, lambda line: line["is_copy"])
+    share = share_of(of_kind(prompts_that_may_copy(found), UNFLAGGED, kinds)) if screened.sampled else None
     return Verdict(
         num_pictures=len(training.pictures),
         num_captions=len(training.captions),
@@ -101,6 +99,12 @@ def judge(training: TrainingSet, screened: Screened, found: Copies, mitigated: C
         copied_mitigated=None if mitigated is None else still_copied(found, mitigated, kinds),
         warnings=warnings_of(found),
     )
+
+
+def prompts_that_may_copy(found: Copies) -> dict[int, bool]:
+    """Whether a prompt gives a copy, or an image nearer to a training picture than every control, by its index."""
+    lowest = 1 / (found.controls + 1)
+    return prompts_with(found.lines, lambda line: line["is_copy"] or line["p"] <= lowest)
 
 
 def warnings_of(found: Copies) -> list[str]:

@@ -63,6 +63,14 @@ def final(pipe):
     return latents, torch.from_numpy(pipe.decode(latents))
 
 
+def in_fresh_memory(pipe):
+    """Its weights copied: on cores without AVX-512 kernels round by where in a file's memory they lie."""
+    for part in ("transformer", "vae", *ENCODERS):
+        for weight in getattr(pipe, part).parameters():
+            weight.data = weight.data.clone()
+    return pipe
+
+
 @pytest.mark.parametrize("name", HELD)
 def test_it_gives_the_folders_latents_and_images(sd3, name, tmp_path):
     path, config = sd3 / f"{name}.safetensors", tmp_path / "config"
@@ -71,14 +79,10 @@ def test_it_gives_the_folders_latents_and_images(sd3, name, tmp_path):
         for weights in (config / part).glob("*.safetensors"):
             weights.unlink()
     assert family_of_file(path) is SD3
-    folder, single = load_pipeline(sd3 / "whole"), load_pipeline(path, config=config)
-    for part in ("transformer", "vae", *ENCODERS):
-        expected, found = (getattr(pipe, part).state_dict() for pipe in (folder, single))
-        assert expected.keys() == found.keys() and all(torch.equal(expected[k], found[k]) for k in expected), part
-    # Equal weights at other places in memory: on cores without AVX-512 the kernels round by their alignment.
-    (latents, pixels), (others, other_pixels) = final(folder), final(single)
-    torch.testing.assert_close(others, latents, rtol=1e-5, atol=1e-4)
-    assert (pixels.int() - other_pixels.int()).abs().max() <= 1
+    expected, found = (
+        final(in_fresh_memory(pipe)) for pipe in (load_pipeline(sd3 / "whole"), load_pipeline(path, config=config))
+    )
+    assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True)) and found[0].isfinite().all()
 
 
 def test_what_lies_beside_it_is_part_of_its_identity(sd3, tmp_path):
