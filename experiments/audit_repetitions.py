@@ -7,14 +7,14 @@ flagged are drawn anew, and the bound of each stands beside what was missed.
 
 import json
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
 import detect_mem
+from experiments.means import mean_and_error, mean_text
 from experiments.runs import quietly
 from local_sd_pipeline import DenoisingPipeline
 from memorization.audit.returned import of_kind, share_of
@@ -127,8 +127,8 @@ def screens_table(found: Sequence[Mapping[str, Any]]) -> str:
     rows = []
     for rate in sorted({f["rate"] for f in found}):
         some = [f for f in found if f["rate"] == rate]
-        false = [f["false"] / max(f["decided"], 1) for f in some]
-        rows.append([f"{rate:g}", len(some), mean_text(f["decided"] for f in some), mean_text(false)])
+        decided, false = [f["decided"] for f in some], [f["false"] / max(f["decided"], 1) for f in some]
+        rows.append([f"{rate:g}", len(some), *(mean_text(mean_and_error(v)) for v in (decided, false))])
     headers = ["nominal rate of the screen", "repetitions", "captions decided on", "of them ordinary, realised rate"]
     return format_table(headers, rows) if rows else ""
 
@@ -138,7 +138,7 @@ def bounds_table(found: Sequence[Mapping[str, Any]]) -> str:
     for seed in sorted({f["seed"] for f in found}):
         some = [f for f in found if f["seed"] == seed]
         holds = share_measure([float(f["bound"] >= f["missed"]) for f in some], range(len(some)))
-        bounds = mean_text(f["bound"] for f in some)
+        bounds = mean_text(mean_and_error(f["bound"] for f in some))
         rows.append(
             [seed, some[0]["unflagged"], some[0]["drawn"], f"{some[0]['missed']:.3f}", bounds, interval_text(holds)]
         )
@@ -151,9 +151,3 @@ def bounds_table(found: Sequence[Mapping[str, Any]]) -> str:
         "bound holds",
     ]
     return format_table(headers, rows) if rows else ""
-
-
-def mean_text(values: Iterable[float]) -> str:
-    """A mean over repetitions with its standard error."""
-    numbers = np.fromiter(values, float)
-    return f"{numbers.mean():.3f} (± {numbers.std(ddof=1) / len(numbers) ** 0.5:.3f})"

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from experiments.means import mean_and_error, mean_text
 from memorization.audit.captions import TrainingSet
 from memorization.audit.screening import Screened, decide_captions
 from memorization.audit.verdict import Verdict, judge
@@ -150,9 +151,7 @@ def simulated(cases: Sequence[Case], repetitions: int) -> Iterator[dict[str, Any
         found = [repetition(case, seed) for seed in range(repetitions)]
         values = {name: np.array([f[name] for f in found]) for name in found[0]}
         holds = share_measure(values.pop("holds"), range(repetitions))
-        means = {
-            name: {"mean": float(v.mean()), "error": float(v.std() / repetitions**0.5)} for name, v in values.items()
-        }
+        means = {name: mean_and_error(v) for name, v in values.items()}
         yield {**vars(case), "repetitions": repetitions, **means, "holds": holds}
 
 
@@ -171,10 +170,3 @@ def simulation_table(results: Sequence[Mapping[str, Any]]) -> str:
     )
     told += f"and {COPY_CONTROLS} of copies, {UNFLAGGED} captions drawn among the others. Nominal: at most {FDR:g} of "
     return f"{table}\n\n{told}each false, and the bound holds in 0.95 or more."
-
-
-def mean_text(found: Mapping[str, float]) -> str:
-    """A mean with its standard error; a dash where it is not defined."""
-    if found["mean"] is None or np.isnan(found["mean"]):  # as files and as results have it
-        return "-"
-    return f"{found['mean']:.3f} (± {found['error']:.3f})"

@@ -119,6 +119,17 @@ def flow_of(scheduler: Any) -> FlowMatchEulerDiscreteScheduler:
     return scheduler
 
 
+def refuse_other_samplers(scheduler: Any) -> None:
+    """
+    Raises:
+        ValueError: one line, if a pipeline that was put together in memory steps by another scheduler than those here.
+    """
+    name = type(scheduler).__name__
+    if name not in DDIM and not is_flow(scheduler):
+        remedy = "pipe.scheduler = ddim_of(pipe.scheduler), of memorization.models.schedulers, makes it so"
+        raise ValueError(f"scheduler {name} of the given pipeline is not DDIM; {remedy}")
+
+
 def is_flow(scheduler: Any) -> bool:
     """Whether a scheduler is one of flow matching that is used here: there D is of the velocity, and never blind."""
     return isinstance(scheduler, FlowMatchEulerDiscreteScheduler)

@@ -2,11 +2,24 @@
 
 from typing import TYPE_CHECKING
 
+from memorization.models.schedulers import refuse_other_samplers
 from memorization.models.stable_diffusion import attach_base, load_pipeline
 from memorization.runs.settings import OWN_BASE, RunSettings
 
 if TYPE_CHECKING:
     from local_sd_pipeline import DenoisingPipeline
+
+
+def open_model(settings: RunSettings, device: str, given: "DenoisingPipeline | None") -> "DenoisingPipeline":
+    """The pipeline that was handed over, or else that of the settings.
+
+    Raises:
+        ValueError: one line, if it cannot be loaded, or the given one has a scheduler that it cannot be run with.
+    """
+    if given is None:
+        return load_model(settings, device)
+    refuse_other_samplers(given.scheduler)
+    return given
 
 
 def load_model(settings: RunSettings, device: str) -> "DenoisingPipeline":

@@ -29,7 +29,7 @@ from memorization.models.encoding import count_truncated, encode_batch
 from memorization.ordinary import random_prompt
 from memorization.runs.contents import run_contents
 from memorization.runs.first_step import look_at_first_step, refuse_blind_exit
-from memorization.runs.models import load_model
+from memorization.runs.models import open_model
 from memorization.runs.settings import SHARED_SEEDS, RunSettings, from_arguments, with_guidance
 from memorization.runs.shared_noise import SharedNoise
 from memorization.runs.workers import BackgroundWriter, Processes
@@ -95,7 +95,7 @@ def open_screen(settings: ScreenSettings, pipe: "DenoisingPipeline | None" = Non
             if run.dataset != "random":  # a data set that is none is told of before the model is loaded
                 open_stream(run.dataset, run.prompt_key, run.clean_prompts).take(1)
             with input_errors():
-                loaded = pipe or load_model(run, processes.device)
+                loaded = open_model(run, processes.device, pipe)
                 loaded.initial_latents([0], run.image_length)
             settings = replace(settings, run=with_guidance(run, loaded))
             run = settings.run

@@ -25,7 +25,7 @@ from memorization.rows import find_fault, not_finite, told_of_faulty
 from memorization.runs.contents import model_contents, run_contents, warn_of_former_rows
 from memorization.runs.first_step import look_at_first_step
 from memorization.runs.images import RunImages
-from memorization.runs.models import load_model
+from memorization.runs.models import open_model
 from memorization.runs.settings import ORIGINAL_SEEDS, RunSettings, ScriptSettings, with_guidance
 from memorization.runs.tracking import Tracking
 from memorization.runs.workers import BackgroundWriter, Processes
@@ -88,7 +88,7 @@ class Session:
                 # `random` draws its words from the model's tokenizer; other prompts are looked at before it is loaded.
                 early = None if settings.dataset == "random" else self.load_records()
                 with input_errors():
-                    self.pipe = pipe or load_model(settings, processes.device)
+                    self.pipe = open_model(settings, processes.device, pipe)
                     self.pipe.grad_batch_size = settings.grad_batch_size
                     self.settings = with_guidance(settings, self.pipe)
                     self.layers = self.pipe.mask_layers

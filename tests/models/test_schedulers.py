@@ -92,6 +92,16 @@ def test_a_folder_without_betas_ends_in_one_line(tmp_path, model_folder, capsys)
     assert stop.value.code == 2 and error.count("\n") == 1 and "names no beta_start" in error
 
 
+def test_a_pipeline_from_memory_with_another_sampler_ends_in_one_line(tmp_path, model_folder):
+    pipe = load_pipeline(str(model_folder))
+    ours, pipe.scheduler = pipe.scheduler, of_class("EulerDiscreteScheduler")
+    with pytest.raises(memorization.InputError, match="EulerDiscreteScheduler of the given pipeline is not DDIM"):
+        detect_mem.run(pipe=pipe, end=1, output_dir=tmp_path)
+    assert not list(tmp_path.rglob("*.jsonl"))
+    pipe.scheduler = ours
+    assert len(detect_mem.run(pipe=pipe, end=1, num_inference_steps=2, output_dir=tmp_path).rows) == 1
+
+
 def test_steps_that_cannot_be_and_a_first_step_without_signal():
     scheduler = diffusers.DDIMScheduler(**BUNDLED)
     assert first_timestep(scheduler, 50) == 981 and first_timestep(scheduler, 999) == 999
