@@ -17,6 +17,7 @@ class Returned:
         place: among all pictures.
         index: of the picture's record.
         caption: the picture's own.
+        repeats: how often the data says that it is trained on, as kohya's folders do.
         prompt: what the image was generated from, and its index.
         similarity: of the image to the picture; p, q: of that against the controls.
         found_by: whether the screen had flagged the prompt.
@@ -26,6 +27,7 @@ class Returned:
     place: int
     index: int
     caption: str
+    repeats: int
     picture: str
     prompt: str
     prompt_index: int
@@ -67,10 +69,12 @@ def returned_pictures(training: TrainingSet, lines: Sequence[Line], kinds: Mappi
 
 def of_picture(training: TrainingSet, place: int, copies: Sequence[Line], kinds: Mapping[int, str]) -> Returned:
     best, (index, file) = max(copies, key=lambda line: line["nearest"]), training.pictures[place]
+    record = training.records[index]
     return Returned(
         place=place,
         index=index,
-        caption=training.records[index].prompt,
+        caption=record.prompt,
+        repeats=record.repeats,
         picture=str(file),
         prompt=best["prompt"],
         prompt_index=best["index"],

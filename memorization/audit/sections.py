@@ -129,6 +129,7 @@ def returned_table(returned: Sequence[Returned], caption: str = "Training pictur
         [
             one.caption[:60],
             one.index,
+            one.repeats,
             *(f"{v:.3f}" for v in (one.similarity, one.p, one.q)),
             one.num_images,
             one.found_by,
@@ -136,7 +137,7 @@ def returned_table(returned: Sequence[Returned], caption: str = "Training pictur
         ]
         for one in returned
     ]
-    headers = ["caption", "index", "similarity", "p", "q", "copies", "caption was", "picture"]
+    headers = ["caption", "index", "repeats", "similarity", "p", "q", "copies", "caption was", "picture"]
     note = "Similarity, p and q of the image that is most like it." if rows else "none"
     return Table(caption, headers, rows, note)
 

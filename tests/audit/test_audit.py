@@ -5,6 +5,7 @@ import shutil
 from collections import Counter
 from contextlib import redirect_stdout
 from io import StringIO
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,10 +14,12 @@ import audit_mem
 from helpers.other_pipelines import make_flux
 from helpers.scale_runs import one_thread, run_ranks
 from memorization.audit.attacks import judge_attack
-from memorization.audit.captions import read_training_set, recombined_captions
+from memorization.audit.captions import TrainingSet, read_training_set, recombined_captions
+from memorization.audit.returned import returned_pictures
+from memorization.audit.sections import returned_table
 from memorization.audit.verdict import missed_bound, still_copied, warnings_of
 from memorization.bundled import COPY_DESCRIPTOR, GROUND_TRUTH, MODEL, PLANTED
-from memorization.data.prompts import load_prompts
+from memorization.data.prompts import PromptRecord, load_prompts
 from memorization.evaluation.copies import Copies, CopySettings
 from memorization.evaluation.decisions import too_few_controls
 from memorization.evaluation.judged_images import decide_prompts
@@ -152,6 +155,15 @@ def test_what_an_attack_brings_back_is_decided_against_its_own_controls(highest,
     )
     assert [p.place for p in one.returned] == back and one.new == back[1:]
     assert [(share["count"], share["of"]) for share in (one.near, one.near_controls)] == [(2, 4), (2, 9)]
+
+
+def test_a_picture_that_comes_back_says_how_often_it_is_trained_on():
+    records = {k: PromptRecord(k, "a", "a", reference_images=(Path(f"{k}.png"),), repeats=k + 1) for k in range(3)}
+    line = {"index": 0, "prompt": "a", "seed": 0, "nearest": 0.9, "nearest_picture": 1, "p": 0.1, "q": 0.1}
+    lines = [line | {"is_copy": True}, line | {"nearest_picture": 2, "is_copy": False}]
+    (one,) = returned_pictures(TrainingSet("made up", records), lines, {0: "flagged"})
+    table = returned_table([one])
+    assert one.repeats == 2 and table.rows[0][list(table.headers).index("repeats")] == 2
 
 
 def test_two_processes_say_what_one_does(attacked, capsys):
