@@ -10,11 +10,13 @@ on; the other half are the audit's controls. Pages go to audit_example/. A run t
 import argparse
 import importlib.util
 import json
+import os
 import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from memorization.bundled import COPY_DESCRIPTOR, MODEL, PLANTED, ROOT, find_bundled
@@ -69,16 +71,28 @@ def write_pair(folder: Path, record: PromptRecord) -> None:
     (folder / f"{record.index:02}.txt").write_text(record.prompt + "\n", encoding="utf-8")
 
 
-def run(*words: object) -> None:
-    """A command of the clone; what it prints at its end is left to the end of this.
+def run_at_once(commands: Mapping[str, Sequence[object]], folder: Path) -> None:
+    """Commands of the clone by their names; what they print at their ends is left to the end of this.
+
+    The first shows its bars; the others work behind it and write them to FOLDER/NAME.log. They share the CPU.
 
     Raises:
-        InputError: if it fails, whose reason it has said.
+        InputError: once all have ended, if one has failed, whose reason it has said.
     """
-    print(f"$ python {' '.join(str(word).removeprefix(f'{ROOT}/') for word in words)}", flush=True)
-    done = subprocess.run([sys.executable, *map(str, words)], cwd=ROOT, stdout=subprocess.DEVNULL)
-    if done.returncode:
-        raise InputError(f"{words[0]} ended with exit code {done.returncode}; the same command again goes on")
+    threads = f"{max((os.cpu_count() or 1) // len(commands), 1)}"
+    environment = ({"OMP_NUM_THREADS": threads} if len(commands) > 1 else {}) | os.environ
+    logs, running = {name: folder / f"{name}.log" for name in list(commands)[1:]}, {}
+    with ExitStack() as opened:
+        for name, words in commands.items():
+            print(f"$ python {' '.join(str(word).removeprefix(f'{ROOT}/') for word in words)}", flush=True)
+            stderr = opened.enter_context(logs[name].open("w", encoding="utf-8")) if name in logs else None
+            how = {"cwd": ROOT, "env": environment, "stdout": subprocess.DEVNULL, "stderr": stderr}
+            running[name] = subprocess.Popen([sys.executable, *map(str, words)], **how)
+    codes = {name: command.wait() for name, command in running.items()}
+    for name, code in codes.items():
+        if code:
+            where = f", see {logs[name]}" if name in logs else ""
+            raise InputError(f"{name} ended with exit code {code}{where}; the same command again goes on")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -96,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         how = ("--steps", args.steps, "--batch_size", BATCH_SIZE, "--checkpoint_every", CHECKPOINT_EVERY)
         how += ("--seed", args.seed, *(LORA if has_peft else UNET))
         data = ("--dataset", pictures, "--duplication", "repeats")
-        run("tools/finetune_memorize.py", *base, *data, "--output", model, *how)
+        run_at_once({"training": ("tools/finetune_memorize.py", *base, *data, "--output", model, *how)}, folder)
 
         print("3. Audits of the tuned model against its base, and of the base by itself.")
         data = ("--training_data", pictures, "--controls", held_out, "--sscd", COPY_DESCRIPTOR, "--fdr", FDR)
@@ -106,8 +120,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         audits = {TUNED: (*added, "--base_model_id", "own"), UNTOUCHED: ()}
         if args.without_base:
             audits[ALONE] = added
-        for name, options in audits.items():
-            run("audit_mem.py", *base, *options, *data, *how, "--output", folder / name)
+        words = ("audit_mem.py", *base, *data, *how)
+        run_at_once({name: (*words, *more, "--output", folder / name) for name, more in audits.items()}, folder)
 
         for name in audits:
             verdict = json.loads((folder / name / "audit.json").read_text(encoding="utf-8"))["verdict"]

@@ -9,29 +9,38 @@ import pytest
 
 from memorization.bundled import ROOT
 from memorization.data.prompts import load_prompts
+from memorization.errors import InputError
 
 
 @pytest.fixture
-def example(monkeypatch):
-    """The example as a module, whose commands run here; the words of each are kept."""
+def module():
+    """The example as a module."""
     spec = importlib.util.spec_from_file_location("audit_example", ROOT / "examples" / "audit.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def commands(module, monkeypatch):
+    """The words of its commands, which run here."""
     commands = []
 
-    def run(*words):
-        commands.append([str(word) for word in words])
-        monkeypatch.setattr(sys, "argv", commands[-1])
-        runpy.run_path(str(ROOT / words[0]), run_name="__main__")
+    def run_here(some, folder):
+        for words in some.values():
+            commands.append([str(word) for word in words])
+            monkeypatch.setattr(sys, "argv", commands[-1])
+            runpy.run_path(str(ROOT / words[0]), run_name="__main__")
 
-    monkeypatch.setattr(module, "run", run)
+    monkeypatch.setattr(module, "run_at_once", run_here)
     monkeypatch.setattr(module, "NUM_IMAGES", 1)
     monkeypatch.setattr(module, "BATCH_SIZE", 2)
-    return module, commands
+    return commands
 
 
-def test_a_model_is_tuned_on_repeated_pictures_and_audited_before_and_after(example, model_folder, tmp_path, capsys):
-    module, commands = example
+def test_a_model_is_tuned_on_repeated_pictures_and_audited_before_and_after(
+    module, commands, model_folder, tmp_path, capsys
+):
     few = ["--steps", "1", "--num_inference_steps", "1", "--model_id", str(model_folder)]
     module.main([str(tmp_path), *few])
     folder = tmp_path / "seed_0"
@@ -49,3 +58,12 @@ def test_a_model_is_tuned_on_repeated_pictures_and_audited_before_and_after(exam
         verdict = json.loads((folder / name / "audit.json").read_text())["verdict"]
         assert f"\n{name}: {verdict['text']}" in told and str(folder / name / "report.html") in told
         assert verdict["num_captions"] == module.TRAINED
+
+
+def test_what_fails_behind_another_command_says_where_its_reason_is(module, tmp_path):
+    works, fails = (tmp_path / f"{name}.py" for name in ("works", "fails"))
+    works.write_text("from pathlib import Path\nPath(__file__).with_suffix('.done').touch()\n")
+    fails.write_text("raise SystemExit('no such model')\n")
+    with pytest.raises(InputError, match=r"untouched ended with exit code 1, see .*untouched\.log; the same command"):
+        module.run_at_once({"tuned": [works], "untouched": [fails]}, tmp_path)
+    assert (tmp_path / "untouched.log").read_text() == "no such model\n" and works.with_suffix(".done").exists()
