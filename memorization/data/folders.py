@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from memorization.data.tables import CAPTION_COLUMNS, first_of, in_lower_case, raw_rows
+from memorization.data.tables import CAPTION_COLUMNS, first_of, in_lower_case, kind_of, raw_rows
 from memorization.errors import InputError, warn
 from memorization.files.packed import PackedFile, ParquetCell
 from memorization.files.pixels import is_picture, picture_suffixes
@@ -138,16 +138,16 @@ def listed_rows(table: Path, prompt_key: str | None = None) -> Iterator[dict]:
             raise InputError(f"{where}: it needs {FILE_COLUMN} and {' or '.join(columns)} (keys: {', '.join(raw)})")
         path = table.parent / name
         others = {key: value for key, value in row.items() if OTHER_CAPTION.fullmatch(key)}
-        rows.append((path, {**others, "caption": caption}))
+        rows.append((path, {**others, "caption": caption, "kind": kind_of(row)}))
         if not path.is_file():
             lacking.append(path)
     if len(lacking) == len(rows):
         raise InputError(f"none of the {len(rows)} files that {table} lists is there")
     tell_left_out(lacking, rows, "files that are listed are not there")
     gone = set(lacking)
-    for index, (path, captions) in enumerate(rows):
+    for index, (path, row) in enumerate(rows):
         if path not in gone:
-            yield {**captions, "index": index, "reference_images": (path,)}
+            yield {**row, "index": index, "reference_images": (path,)}
 
 
 def tell_left_out(lacking: list[Path], everything: Iterable[object], why: str) -> None:

@@ -189,8 +189,13 @@ def with_caption(where: str, raw: Mapping, prompt_key: str | None) -> dict:
     if not isinstance(row["caption"], str):
         wanted = f"{prompt_key}, which --prompt_key names" if prompt_key else "caption; name another by --prompt_key"
         raise InputError(f"{where}: no text under the key {wanted} (keys: {', '.join(map(str, raw)) or 'none'})")
-    kind = next((row[c] for c in KIND_COLUMNS if isinstance(row.get(c), str) and row[c]), None)
+    kind = kind_of(row)
     return row | {"kind": kind} if kind is not None and not row.get("kind") else row
+
+
+def kind_of(row: Mapping) -> str | None:
+    """The kind that a row with its columns in lower case has, under any of the names of that column."""
+    return next((row[c] for c in KIND_COLUMNS if isinstance(row.get(c), str) and row[c]), None)
 
 
 def is_link_alone(raw: Mapping, prompt_key: str | None) -> bool:

@@ -110,6 +110,15 @@ def test_a_picture_without_a_text_is_called_by_kohyas_folder(tmp_path):
     assert [r.prompt for r in load_prompts(str(tmp_path))] == [CAPTIONS[0], "owl", CAPTIONS[2]]
 
 
+def test_a_list_of_files_says_kinds_and_further_captions(tmp_path):
+    (tmp_path / "a.png").write_bytes(png(PIXELS[0]))
+    rows = [{"file_name": "a.png", "text": "an owl", "Type": "bird", "caption1": "one owl"}]
+    rows.append({"file_name": "a.png", "text": "an owl", "kind": 7})
+    (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    first, second = load_prompts(str(tmp_path))
+    assert (first.kind, first.alternatives) == ("bird", ("one owl",)) and second.kind is None
+
+
 def test_what_lacks_a_picture_or_a_caption_is_left_out_and_told(tmp_path, capsys):
     (listed(tmp_path / "list", ".jsonl") / "train" / "1.png").unlink()
     assert [r.index for r in load_prompts(str(tmp_path / "list"))] == [0, 2]
