@@ -1,4 +1,5 @@
-"""An audit with both attacks killed with SIGKILL at random moments, alone and as two processes, then run to the end."""
+"""An audit with both attacks killed with SIGKILL at random moments of each stage, alone and as two processes, then run
+to the end."""
 
 import os
 import random
@@ -9,7 +10,8 @@ import pytest
 from helpers.scale_runs import ranks, run_ranks
 from memorization.bundled import COPY_DESCRIPTOR, PLANTED
 
-KILLS = int(os.environ.get("KILLS", 20))
+RUNS = 8  # controls, screen, base, generation, and two of each attack
+KILLS = int(os.environ.get("KILLS", 2 * (RUNS + 1)))
 CONTROLS = PLANTED / "planted_control_groundtruth"
 HOW = (
     "--attacks contrast embeddings --search_steps 2 --base_model_id own --device cpu --num_images_per_prompt 1".split()
@@ -24,22 +26,34 @@ def results(folder):
     return (folder / "audit.json").read_text().replace(str(folder), ""), rows
 
 
+def num_begun(folder):
+    """How many runs of an audit have begun; the index is none."""
+    return len(list(folder.glob("det_outputs/*.config.json")))
+
+
+def wait_for(folder, runs, children):
+    """Until so many runs have begun, or the audit has ended before."""
+    while num_begun(folder) < runs and any(child.poll() is None for child in children):
+        time.sleep(0.05)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
 def test_nothing_is_lost_or_doubled_by_kills_at_random_moments(processes, tmp_path, model_folder):
     argv = ["audit_mem", *HOW, "--model_id", model_folder, "--sscd", COPY_DESCRIPTOR, "--output"]
     moments, began = random.Random(processes), time.time()
     run_ranks(processes, *argv, tmp_path / "whole")
-    lasts, wanted, stages = time.time() - began, results(tmp_path / "whole"), []
+    lasts, wanted, begun = time.time() - began, results(tmp_path / "whole"), []
     for trial in range(KILLS):
         folder = tmp_path / f"trial_{trial}"
         children = ranks(processes, *argv, folder)
-        time.sleep(moments.uniform(lasts / 5, lasts))  # before, packages are imported
+        wait_for(folder, trial % (RUNS + 1), children)
+        time.sleep(moments.uniform(0, lasts / RUNS))
         for child in children:
             child.kill()
         for child in children:
             child.communicate()
-        stages.append(len(list(folder.glob("det_outputs/*.config.json"))))
+        begun.append(num_begun(folder))
         run_ranks(processes, *argv, folder)
         assert results(folder) == wanted, trial
-    print(f"{processes} processes: {KILLS} killed, with so many of eight runs begun: {stages}; all equal")
+    print(f"{processes} processes: {KILLS} killed, with so many of {RUNS} runs begun: {begun}; all equal")
