@@ -41,10 +41,13 @@ def tuned_table(results: Results) -> str:
         repeated, once = ([p for p in pictures if p["repeated"] == is_so] for is_so in (True, False))
         found = [p for p in pictures if p["returned"]]
         flags, backs = share(repeated, "flagged"), [share(some, "returned") for some in (repeated, once)]
-        rows.append([told, *shares_text(share(found, "repeated"), backs[0], flags, backs[1])])
+        given = share([p for p in repeated if p["copied"]], "returned")
+        rows.append([told, *shares_text(share(found, "repeated"), backs[0], flags, given, backs[1])])
     headers = ["model", "precision: of what comes back, repeated", "recall: of what is repeated, comes back"]
-    headers += ["of that, flagged by the screen", "of what is there once, comes back"]
-    return f"{format_table(headers, rows)}\n\n{len(cells)} seeds of `examples/audit.sh --without_base`."
+    headers += ["of that, flagged by the screen", "of what is repeated and given by its caption, comes back"]
+    headers += ["of what is there once, comes back"]
+    told = f"{len(cells)} seeds of `examples/audit.sh --without_base`. What is given by its caption is told by pixels."
+    return f"{format_table(headers, rows)}\n\n{told}"
 
 
 def bundled_table(results: Results) -> str:

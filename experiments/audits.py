@@ -4,7 +4,7 @@
     python -m experiments.audits --parts simulation         minutes
 
 tuned: examples/audit.sh --without_base by three seeds; which pictures were repeated is known. bundled: the bundled
-model on all that was planted, by three seeds; which verbatim pictures come back is told by pixels, apart from the copy
+model on all that was planted, by three seeds. Which captions give their pictures is told by pixels, apart from the copy
 descriptor. repetitions: rates and bounds on the bundled world beside nominal ones, of the audits that `bundled` made.
 simulation: the same of made-up scores. An audit that is measured is not made again, one that was
 cut off goes on where it was, and one that fails leaves the others alone. Numbers go to experiments/results/audits.json;
@@ -15,7 +15,7 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,15 +78,22 @@ def bundled_command(folder: Path, seed: int) -> Command:
 
 
 def measure_tuned(folder: Path, seed: int) -> Cell:
-    """Which pictures come back in each audit, and how often each was trained on."""
+    """Which pictures come back in each audit, whether their captions give them, and what was repeated."""
     folder = folder / f"seed_{seed}"
-    repeats = {record.index: record.repeats for record in load_prompts(str(folder / "pictures"))}
+    records = {record.index: record for record in load_prompts(str(folder / "pictures"))}
     found: Cell = {"seed": seed}
     for name in AUDITS:
         back, flagged = returned(folder / name), flagged_captions(folder / name)
+        given = given_pictures(read_generated(folder / name), records)
         found[name] = [
-            {"index": k, "repeated": count > 1, "flagged": k in flagged, "returned": k in back}
-            for k, count in repeats.items()
+            {
+                "index": k,
+                "repeated": r.repeats > 1,
+                "copied": k in given,
+                "flagged": k in flagged,
+                "returned": k in back,
+            }
+            for k, r in records.items()
         ]
     return found
 
@@ -95,16 +102,26 @@ def measure_bundled(folder: Path, seed: int) -> Cell:
     """Every verbatim picture of some doses: whether its caption gives it, by pixels, and what the audit says of it."""
     groups, back, flagged = groups_of(DOSES_GROUND_TRUTH), returned(folder), flagged_captions(folder)
     records = {record.index: record for record in load_prompts(str(DOSES_GROUND_TRUTH))}
-    run = read_run(RunFiles(folder, "generated_ours").rows)
-    rows = {row["index"]: row for row in run.rows}
+    run = read_generated(folder)
+    rows, given = {row["index"]: row for row in run.rows}, given_pictures(run, records)
     chosen = [k for k, group in groups.items() if records[k].kind == "verbatim" and group.dose in DOSES]
     pictures = [
-        {"index": k, "dose": groups[k].dose, "copied": bool(by_pixels(run, rows[k], records[k]).any())}
+        {"index": k, "dose": groups[k].dose, "copied": k in given}
         | {"flagged": k in flagged, "returned": k in back}
         | {"right": is_right(run, rows, back[k], records[k]) if k in back else None}
         for k in chosen
     ]
     return {"seed": FIRST_SEED + seed, "pictures": pictures}
+
+
+def read_generated(folder: Path) -> Run:
+    """The images of the captions of an audit."""
+    return read_run(RunFiles(folder, "generated_ours").rows)
+
+
+def given_pictures(run: Run, records: Mapping[int, PromptRecord]) -> set[int]:
+    """Indices of captions that give their own picture, by pixels, in any of their images."""
+    return {row["index"] for row in run.rows if by_pixels(run, row, records[row["index"]]).any()}
 
 
 def is_right(run: Run, rows: dict[int, Any], one: Cell, record: PromptRecord) -> bool:

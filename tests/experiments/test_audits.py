@@ -65,6 +65,8 @@ def test_precision_and_recall_are_of_what_was_repeated(tmp_path, monkeypatch):
     write_audit(folder / "untouched", [], [])
     made = []
     monkeypatch.setattr(audits.Runner, "work", lambda self, commands, title: made.extend(commands))
+    monkeypatch.setattr(audits, "read_generated", lambda folder: None)
+    monkeypatch.setattr(audits, "given_pictures", lambda run, records: {1, 2})
     argv = ["--parts", "tuned", "--seeds", "1", "--output", tmp_path / "out", "--results", tmp_path / "found.json"]
     argv = [str(word) for word in argv]
     audits.main(argv)
@@ -72,9 +74,11 @@ def test_precision_and_recall_are_of_what_was_repeated(tmp_path, monkeypatch):
     assert len(made) == 1  # what is measured is not made again
     table = tuned_table(parse_results((tmp_path / "found.json").read_text()))
     tuned, alone, untouched = table.splitlines()[2:5]
-    assert [cell.split(", ")[-1].strip() for cell in tuned.split("|")[2:6]] == ["1 of 2"] * 4
+    assert [cell.split(", ")[-1].strip() for cell in tuned.split("|")[2:7]] == [*["1 of 2"] * 3, "1 of 1", "1 of 2"]
     assert [cell.split(", ")[-1].strip() for cell in alone.split("|")[2:4]] == ["2 of 2"] * 2
-    assert [cell.split(", ")[-1].strip() for cell in untouched.split("|")[2:6]] == ["-", *["0 of 2"] * 3]
+    assert [cell.split(", ")[-1].strip() for cell in untouched.split("|")[2:7]] == [
+        "-", "0 of 2", "0 of 2", "0 of 1", "0 of 2"
+    ]  # fmt: skip
 
 
 def test_an_audit_that_fails_leaves_the_others_alone_and_one_made_otherwise_is_refused(tmp_path, monkeypatch, capsys):
