@@ -183,8 +183,12 @@ def kept_measures() -> set[tuple[float, ...]]:
 
     for path in [*(ROOT / "experiments/results").rglob("*.json"), ROOT / "planted/planted_report.json"]:
         walk(json.loads(path.read_text()))
-    for path in (ROOT / "experiments/results").rglob("*.md"):
-        found += [tuple(map(float, m)) for m in INTERVAL.findall(path.read_text())]
+    tables = [path.read_text() for path in (ROOT / "experiments/results").rglob("*.md")]
+    tables += [
+        place["table"] for name in NAMES for place in write_docs.PLACE.finditer(text_of(name))
+    ]  # which are not stale
+    for text in tables:
+        found += [tuple(map(float, m)) for m in INTERVAL.findall(text)]
     found += [(-v, -high, -low) for v, low, high in found]
     return {tuple(round(x, digits) + 0.0 for x in measure) for measure in found for digits in (2, 3)}
 
