@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from helpers.scale_runs import ranks, run_ranks
+from helpers.scale_runs import kill_ranks, ranks, run_ranks
 from memorization.bundled import COPY_DESCRIPTOR, PLANTED
 
 RUNS = 8  # controls, screen, base, generation, and two of each attack
@@ -31,12 +31,6 @@ def num_begun(folder):
     return len(list(folder.glob("det_outputs/*.config.json")))
 
 
-def wait_for(folder, runs, children):
-    """Until so many runs have begun, or the audit has ended before."""
-    while num_begun(folder) < runs and any(child.poll() is None for child in children):
-        time.sleep(0.05)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
 def test_nothing_is_lost_or_doubled_by_kills_at_random_moments(processes, tmp_path, model_folder):
@@ -47,12 +41,10 @@ def test_nothing_is_lost_or_doubled_by_kills_at_random_moments(processes, tmp_pa
     for trial in range(KILLS):
         folder = tmp_path / f"trial_{trial}"
         children = ranks(processes, *argv, folder)
-        wait_for(folder, trial % (RUNS + 1), children)
-        time.sleep(moments.uniform(0, lasts / RUNS))
-        for child in children:
-            child.kill()
-        for child in children:
-            child.communicate()
+        runs = trial % (RUNS + 1)
+        kill_ranks(
+            children, lambda folder=folder, runs=runs: num_begun(folder) >= runs, moments.uniform(0, lasts / RUNS)
+        )
         begun.append(num_begun(folder))
         run_ranks(processes, *argv, folder)
         assert results(folder) == wanted, trial

@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -72,6 +73,17 @@ def ranks(processes, script, *words):
         )
         for rank in range(processes)
     ]
+
+
+def kill_ranks(children, has_begun, pause):
+    """Kill processes with SIGKILL so many seconds after something is so, or after they have ended before it."""
+    while not has_begun() and any(child.poll() is None for child in children):
+        time.sleep(0.001)
+    time.sleep(pause)
+    for child in children:
+        child.kill()
+    for child in children:
+        child.communicate()
 
 
 def run_ranks(processes, script, *words):

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from helpers.scale_runs import command, environment, files, finished, ranks, run, run_ranks
+from helpers.scale_runs import command, environment, files, finished, kill_ranks, ranks, run, run_ranks
 from memorization.bundled import COPY_DESCRIPTOR, DOSES_GROUND_TRUTH, PLANTED
 
 KILLS = int(os.environ.get("KILLS", 20))
@@ -86,13 +86,11 @@ def test_a_screen_and_an_index_lose_and_double_nothing_either(work, processes, t
     for trial in range(KILLS):
         folder, least = tmp_path / f"trial_{trial}", moments.randint(0, total)
         children = ranks(*argv, folder)
-        while len(list(folder.glob(whole_shard))) < least and any(child.poll() is None for child in children):
-            time.sleep(0.001)
-        time.sleep(moments.uniform(0, 0.1))
-        for child in children:
-            child.kill()
-        for child in children:
-            child.communicate()
+        kill_ranks(
+            children,
+            lambda folder=folder, least=least: len(list(folder.glob(whole_shard))) >= least,
+            moments.uniform(0, 0.1),
+        )
         shards.append(len(list(folder.glob(whole_shard))))
         run_ranks(*argv, folder)
         assert files(folder) == wanted, trial
