@@ -10,6 +10,7 @@ from memorization.bundled import ROOT
 STUB = """#!/usr/bin/env bash
 echo "$*" >>"$LOG"
 if [[ $1 == -c && $2 == *version_info* ]]; then exit "${OLD:-0}"; fi
+if [[ $* == *.\[lora\]* ]]; then exit "${NO_LORA:-0}"; fi
 if [[ $1 == -m && $2 == venv ]]; then mkdir -p "$3/bin" && cp "$0" "$3/bin/python"; fi
 """
 
@@ -57,6 +58,17 @@ def test_what_the_tests_need_is_installed_beside_and_not_for_the_quickstart(clon
     assert set_up(clone)[1] == [] and set_up(clone, **dev)[1] == []
     (clone / "requirements-dev.txt").write_text("-r requirements.txt\n")
     assert set_up(clone)[1] == [] and set_up(clone, **dev)[1] != []
+
+
+def test_an_extra_is_installed_once_and_gone_on_without_where_it_cannot_be_had(clone):
+    lora, asked = {"EXTRA": "lora"}, ["-e .[lora] --no-build-isolation"]
+    done, told = set_up(clone, **lora, NO_LORA="1")
+    assert done.returncode == 0 and told == USUAL + asked
+    assert done.stderr == "warning: the extra lora could not be installed; going on without it\n"
+    assert set_up(clone, **lora)[1] == asked
+    assert set_up(clone, **lora)[1] == set_up(clone)[1] == []
+    (clone / "pyproject.toml").write_text("# changed\n")
+    assert set_up(clone)[1] == USUAL and set_up(clone, **lora)[1] == asked
 
 
 def test_an_old_interpreter_is_refused_in_one_line(clone):
