@@ -25,14 +25,14 @@ from memorization.errors import InputError, exit_on_input_error
 from memorization.files.whole import make_folder
 from memorization.runs.arguments import HelpFormatter, natural_int, positive_int
 
-# Six to ten minutes on two idle cores. A repeated picture is seen about 380 times, of which half come back; one that is
+# Five to nine minutes on two idle cores. A repeated picture is seen about 380 times, of which half come back; one that is
 # there once about ten times.
 TRAINED = 24  # of 48 pictures; the others are controls
 REPEATED, REPEATS = 8, 40  # how many of those are repeated, and how often
 STEPS, BATCH_SIZE, CHECKPOINT_EVERY = 400, 8, 100
 LORA = ("--lora_rank", "32", "--lr", "2e-3")
 UNET = ("--lr", "1e-4")  # where peft is not there
-NUM_IMAGES, NUM_INFERENCE_STEPS = 4, 25
+NUM_IMAGES, NUM_INFERENCE_STEPS = 4, 20
 # With 24 controls a rate of 0.05 would take 20 captions above all of them before any is found.
 FDR = 0.1
 

@@ -42,7 +42,7 @@ TUNED, BUNDLED, REPETITIONS, SIMULATION = "tuned", "bundled", "repetitions", "si
 NUM_SCREENS = 20  # of `repetitions`, and samples of each audit
 FIRST_SEED = 60  # of the audits of the bundled model; nothing was tuned on it
 # All captions are generated, so that what the screen misses is known. With 48 controls a rate of 0.05 would take 53 of
-# 128 captions above all of them. As many DDIM steps as examples/audit.py takes.
+# 128 captions above all of them.
 HOW = ("--controls", PLANTED / "planted_control_groundtruth", "--num_unflagged", 128, "--fdr", 0.1)
 HOW += ("--num_inference_steps", 25)
 

@@ -44,7 +44,7 @@ def batches(stream: Iterator[Draw], size: int, process: int = 0, num_processes: 
 
 
 class Samples(Dataset):
-    """Draws as pixels in [-1, 1], token ids and a seed.
+    """Draws as numbers of their examples, pixels in [-1, 1], token ids and a seed.
 
     Attributes:
         tokens: texts of the tokenizer's tokens.
@@ -70,9 +70,10 @@ class Samples(Dataset):
         self.size, self.mitigations, self.seed = size, mitigations, seed
 
     def __getitem__(self, draw: Draw) -> dict[str, torch.Tensor]:
-        """`pixels` (3, size, size), `ids` (tokens,), and `seed`, of what else is drawn for the sample."""
+        """`example`, its number; `pixels` (3, size, size), `ids` (tokens,); `seed`, of what else is drawn for it."""
         pixels = Image.fromarray(read_pixels(self.examples[draw.example].picture)).resize((self.size, self.size))
         return {
+            "example": torch.tensor(draw.example),
             "pixels": torch.from_numpy(np.array(pixels)).permute(2, 0, 1) / 127.5 - 1,
             "ids": token_ids(self.tokenizer, self.caption(draw)),
             "seed": torch.tensor(derived_seed(self.seed, f"noise {draw.number}")),

@@ -10,6 +10,7 @@ from diffusers.utils.torch_utils import randn_tensor
 
 from memorization.finetuning.base import Acting
 from memorization.finetuning.draws import token_ids
+from memorization.finetuning.latents import EncodedPictures
 from noise_norms import noise_diff_norm
 
 if TYPE_CHECKING:
@@ -23,13 +24,15 @@ class TrainingLoss:
     """What is minimised.
 
     Attributes:
-        pipe: whose VAE, scheduler and tokenizer are used.
+        pipe: whose scheduler and tokenizer are used.
+        pictures: latents of what is trained on.
         unet, text_encoder: as they are trained, wrapped by accelerate.
         mitigations: those that act on embeddings, in their order.
         drop_above: magnitude D above which a sample is left out (Wen et al., ICLR 2024); None leaves none out.
     """
 
     pipe: "LocalStableDiffusionPipeline"
+    pictures: EncodedPictures
     unet: torch.nn.Module
     text_encoder: torch.nn.Module
     mitigations: Sequence[Acting]
@@ -38,9 +41,7 @@ class TrainingLoss:
     def __call__(self, batch: Batch) -> tuple[torch.Tensor, int]:
         """Mean loss over the samples of a batch that are kept, and how many are not; one sample's draws are its own."""
         generators = [torch.Generator().manual_seed(int(seed)) for seed in batch["seed"]]
-        vae, scheduler = self.pipe.vae, self.pipe.scheduler
-        with torch.no_grad():
-            latents = vae.encode(batch["pixels"]).latent_dist.sample(generators) * vae.config.scaling_factor
+        scheduler, latents = self.pipe.scheduler, self.pictures.sample(batch, generators)
         noise = randn_tensor(latents.shape, generators, latents.device, latents.dtype)
         steps = scheduler.config.num_train_timesteps
         t = torch.cat([torch.randint(steps, (1,), generator=generator) for generator in generators]).to(latents.device)

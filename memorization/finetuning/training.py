@@ -16,6 +16,7 @@ from memorization.finetuning.base import CAPTION, EMBEDDING, parse_mitigations
 from memorization.finetuning.checkpoints import Progress, digest_of, load_checkpoint, save_checkpoint
 from memorization.finetuning.draws import Samples, batches, draws
 from memorization.finetuning.examples import read_examples
+from memorization.finetuning.latents import EncodedPictures
 from memorization.finetuning.loss import Batch, TrainingLoss
 from memorization.finetuning.parts import averaged, make_trainable, trained_names
 from memorization.finetuning.saving import save_between, save_model
@@ -82,7 +83,8 @@ class Training:
     def loss(self) -> TrainingLoss:
         text_encoder = self.parts.get("text_encoder", self.pipe.text_encoder)
         mitigations = parse_mitigations(self.settings.mitigation, EMBEDDING)
-        return TrainingLoss(self.pipe, self.parts["unet"], text_encoder, mitigations, self.settings.drop_above)
+        pictures, unet = EncodedPictures(self.pipe.vae), self.parts["unet"]
+        return TrainingLoss(self.pipe, pictures, unet, text_encoder, mitigations, self.settings.drop_above)
 
     def feed(self) -> Iterator[Batch]:
         """Batches of this process from the next step on, on its device."""

@@ -15,6 +15,7 @@ from memorization.finetuning import training as training_module
 from memorization.finetuning import validation
 from memorization.finetuning.base import Acting, parse_mitigation
 from memorization.finetuning.draws import token_ids
+from memorization.finetuning.latents import EncodedPictures
 from memorization.finetuning.loss import TrainingLoss
 from memorization.finetuning.parts import add_lora
 from memorization.models.stable_diffusion import load_pipeline
@@ -70,7 +71,11 @@ def same(a, b, **tolerance):
 def batch_of(pipe):
     pixels = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
     ids = torch.stack([token_ids(pipe.tokenizer, text) for text in ("the wild owl", "a red fox", "")])
-    return {"pixels": pixels, "ids": ids, "seed": torch.tensor(SEEDS)}
+    return {"example": torch.arange(3), "pixels": pixels, "ids": ids, "seed": torch.tensor(SEEDS)}
+
+
+def loss_of(pipe, mitigations=(), drop_above=None):
+    return TrainingLoss(pipe, EncodedPictures(pipe.vae), pipe.unet, pipe.text_encoder, mitigations, drop_above)
 
 
 def slow_losses(pipe, batch):
@@ -98,13 +103,25 @@ def slow_losses(pipe, batch):
 def test_the_loss_is_that_of_the_noise_or_the_velocity(any_pipe):
     batch = batch_of(any_pipe)
     expected, magnitudes = slow_losses(any_pipe, batch)
-    loss, dropped = TrainingLoss(any_pipe, any_pipe.unet, any_pipe.text_encoder, [], None)(batch)
+    loss, dropped = loss_of(any_pipe)(batch)
     torch.testing.assert_close(loss, expected.mean())
     assert dropped == 0
     threshold = sorted(magnitudes)[1] * 1.001  # between the second and the largest
-    loss, dropped = TrainingLoss(any_pipe, any_pipe.unet, any_pipe.text_encoder, [], threshold)(batch)
+    loss, dropped = loss_of(any_pipe, drop_above=threshold)(batch)
     torch.testing.assert_close(loss, expected[torch.tensor(magnitudes) <= threshold].mean())
     assert dropped == 1
+
+
+@torch.no_grad()
+def test_a_picture_is_encoded_once_and_drawn_from_anew(pipe, monkeypatch):
+    batch, encode, encoded = batch_of(pipe), pipe.vae.encode, []
+    monkeypatch.setattr(pipe.vae, "encode", lambda pixels: encoded.append(pixels) or encode(pixels))
+    pictures = EncodedPictures(pipe.vae, most=2)
+    first, again = pictures.sample(batch, generators()), pictures.sample(batch, generators())
+    assert torch.equal(first, again) and len(encoded) == 4  # the third picture twice, there is no room for it
+    assert not torch.allclose(pictures.sample(batch, generators()[::-1]), first)
+    backward = {name: values.flip(0) for name, values in batch.items()}
+    assert torch.equal(pictures.sample(backward, generators()[::-1]), first.flip(0))
 
 
 # Mitigations of embeddings
@@ -138,7 +155,7 @@ def test_a_mitigation_reaches_the_loss(pipe):
     record = parse_mitigation("embedding_noise").record
     acting = Acting(type(record)(**{**vars(record), "function": seen}), 1, 0.5)
     batch = batch_of(pipe)
-    losses = [TrainingLoss(pipe, pipe.unet, pipe.text_encoder, some, None)(batch)[0] for some in ([], [acting])]
+    losses = [loss_of(pipe, some)(batch)[0] for some in ([], [acting])]
     assert losses[0] != losses[1]
 
 
