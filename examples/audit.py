@@ -25,8 +25,8 @@ from memorization.errors import InputError, exit_on_input_error
 from memorization.files.whole import make_folder
 from memorization.runs.arguments import HelpFormatter, natural_int, positive_int
 
-# Five to nine minutes on two idle cores. A repeated picture is seen about 380 times, of which half come back; one that is
-# there once about ten times.
+# Five to nine minutes on two idle cores. A repeated picture is seen about 380 times, and half of those come back; one
+# that is there once about ten times.
 TRAINED = 24  # of 48 pictures; the others are controls
 REPEATED, REPEATS = 8, 40  # how many of those are repeated, and how often
 STEPS, BATCH_SIZE, CHECKPOINT_EVERY = 400, 8, 100
