@@ -13,7 +13,7 @@ cell, and `python -m tools.write_docs` puts it into docs/finetuning.md.
 import argparse
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from transformers import CLIPTokenizer
 
-from experiments.finetuning_table import RESULTS, entries, finetuning_table
+from experiments.finetuning_table import REFERENCE, RESULTS, Measured, entries, finetuning_table
 from experiments.protocol import THREADS
 from experiments.runs import Entry, Runner, make_each, module, refuse_failed, script
 from memorization.bundled import CLIP, COPY_DESCRIPTOR, bundled_name, find_bundled
@@ -54,7 +54,7 @@ TRAINED, PLAIN_PROMPTS = "trained", "ordinary"  # begin the names of runs
 CELLS: dict[str, Sequence[str]] = {
     BEFORE: DUPLICATED,
     "no duplication": ("--duplication", "none"),
-    "image and caption": DUPLICATED,
+    REFERENCE: DUPLICATED,
     "image, any caption": ("--duplication", "image", *DUPLICATED),
     **{f"captions: {m}": ("--captions", m, *DUPLICATED) for m in ("in_turn", "class", "sentence", "random_tokens")},
     **{
@@ -259,14 +259,15 @@ def keep_results(args: argparse.Namespace, cells: Sequence[Cell]) -> None:
     Raises:
         InputError: if one was made otherwise.
     """
-    by_name: dict[str, list[Mapping]] = {}
+    by_name: dict[str, dict[int, Measured]] = {}
     for cell in cells:
         if cell.measured.exists():
             found = json.loads(cell.measured.read_text(encoding="utf-8"))
             if found["how"] != how_made(args):
                 raise InputError(f"{cell.measured} was made with {found['how']}; choose another --output")
-            by_name.setdefault(cell.name, []).append(found)
-    named = [{"cell": n, "options": list(CELLS[n])} | entries(by_name[n]) for n in CELLS if n in by_name]
+            by_name.setdefault(cell.name, {})[cell.seed] = found
+    reference = by_name.get(REFERENCE, {})
+    named = [{"cell": n, "options": list(CELLS[n])} | entries(by_name[n], reference) for n in CELLS if n in by_name]
     if named:
         write_text(args.results, json.dumps(plain({"settings": how_made(args), "cells": named}), indent=1) + "\n")
 

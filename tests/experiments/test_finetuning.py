@@ -58,7 +58,8 @@ def test_numbers_are_those_of_the_images():
         ]
         return {"trained": rows, "ordinary": [{"index": 7, "clip": [0.2, 0.4]}, {"index": 8, "clip": [0.6]}]}
 
-    found = entries([seed([0.8, 0.7, 0.3], [0.1, 0.5, 0.5]), seed([0.6, 0.2, 0.9], [0.5, 0.5, 0.05])])
+    measured = {0: seed([0.8, 0.7, 0.3], [0.1, 0.5, 0.5]), 1: seed([0.6, 0.2, 0.9], [0.5, 0.5, 0.05])}
+    found = entries(measured, {})
     duplicated, once = found["duplicated"], found["once"]
     assert (duplicated["own_copied"]["count"], duplicated["own_copied"]["of"]) == (3, 8)
     assert duplicated["by_seed"] == [0.5, 0.25] and once["by_seed"] == [0, 0.5]
@@ -66,7 +67,11 @@ def test_numbers_are_those_of_the_images():
     assert (once["rmse_copied"]["count"], once["rmse_copied"]["of"]) == (1, 4)
     assert duplicated["similarity"]["value"] == pytest.approx(np.mean([0.8, 0.7, 0.6, 0.2, *[0.1] * 4]))
     assert found["clip"]["value"] == pytest.approx(0.4) and found["clip"]["images"] == 6
-    cell = {"cell": "none", **found}
+    assert duplicated["similarity_change"] is None and entries(measured, measured)["clip_change"] is None
+    paired = entries({**measured, 2: measured[0]}, {1: seed([0.7, 0.7, 0.9], [0.5, 0.5, 0.05])})  # of seed 1 alone
+    assert paired["duplicated"]["similarity_change"]["value"] == pytest.approx(np.mean([-0.1, 0, -0.5, 0]))
+    assert paired["once"]["similarity_change"]["value"] == paired["clip_change"]["value"] == 0
+    cell = {"cell": "none", **paired}
     settings = {"steps": 2, "batch_size": 2, "lr": "1e-4", "descriptor": "d"}
     text = finetuning_table.finetuning_table({"settings": settings, "cells": [cell]})
-    assert "3 of 8" in text and "0.50, 0.25" in text and "mean of 6 images" in text
+    assert "5 of 12" in text and "-0.15 [" in text and "mean of 9 images" in text
