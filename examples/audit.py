@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+from memorization.audit.attacks import ATTACKS
 from memorization.bundled import COPY_DESCRIPTOR, MODEL, PLANTED, ROOT, find_bundled
 from memorization.data.prompts import PromptRecord, load_prompts
 from memorization.errors import InputError, exit_on_input_error
@@ -46,6 +47,8 @@ def make_parser() -> argparse.ArgumentParser:
     add("--seed", type=natural_int, default=0, help="which pictures are repeated, and of every other draw")
     add("--model_id", default=str(MODEL), help="another model of Stable Diffusion 1 or 2")
     add("--without_base", action="store_true", help="audit the tuned model once more, as where the base is not at hand")
+    text = "extraction attacks on the tuned model besides, as of audit_mem.py; each takes longer than the audit"
+    add("--attacks", nargs="+", choices=tuple(ATTACKS), default=[], help=text)
     add("--steps", type=positive_int, default=STEPS, help="of fine-tuning")
     add("--num_inference_steps", type=positive_int, default=NUM_INFERENCE_STEPS, help="DDIM steps")
     return parser
@@ -117,7 +120,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         how = ("--num_images_per_prompt", NUM_IMAGES, "--num_inference_steps", args.num_inference_steps)
         how += ("--gen_seed", args.seed)
         added = ("--lora" if has_peft else "--unet_id", model)
-        audits = {TUNED: (*added, "--base_model_id", "own"), UNTOUCHED: ()}
+        attacks = ("--attacks", *args.attacks) if args.attacks else ()
+        audits = {TUNED: (*added, "--base_model_id", "own", *attacks), UNTOUCHED: ()}
         if args.without_base:
             audits[ALONE] = added
         words = ("audit_mem.py", *base, *data, *how)

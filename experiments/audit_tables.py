@@ -5,6 +5,7 @@ from typing import Any
 
 from experiments.audit_repetitions import repetitions_table
 from experiments.audit_simulation import simulation_table
+from memorization.audit.attacks import ATTACKS
 from memorization.bundled import ROOT
 from memorization.evaluation.shares import share_measure
 from memorization.evaluation.statistics import Measure, interval_text
@@ -48,6 +49,31 @@ def tuned_table(results: Results) -> str:
     headers += ["of what is there once, comes back"]
     told = f"{len(cells)} seeds of `examples/audit.sh --without_base`. What is given by its caption is told by pixels."
     return f"{format_table(headers, rows)}\n\n{told}"
+
+
+def attacks_table(results: Results) -> str:
+    """What attacks on the tuned models bring back of what was repeated, beside what they make of controls."""
+    cells = results.get("attacks", [])
+    if not cells:
+        return ""
+    rows = []
+    for name in [key for key in cells[0] if key in ATTACKS]:
+        pictures = [{**p, "index": f"{cell['seed']} {p['index']}"} for cell in cells for p in cell[name]["pictures"]]
+        repeated, once = ([p for p in pictures if p["repeated"] == is_so] for is_so in (True, False))
+        hidden = [p for p in repeated if not p["plainly"]]
+        shares = [share(some, "returned") for some in (repeated, hidden, once)]
+        near = [pooled([cell[name][key] for cell in cells]) for key in ("near", "near_controls")]
+        rows.append([f"`{name}`", *shares_text(share(repeated, "plainly"), *shares, *near)])
+    headers = ["attack", "of what is repeated, comes back from captions", "by the attack"]
+    headers += ["of what captions do not give back, by the attack", "of what is there once"]
+    headers += ["captions nearer than every plain control", "controls"]
+    return f"{format_table(headers, rows)}\n\nThe tuned models above, against their base; seeds {seeds_text(cells)}."
+
+
+def pooled(shares: Sequence[Mapping[str, Any]]) -> Measure:
+    """Shares of captions of several audits as one; every caption counts as one of its own."""
+    count, of = (sum(one[key] for one in shares) for key in ("count", "of"))
+    return share_measure([1.0] * count + [0.0] * (of - count), range(of))
 
 
 def bundled_table(results: Results) -> str:
@@ -94,6 +120,7 @@ def realised_table(results: Results) -> str:
 
 TABLES = {
     "audits_tuned": tuned_table,
+    "audits_attacks": attacks_table,
     "audits_bundled": bundled_table,
     "audits_repetitions": realised_table,
     "audits_simulation": rates_table,

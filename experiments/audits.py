@@ -1,9 +1,10 @@
 """Is an audit right? Audits of models whose memories are known, and of made-up scores.
 
-    python -m experiments.audits                            all four parts
+    python -m experiments.audits                            all five parts
     python -m experiments.audits --parts simulation         minutes
 
-tuned: examples/audit.sh --without_base by three seeds; which pictures were repeated is known. bundled: the bundled
+tuned: examples/audit.sh --without_base by three seeds; which pictures were repeated is known. attacks: extraction by
+contrast with the base in those audits, which go on. bundled: the bundled
 model on all that was planted, by three seeds. Which captions give their pictures is told by pixels, apart from the copy
 descriptor. repetitions: rates and bounds on the bundled world beside nominal ones, of the audits that `bundled` made.
 simulation: the same of made-up scores. An audit that is measured is not made again, one that was
@@ -29,6 +30,7 @@ from experiments.dose_curves import groups_of
 from experiments.kept import add_result, kept_results
 from experiments.protocol import THREADS
 from experiments.runs import Command, Runner, make_each, refuse_failed, script
+from memorization.audit.attacks import CONTRAST
 from memorization.audit.screening import FLAGGED
 from memorization.bundled import DOSES_GROUND_TRUTH, PLANTED, ROOT, bundled_name
 from memorization.data.prompts import PromptRecord, load_prompts
@@ -39,6 +41,7 @@ from memorization.finished_runs import Run, read_run
 from memorization.runs.arguments import HelpFormatter, positive_int
 
 TUNED, BUNDLED, REPETITIONS, SIMULATION = "tuned", "bundled", "repetitions", "simulation"
+ATTACKS = "attacks"
 NUM_SCREENS = 20  # of `repetitions`, and samples of each audit
 FIRST_SEED = 60  # of the audits of the bundled model; nothing was tuned on it
 # All captions are generated, so that what the screen misses is known. With 48 controls a rate of 0.05 would take 53 of
@@ -52,7 +55,7 @@ Cell = dict[str, Any]
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     add = parser.add_argument
-    parts = [TUNED, BUNDLED, REPETITIONS, SIMULATION]
+    parts = [TUNED, ATTACKS, BUNDLED, REPETITIONS, SIMULATION]
     add("--parts", nargs="+", default=parts, choices=parts, help="which")
     add("--seeds", type=positive_int, default=3, help="of `tuned` and `bundled`")
     add("--repetitions", type=positive_int, default=200, help="of each case of `simulation`")
@@ -68,6 +71,10 @@ def make_parser() -> argparse.ArgumentParser:
 
 def tuned_command(folder: Path, seed: int) -> Command:
     return [sys.executable, str(ROOT / "examples" / "audit.py"), str(folder), "--without_base", "--seed", str(seed)]
+
+
+def attacks_command(folder: Path, seed: int) -> Command:
+    return [*tuned_command(folder.parent.parent / TUNED / str(seed), seed), "--attacks", CONTRAST]
 
 
 def bundled_command(folder: Path, seed: int) -> Command:
@@ -95,6 +102,22 @@ def measure_tuned(folder: Path, seed: int) -> Cell:
             }
             for k, r in records.items()
         ]
+    return found
+
+
+def measure_attacks(folder: Path, seed: int) -> Cell:
+    """Which pictures come back by an attack on the tuned model, and what it makes of captions and controls."""
+    folder = folder.parent.parent / TUNED / str(seed) / f"seed_{seed}"
+    records = {record.index: record for record in load_prompts(str(folder / "pictures"))}
+    plainly = returned(folder / TUNED)
+    found: Cell = {"seed": seed}
+    for attack in json.loads((folder / TUNED / "audit.json").read_text(encoding="utf-8"))["attacks"]["attacks"]:
+        back = {one["index"] for one in attack["returned"]}
+        pictures = [
+            {"index": k, "repeated": r.repeats > 1, "plainly": k in plainly, "returned": k in back}
+            for k, r in records.items()
+        ]
+        found[attack["name"]] = {"pictures": pictures} | {key: attack[key] for key in ("near", "near_controls")}
     return found
 
 
@@ -163,6 +186,7 @@ class Part:
 
 PARTS = {
     TUNED: Part(TUNED, tuned_command, measure_tuned, ()),
+    ATTACKS: Part(ATTACKS, attacks_command, measure_attacks, ()),
     BUNDLED: Part(BUNDLED, bundled_command, measure_bundled, [str(bundled_name(word)) for word in HOW]),
 }
 

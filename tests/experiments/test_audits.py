@@ -9,7 +9,7 @@ import pytest
 from experiments import audit_repetitions, audit_simulation, audits
 from experiments.audit_repetitions import measure_bounds, repetitions_table
 from experiments.audit_simulation import Case, repetition, simulate
-from experiments.audit_tables import bundled_table, rates_table, tuned_table
+from experiments.audit_tables import attacks_table, bundled_table, rates_table, tuned_table
 from experiments.planted_tables import NOT_MEASURED
 from memorization.errors import InputError
 from memorization.tables import parse_results
@@ -52,17 +52,41 @@ def write_audit(folder, back, flagged):
     (folder / "prompts" / "generated.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def test_precision_and_recall_are_of_what_was_repeated(tmp_path, monkeypatch):
+@pytest.fixture
+def tuned(tmp_path):
+    """The folder of an example's first seed, with two pictures that are there once and two repeated ones."""
+    folder = tmp_path / "out" / "tuned" / "0" / "seed_0"
     for name in ("1_once", "9_repeated"):  # indices 0, 1 and 2, 3
-        part = tmp_path / "out" / "tuned" / "0" / "seed_0" / "pictures" / name
+        part = folder / "pictures" / name
         part.mkdir(parents=True)
         for k in range(2):
             (part / f"{k}.png").write_bytes(b"")
             (part / f"{k}.txt").write_text(f"{name} {k}")
-    folder = part.parent.parent
-    write_audit(folder / "tuned", [0, 2], [2])
-    write_audit(folder / "without_base", [2, 3], [])
-    write_audit(folder / "untouched", [], [])
+    return folder
+
+
+def test_what_an_attack_brings_back_stands_beside_what_captions_do(tuned, tmp_path, monkeypatch):
+    write_audit(tuned / "tuned", [2], [2])
+    found = json.loads((tuned / "tuned" / "audit.json").read_text())
+    near = {"count": 3, "of": 4}, {"count": 1, "of": 4}
+    attack = {"name": "contrast", "returned": [{"index": 2}, {"index": 3}, {"index": 0}]}
+    found["attacks"] = {"attacks": [attack | dict(zip(("near", "near_controls"), near, strict=True))]}
+    (tuned / "tuned" / "audit.json").write_text(json.dumps(found))
+    made = []
+    monkeypatch.setattr(audits.Runner, "work", lambda self, commands, title: made.extend(commands))
+    argv = ["--parts", "attacks", "--seeds", "1", "--output", tmp_path / "out", "--results", tmp_path / "found.json"]
+    audits.main([str(word) for word in argv])
+    ((_, _, folder, *words),) = made
+    assert folder == str(tuned.parent) and words[-2:] == ["--attacks", "contrast"]
+    (line,) = attacks_table(parse_results((tmp_path / "found.json").read_text())).splitlines()[2:3]
+    counts = [cell.split(", ")[-1].strip() for cell in line.split("|")[1:-1]]
+    assert counts == ["`contrast`", "1 of 2", "2 of 2", "1 of 1", "1 of 2", "3 of 4", "1 of 4"]
+
+
+def test_precision_and_recall_are_of_what_was_repeated(tuned, tmp_path, monkeypatch):
+    write_audit(tuned / "tuned", [0, 2], [2])
+    write_audit(tuned / "without_base", [2, 3], [])
+    write_audit(tuned / "untouched", [], [])
     made = []
     monkeypatch.setattr(audits.Runner, "work", lambda self, commands, title: made.extend(commands))
     monkeypatch.setattr(audits, "read_generated", lambda folder: None)
@@ -112,5 +136,5 @@ def test_tables_say_where_pictures_are_found_and_what_is_not_measured():
     assert counts == ["3 of 4", "2 of 3", "2 of 3", "1 of 3", "1 of 2"]
     table = rates_table({"simulation": simulate([replace(Case(100, 5), hidden=1)], 2)})
     assert "of 2 " in table.replace(" |", " ") and "2 repetitions" in table
-    assert tuned_table({}) == bundled_table({}) == rates_table({}) == ""
+    assert tuned_table({}) == attacks_table({}) == bundled_table({}) == rates_table({}) == ""
     assert TABLES["audits_bundled"]() == NOT_MEASURED or "seeds" in TABLES["audits_bundled"]().lower()
