@@ -111,7 +111,7 @@ def shares_table(verdict: Verdict) -> Table:
     }
     rows = [[name, text_of(share)] for name, share in shares.items()]
     rows.append(
-        ["captions that may give one and are missed by the screen, of all, at most", f"{verdict.missed_at_most:.3f}"]
+        ["captions that may give one and are missed by the screen, of all, at most", f"{verdict.shown_bound:.3f}"]
     )
     note = (
         "What may give one gives an image that is nearer to a training picture than every control. The last line holds "

@@ -50,6 +50,11 @@ class Verdict:
         """Training pictures that come back, from captions or by an attack."""
         return len({one.place for one in self.returned} | {place for one in self.attacks for place in one.new})
 
+    @property
+    def shown_bound(self) -> float:
+        """`missed_at_most` as a page says it: up to the next thousandth, since it is an upper bound."""
+        return math.ceil(1000 * self.missed_at_most - 1e-9) / 1000
+
     def headline(self) -> str:
         """The verdict in half a sentence."""
         return f"{self.num_back:,} of {self.num_pictures:,} training pictures come back"
@@ -71,7 +76,7 @@ class Verdict:
             return told + "."
         found, drawn = self.copied_unflagged["count"], self.copied_unflagged["of"]
         told += f"; of {drawn:,} drawn among the others {found:,} may give a copy, so that it misses at most "
-        return told + f"{math.ceil(1000 * self.missed_at_most - 1e-9) / 10:.1f}% of all captions."
+        return told + f"{100 * self.shown_bound:.1f}% of all captions."
 
     def plain(self) -> dict[str, Any]:
         """For audit.json."""

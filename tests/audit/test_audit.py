@@ -16,13 +16,14 @@ from helpers.scale_runs import one_thread, run_ranks
 from memorization.audit.attacks import judge_attack
 from memorization.audit.captions import TrainingSet, read_training_set, recombined_captions
 from memorization.audit.returned import returned_pictures
-from memorization.audit.sections import returned_table
-from memorization.audit.verdict import missed_bound, still_copied, warnings_of
+from memorization.audit.sections import returned_table, shares_table
+from memorization.audit.verdict import Verdict, missed_bound, still_copied, warnings_of
 from memorization.bundled import COPY_DESCRIPTOR, GROUND_TRUTH, MODEL, PLANTED
 from memorization.data.prompts import PromptRecord, load_prompts
 from memorization.evaluation.copies import Copies, CopySettings
 from memorization.evaluation.decisions import too_few_controls
 from memorization.evaluation.judged_images import decide_prompts
+from memorization.evaluation.shares import share_measure
 from memorization.files.json_lines import ResultsFile
 from memorization.finished_runs import read_run
 from memorization.runs.embedding_search import Found
@@ -215,6 +216,12 @@ def test_what_the_screen_may_miss_is_bounded_by_the_sample():
         missed_bound({"value": d / 59, "low": 0, "high": 0, "count": d, "of": 59}, 1000, 1000) >= 0.05 for d in draws
     ]
     assert np.mean(held) >= 0.95 - 0.01
+
+
+def test_an_upper_bound_is_rounded_up_wherever_it_is_shown():
+    share = share_measure([1.0] * 2 + [0.0] * 17, range(19))
+    verdict = Verdict(24, 24, 5, 0.1, [], None, share, missed_bound(share, 19, 24))  # 2 of 24, 0.0833
+    assert "misses at most 8.4% of all" in verdict.text() and shares_table(verdict).rows[-1][1] == "0.084"
 
 
 def test_a_mitigation_is_judged_by_what_was_a_copy_without_it():
