@@ -17,6 +17,7 @@ from memorization.contrast import refuse_contrast
 from memorization.data.prompts import PromptRecord
 from memorization.errors import InputError
 from memorization.evaluation.copies import Copies
+from memorization.evaluation.decisions import WARNING
 from memorization.evaluation.judged_images import Line
 from memorization.evaluation.statistics import Measure
 from memorization.needs import NOISE, refuse_undefined
@@ -120,5 +121,5 @@ def judge_attack(
         new=[one.place for one in back if one.place not in returned],
         near=share_of(prompts_with(found.lines, is_near)),
         near_controls=share_of(prompts_with(found.control_lines, is_near)),
-        warnings=[] if too_few is None else [f"{ATTACKS[name]}: {too_few}"],
+        warnings=[] if too_few is None else [too_few.replace(WARNING, f"{WARNING}{ATTACKS[name]}, ", 1)],
     )

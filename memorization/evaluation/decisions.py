@@ -22,6 +22,8 @@ from memorization.evaluation.thresholds import yes_or_no
 from memorization.scores import score_label
 from memorization.tables import Table
 
+WARNING = "warning: "  # begins a line that says why little can be found
+
 
 def conformal_p_values(scores: npt.ArrayLike, controls: npt.ArrayLike) -> np.ndarray:
     """(1 + number of controls that score as high) / (number of controls + 1), (prompts,).
@@ -63,7 +65,7 @@ def too_few_controls(controls: int, fdr: float, count: int, what: str = "prompts
         return None
     told = "" if together > count else f" unless {together} of {count} {what} score above all of them"
     enough = math.ceil(count / fdr - 1 - 1e-6)
-    return f"warning: with {controls} controls nothing is found{told}; {enough} are enough to find one alone"
+    return f"{WARNING}with {controls} controls nothing is found{told}; {enough} are enough to find one alone"
 
 
 MOST_SHOWN = 1000  # prompts of a table beyond those that are found

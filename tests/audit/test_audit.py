@@ -156,6 +156,7 @@ def test_what_an_attack_brings_back_is_decided_against_its_own_controls(highest,
     )
     assert [p.place for p in one.returned] == back and one.new == back[1:]
     assert [(share["count"], share["of"]) for share in (one.near, one.near_controls)] == [(2, 4), (2, 9)]
+    assert one.warnings[0].startswith("warning: by contrast with the base, with 9 controls nothing is found unless")
 
 
 def test_a_picture_that_comes_back_says_how_often_it_is_trained_on():
