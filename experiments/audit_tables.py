@@ -5,7 +5,6 @@ from typing import Any
 
 from experiments.audit_repetitions import repetitions_table
 from experiments.audit_simulation import simulation_table
-from memorization.audit.attacks import ATTACKS
 from memorization.bundled import ROOT
 from memorization.evaluation.shares import share_measure
 from memorization.evaluation.statistics import Measure, interval_text
@@ -13,8 +12,9 @@ from memorization.tables import format_table
 
 RESULTS = ROOT / "experiments" / "results" / "audits.json"
 DOSES = (64, 256, 1024)
-# Of examples/audit.py, and what its model and its controls are.
-AUDITS = {"tuned": "tuned, against its base", "without_base": "tuned, by itself", "untouched": "untouched base"}
+# Of examples/audit.py, and what its model and its controls are. Attacks are made in the first.
+TUNED = "tuned"
+AUDITS = {TUNED: "tuned, against its base", "without_base": "tuned, by itself", "untouched": "untouched base"}
 
 Results = Mapping[str, Any]
 Picture = Mapping[str, Any]
@@ -30,6 +30,19 @@ def shares_text(*measures: Measure) -> list[str]:
     return [interval_text(measure, 2) for measure in measures]
 
 
+def of_seeds(cells: Sequence[Mapping[str, Any]], name: str) -> list[Picture]:
+    """The pictures of an audit by all seeds.
+
+    Which are trained on, the seed says: those of one index are others by another seed.
+    """
+    return [{**p, "index": f"{cell['seed']} {p['index']}"} for cell in cells for p in cell[name]]
+
+
+def by_repeats(pictures: Sequence[Picture]) -> tuple[list[Picture], list[Picture]]:
+    """Those that are repeated, and those that are there once."""
+    return [p for p in pictures if p["repeated"]], [p for p in pictures if not p["repeated"]]
+
+
 def tuned_table(results: Results) -> str:
     """Precision and recall of what comes back, against what was repeated, all seeds together."""
     cells = results.get("tuned", [])
@@ -37,9 +50,8 @@ def tuned_table(results: Results) -> str:
         return ""
     rows = []
     for name, told in AUDITS.items():
-        # Which pictures are trained on, the seed says: those of one index are others by another seed.
-        pictures = [{**p, "index": f"{cell['seed']} {p['index']}"} for cell in cells for p in cell[name]]
-        repeated, once = ([p for p in pictures if p["repeated"] == is_so] for is_so in (True, False))
+        pictures = of_seeds(cells, name)
+        repeated, once = by_repeats(pictures)
         found = [p for p in pictures if p["returned"]]
         flags, backs = share(repeated, "flagged"), [share(some, "returned") for some in (repeated, once)]
         given = share([p for p in repeated if p["copied"]], "returned")
@@ -47,23 +59,27 @@ def tuned_table(results: Results) -> str:
     headers = ["model", "precision: of what comes back, repeated", "recall: of what is repeated, comes back"]
     headers += ["of that, flagged by the screen", "of what is repeated and given by its caption, comes back"]
     headers += ["of what is there once, comes back"]
-    told = f"{len(cells)} seeds of `examples/audit.sh --without_base`. What is given by its caption is told by pixels."
-    return f"{format_table(headers, rows)}\n\n{told}"
+    told = f"Seeds {seeds_text(cells)} of `examples/audit.sh --without_base`. What is given by its caption is told by "
+    return f"{format_table(headers, rows)}\n\n{told}pixels."
 
 
 def attacks_table(results: Results) -> str:
     """What attacks on the tuned models bring back of what was repeated, beside what they make of controls."""
-    cells = results.get("attacks", [])
+    cells = results.get("tuned", [])
     if not cells:
         return ""
     rows = []
-    for name in [key for key in cells[0] if key in ATTACKS]:
-        pictures = [{**p, "index": f"{cell['seed']} {p['index']}"} for cell in cells for p in cell[name]["pictures"]]
-        repeated, once = ([p for p in pictures if p["repeated"] == is_so] for is_so in (True, False))
-        hidden = [p for p in repeated if not p["plainly"]]
-        shares = [share(some, "returned") for some in (repeated, hidden, once)]
-        near = [pooled([cell[name][key] for cell in cells]) for key in ("near", "near_controls")]
-        rows.append([f"`{name}`", *shares_text(share(repeated, "plainly"), *shares, *near)])
+    for name in cells[0]["attacks"]:
+        found = [cell["attacks"][name] for cell in cells]
+        attacked = [
+            {**cell, TUNED: [{**p, "attacked": p["index"] in one["returned"]} for p in cell[TUNED]]}
+            for cell, one in zip(cells, found, strict=True)
+        ]
+        repeated, once = by_repeats(of_seeds(attacked, TUNED))
+        hidden = [p for p in repeated if not p["returned"]]
+        shares = [share(some, "attacked") for some in (repeated, hidden, once)]
+        near = [pooled([one[key] for one in found]) for key in ("near", "near_controls")]
+        rows.append([f"`{name}`", *shares_text(share(repeated, "returned"), *shares, *near)])
     headers = ["attack", "of what is repeated, comes back from captions", "by the attack"]
     headers += ["of what captions do not give back, by the attack", "of what is there once"]
     headers += ["captions nearer than every plain control", "controls"]

@@ -1,15 +1,14 @@
 """Is an audit right? Audits of models whose memories are known, and of made-up scores.
 
-    python -m experiments.audits                            all five parts
+    python -m experiments.audits                            all four parts
     python -m experiments.audits --parts simulation         minutes
 
-tuned: examples/audit.sh --without_base by three seeds; which pictures were repeated is known. attacks: extraction by
-contrast with the base in those audits, which go on. bundled: the bundled
-model on all that was planted, by three seeds. Which captions give their pictures is told by pixels, apart from the copy
-descriptor. repetitions: rates and bounds on the bundled world beside nominal ones, of the audits that `bundled` made.
-simulation: the same of made-up scores. An audit that is measured is not made again, one that was
-cut off goes on where it was, and one that fails leaves the others alone. Numbers go to experiments/results/audits.json;
-`python -m tools.write_docs` pastes them.
+tuned: examples/audit.sh, without the base too and with extraction by contrast with it, by three seeds; which pictures
+were repeated is known. bundled: the bundled model on all that was planted, by three seeds. Which captions give their
+pictures is told by pixels, apart from the copy descriptor. repetitions: rates and bounds on the bundled world beside
+nominal ones, of the audits that `bundled` made. simulation: the same of made-up scores. An audit that is measured is
+not made again, one that was cut off goes on where it was, and one that fails leaves the others alone. Numbers go to
+experiments/results/audits.json; `python -m tools.write_docs` pastes them.
 """
 
 import argparse
@@ -41,9 +40,10 @@ from memorization.finished_runs import Run, read_run
 from memorization.runs.arguments import HelpFormatter, positive_int
 
 TUNED, BUNDLED, REPETITIONS, SIMULATION = "tuned", "bundled", "repetitions", "simulation"
-ATTACKS = "attacks"
 NUM_SCREENS = 20  # of `repetitions`, and samples of each audit
-FIRST_SEED = 60  # of the audits of the bundled model; nothing was tuned on it
+# Of the audits; nothing was tuned on them. The example was set up on its seed 0.
+FIRST_TUNED_SEED, FIRST_SEED = 1, 60
+TUNED_HOW = ("--without_base", "--attacks", CONTRAST)
 # All captions are generated, so that what the screen misses is known. With 48 controls a rate of 0.05 would take 53 of
 # 128 captions above all of them.
 HOW = ("--controls", PLANTED / "planted_control_groundtruth", "--num_unflagged", 128, "--fdr", 0.1)
@@ -55,7 +55,7 @@ Cell = dict[str, Any]
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     add = parser.add_argument
-    parts = [TUNED, ATTACKS, BUNDLED, REPETITIONS, SIMULATION]
+    parts = [TUNED, BUNDLED, REPETITIONS, SIMULATION]
     add("--parts", nargs="+", default=parts, choices=parts, help="which")
     add("--seeds", type=positive_int, default=3, help="of `tuned` and `bundled`")
     add("--repetitions", type=positive_int, default=200, help="of each case of `simulation`")
@@ -70,27 +70,23 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def tuned_command(folder: Path, seed: int) -> Command:
-    return [sys.executable, str(ROOT / "examples" / "audit.py"), str(folder), "--without_base", "--seed", str(seed)]
-
-
-def attacks_command(folder: Path, seed: int) -> Command:
-    return [*tuned_command(folder.parent.parent / TUNED / str(seed), seed), "--attacks", CONTRAST]
+    return [sys.executable, str(ROOT / "examples" / "audit.py"), str(folder), "--seed", str(seed), *TUNED_HOW]
 
 
 def bundled_command(folder: Path, seed: int) -> Command:
-    return script("audit_mem", "--gen_seed", FIRST_SEED + seed, *HOW, "--output", folder)
+    return script("audit_mem", "--gen_seed", seed, *HOW, "--output", folder)
 
 
 # What is measured
 
 
 def measure_tuned(folder: Path, seed: int) -> Cell:
-    """Which pictures come back in each audit, whether their captions give them, and what was repeated."""
+    """Which pictures come back in each audit, whether their captions give them, and what was repeated; then attacks."""
     folder = folder / f"seed_{seed}"
     records = {record.index: record for record in load_prompts(str(folder / "pictures"))}
     found: Cell = {"seed": seed}
     for name in AUDITS:
-        back, flagged = returned(folder / name), flagged_captions(folder / name)
+        back, flagged = returned(read_audit(folder / name)), flagged_captions(folder / name)
         given = given_pictures(read_generated(folder / name), records)
         found[name] = [
             {
@@ -102,31 +98,24 @@ def measure_tuned(folder: Path, seed: int) -> Cell:
             }
             for k, r in records.items()
         ]
-    return found
+    attacks = read_audit(folder / TUNED)["attacks"]["attacks"]
+    return found | {"attacks": {attack["name"]: of_attack(attack) for attack in attacks}}
 
 
-def measure_attacks(folder: Path, seed: int) -> Cell:
-    """Which pictures come back by an attack on the tuned model, and what it makes of captions and controls."""
-    folder = folder.parent.parent / TUNED / str(seed) / f"seed_{seed}"
-    records = {record.index: record for record in load_prompts(str(folder / "pictures"))}
-    plainly = returned(folder / TUNED)
-    found: Cell = {"seed": seed}
-    for attack in json.loads((folder / TUNED / "audit.json").read_text(encoding="utf-8"))["attacks"]["attacks"]:
-        back = {one["index"] for one in attack["returned"]}
-        pictures = [
-            {"index": k, "repeated": r.repeats > 1, "plainly": k in plainly, "returned": k in back}
-            for k, r in records.items()
-        ]
-        found[attack["name"]] = {"pictures": pictures} | {key: attack[key] for key in ("near", "near_controls")}
-    return found
+def of_attack(attack: Cell) -> Cell:
+    """Indices of the pictures that come back by an attack, and what it makes of captions and of controls."""
+    return {"returned": [one["index"] for one in attack["returned"]]} | {
+        k: attack[k] for k in ("near", "near_controls")
+    }
 
 
 def measure_bundled(folder: Path, seed: int) -> Cell:
     """Every verbatim picture of some doses: whether its caption gives it, by pixels, and what the audit says of it."""
-    groups, back, flagged = groups_of(DOSES_GROUND_TRUTH), returned(folder), flagged_captions(folder)
+    groups, back = groups_of(DOSES_GROUND_TRUTH), returned(read_audit(folder))
     records = {record.index: record for record in load_prompts(str(DOSES_GROUND_TRUTH))}
     run = read_generated(folder)
     rows, given = {row["index"]: row for row in run.rows}, given_pictures(run, records)
+    flagged = flagged_captions(folder)
     chosen = [k for k, group in groups.items() if records[k].kind == "verbatim" and group.dose in DOSES]
     pictures = [
         {"index": k, "dose": groups[k].dose, "copied": k in given}
@@ -134,7 +123,7 @@ def measure_bundled(folder: Path, seed: int) -> Cell:
         | {"right": is_right(run, rows, back[k], records[k]) if k in back else None}
         for k in chosen
     ]
-    return {"seed": FIRST_SEED + seed, "pictures": pictures}
+    return {"seed": seed, "pictures": pictures}
 
 
 def read_generated(folder: Path) -> Run:
@@ -154,10 +143,14 @@ def is_right(run: Run, rows: dict[int, Any], one: Cell, record: PromptRecord) ->
     return bool(repeats_region(image[None], record)[0])
 
 
-def returned(folder: Path) -> dict[int, Cell]:
-    """What comes back by an audit, by the index of the picture's record."""
-    verdict = json.loads((folder / "audit.json").read_text(encoding="utf-8"))["verdict"]
-    return {one["index"]: one for one in verdict["returned"]}
+def read_audit(folder: Path) -> Cell:
+    """The numbers of an audit."""
+    return json.loads((folder / "audit.json").read_text(encoding="utf-8"))
+
+
+def returned(audited: Cell) -> dict[int, Cell]:
+    """What comes back from captions by an audit, by the index of the picture's record."""
+    return {one["index"]: one for one in audited["verdict"]["returned"]}
 
 
 def flagged_captions(folder: Path) -> set[int]:
@@ -175,19 +168,20 @@ class Part:
     Attributes:
         command: makes the audits of a seed in a folder.
         measure: reads them.
+        first_seed: of the audits.
         how: what the command has besides, by which two measurements are told apart.
     """
 
     name: str
     command: Callable[[Path, int], Command]
     measure: Callable[[Path, int], Cell]
+    first_seed: int
     how: Sequence[str]
 
 
 PARTS = {
-    TUNED: Part(TUNED, tuned_command, measure_tuned, ()),
-    ATTACKS: Part(ATTACKS, attacks_command, measure_attacks, ()),
-    BUNDLED: Part(BUNDLED, bundled_command, measure_bundled, [str(bundled_name(word)) for word in HOW]),
+    TUNED: Part(TUNED, tuned_command, measure_tuned, FIRST_TUNED_SEED, TUNED_HOW),
+    BUNDLED: Part(BUNDLED, bundled_command, measure_bundled, FIRST_SEED, [str(bundled_name(word)) for word in HOW]),
 }
 
 
@@ -233,7 +227,8 @@ def make_audits(args: argparse.Namespace) -> list[str]:
         InputError: if one was made otherwise, before the work.
     """
     parts = [PARTS[name] for name in PARTS if name in args.parts]
-    cells = [Audited(part, seed, args.output / part.name / str(seed)) for seed in range(args.seeds) for part in parts]
+    places = [(part, k, args.output / part.name / str(k)) for k in range(args.seeds) for part in parts]
+    cells = [Audited(part, part.first_seed + k, folder) for part, k, folder in places]
 
     def keep() -> None:
         for part in parts:

@@ -27,6 +27,7 @@ def entries(measured: Mapping[int, Measured], reference: Mapping[int, Measured])
         measured: by seed, what `experiments.finetuning.measure` gives.
         reference: that of the cell that it is compared with, where it has the seed; itself has no change.
     """
+    reference = {} if reference is measured else reference
     found: dict[str, Any] = {"seeds": len(measured)}
     for name, is_duplicated in GROUPS.items():
         some = {seed: of_group(m, is_duplicated) for seed, m in measured.items()}
@@ -50,10 +51,8 @@ def of_group(measured: Measured, is_duplicated: bool) -> list[Row]:
 def change(found: Mapping[int, Sequence[Row]], others: Mapping[int, Sequence[Row]], key: str) -> Measure | None:
     """Mean of a measure less that of another cell, image by image: of one seed, prompt and noise.
 
-    None where no image has its counterpart, and of a cell with itself.
+    None where no image has its counterpart.
     """
-    if found == others:
-        return None
     differences: list[Row] = []
     for seed, rows in found.items():
         by_prompt = {row["index"]: row for row in others.get(seed, ())}
@@ -95,10 +94,8 @@ def finetuning_table(found: Mapping[str, Any]) -> str:
     headers += ["similarity to the own", "change of it", "ordinary prompts: CLIP", "change of it"]
     how, images = found["settings"], max(cell["clip"]["images"] for cell in found["cells"])
     text = f"{how['steps']} steps of {how['batch_size']} samples, learning rate {how['lr']}. Copies are above "
-    text += (
-        f"{COPY_SIMILARITY} by {how['descriptor']}, or below RMSE {COPY_RMSE}; CLIP is the mean of {images} images. "
-    )
-    text += f"Changes are from `{REFERENCE}`, image by image of one seed, prompt and noise."
+    text += f"{COPY_SIMILARITY} by {how['descriptor']}, or below RMSE {COPY_RMSE}; CLIP is the mean of {images} images."
+    text += f" Changes are from `{REFERENCE}`, image by image of one seed, prompt and noise."
     return f"{format_table(headers, rows)}\n\n{text}"
 
 

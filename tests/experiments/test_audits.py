@@ -44,10 +44,10 @@ def test_bounds_of_samples_stand_beside_what_was_missed(monkeypatch):
     assert "| 60            | 80          | 30            | 0.080 " in bounded
 
 
-def write_audit(folder, back, flagged):
+def write_audit(folder, back, flagged, attacks=()):
     (folder / "prompts").mkdir(parents=True)
     verdict = {"returned": [{"index": k} for k in back]}
-    (folder / "audit.json").write_text(json.dumps({"verdict": verdict}))
+    (folder / "audit.json").write_text(json.dumps({"verdict": verdict, "attacks": {"attacks": attacks}}))
     rows = [{"index": k, "caption": f"c {k}", "kind": "flagged" if k in flagged else "not flagged"} for k in range(4)]
     (folder / "prompts" / "generated.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
@@ -55,7 +55,7 @@ def write_audit(folder, back, flagged):
 @pytest.fixture
 def tuned(tmp_path):
     """The folder of an example's first seed, with two pictures that are there once and two repeated ones."""
-    folder = tmp_path / "out" / "tuned" / "0" / "seed_0"
+    folder = tmp_path / "out" / "tuned" / "0" / "seed_1"
     for name in ("1_once", "9_repeated"):  # indices 0, 1 and 2, 3
         part = folder / "pictures" / name
         part.mkdir(parents=True)
@@ -65,38 +65,43 @@ def tuned(tmp_path):
     return folder
 
 
-def test_what_an_attack_brings_back_stands_beside_what_captions_do(tuned, tmp_path, monkeypatch):
-    write_audit(tuned / "tuned", [2], [2])
-    found = json.loads((tuned / "tuned" / "audit.json").read_text())
-    near = {"count": 3, "of": 4}, {"count": 1, "of": 4}
-    attack = {"name": "contrast", "returned": [{"index": 2}, {"index": 3}, {"index": 0}]}
-    found["attacks"] = {"attacks": [attack | dict(zip(("near", "near_controls"), near, strict=True))]}
-    (tuned / "tuned" / "audit.json").write_text(json.dumps(found))
-    made = []
-    monkeypatch.setattr(audits.Runner, "work", lambda self, commands, title: made.extend(commands))
-    argv = ["--parts", "attacks", "--seeds", "1", "--output", tmp_path / "out", "--results", tmp_path / "found.json"]
-    audits.main([str(word) for word in argv])
-    ((_, _, folder, *words),) = made
+NEAR = {"near": {"count": 3, "of": 4}, "near_controls": {"count": 1, "of": 4}}
+CONTRAST = {"name": "contrast", "returned": [{"index": 2}, {"index": 3}, {"index": 0}]} | NEAR
+
+
+@pytest.fixture
+def measured(tuned, tmp_path, monkeypatch):
+    """Measures the audits of an example whose tuned model gives some pictures; returns the commands and the results."""
+
+    def run(back):
+        write_audit(tuned / "tuned", back, [2], [CONTRAST])
+        write_audit(tuned / "without_base", [2, 3], [])
+        write_audit(tuned / "untouched", [], [])
+        made = []
+        monkeypatch.setattr(audits.Runner, "work", lambda self, commands, title: made.extend(commands))
+        monkeypatch.setattr(audits, "read_generated", lambda folder: None)
+        monkeypatch.setattr(audits, "given_pictures", lambda run, records: {1, 2})
+        argv = ["--parts", "tuned", "--seeds", "1", "--output", tmp_path / "out", "--results", tmp_path / "found.json"]
+        argv = [str(word) for word in argv]
+        audits.main(argv)
+        audits.main(argv)
+        return made, parse_results((tmp_path / "found.json").read_text())
+
+    return run
+
+
+def test_what_an_attack_brings_back_stands_beside_what_captions_do(measured, tuned):
+    ((_, _, folder, *words),), results = measured([2])
     assert folder == str(tuned.parent) and words[-2:] == ["--attacks", "contrast"]
-    (line,) = attacks_table(parse_results((tmp_path / "found.json").read_text())).splitlines()[2:3]
+    (line,) = attacks_table(results).splitlines()[2:3]
     counts = [cell.split(", ")[-1].strip() for cell in line.split("|")[1:-1]]
     assert counts == ["`contrast`", "1 of 2", "2 of 2", "1 of 1", "1 of 2", "3 of 4", "1 of 4"]
 
 
-def test_precision_and_recall_are_of_what_was_repeated(tuned, tmp_path, monkeypatch):
-    write_audit(tuned / "tuned", [0, 2], [2])
-    write_audit(tuned / "without_base", [2, 3], [])
-    write_audit(tuned / "untouched", [], [])
-    made = []
-    monkeypatch.setattr(audits.Runner, "work", lambda self, commands, title: made.extend(commands))
-    monkeypatch.setattr(audits, "read_generated", lambda folder: None)
-    monkeypatch.setattr(audits, "given_pictures", lambda run, records: {1, 2})
-    argv = ["--parts", "tuned", "--seeds", "1", "--output", tmp_path / "out", "--results", tmp_path / "found.json"]
-    argv = [str(word) for word in argv]
-    audits.main(argv)
-    audits.main(argv)
+def test_precision_and_recall_are_of_what_was_repeated(measured):
+    made, results = measured([0, 2])
     assert len(made) == 1  # what is measured is not made again
-    table = tuned_table(parse_results((tmp_path / "found.json").read_text()))
+    table = tuned_table(results)
     tuned, alone, untouched = table.splitlines()[2:5]
     assert [cell.split(", ")[-1].strip() for cell in tuned.split("|")[2:7]] == [*["1 of 2"] * 3, "1 of 1", "1 of 2"]
     assert [cell.split(", ")[-1].strip() for cell in alone.split("|")[2:4]] == ["2 of 2"] * 2
@@ -111,7 +116,7 @@ def test_an_audit_that_fails_leaves_the_others_alone_and_one_made_otherwise_is_r
             raise InputError("no such thing")
         return {"seed": seed, "pictures": []}
 
-    part = replace(audits.PARTS["bundled"], measure=measure)
+    part = replace(audits.PARTS["bundled"], measure=measure, first_seed=0)
     monkeypatch.setattr(audits, "PARTS", {"bundled": part})
     monkeypatch.setattr(audits.Runner, "work", lambda *given: None)
     argv = ["--parts", "bundled", "--seeds", "2", "--output", tmp_path / "out", "--results", tmp_path / "found.json"]

@@ -68,6 +68,7 @@ def test_numbers_are_those_of_the_images():
     assert duplicated["similarity"]["value"] == pytest.approx(np.mean([0.8, 0.7, 0.6, 0.2, *[0.1] * 4]))
     assert found["clip"]["value"] == pytest.approx(0.4) and found["clip"]["images"] == 6
     assert duplicated["similarity_change"] is None and entries(measured, measured)["clip_change"] is None
+    assert entries(measured, dict(measured))["clip_change"]["value"] == 0  # another cell that gives the same images
     paired = entries({**measured, 2: measured[0]}, {1: seed([0.7, 0.7, 0.9], [0.5, 0.5, 0.05])})  # of seed 1 alone
     assert paired["duplicated"]["similarity_change"]["value"] == pytest.approx(np.mean([-0.1, 0, -0.5, 0]))
     assert paired["once"]["similarity_change"]["value"] == paired["clip_change"]["value"] == 0

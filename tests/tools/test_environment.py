@@ -10,7 +10,7 @@ from memorization.bundled import ROOT
 STUB = """#!/usr/bin/env bash
 echo "$*" >>"$LOG"
 if [[ $1 == -c && $2 == *version_info* ]]; then exit "${OLD:-0}"; fi
-if [[ $* == *.\[lora\]* ]]; then exit "${NO_LORA:-0}"; fi
+if [[ $* == *".[lora]"* ]]; then exit "${NO_LORA:-0}"; fi
 if [[ $1 == -m && $2 == venv ]]; then mkdir -p "$3/bin" && cp "$0" "$3/bin/python"; fi
 """
 
